@@ -1,0 +1,61 @@
+# One command each: every target sets itself up first. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV ?= .venv
+# The first interpreter that is new enough; PYTHON=… chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: help serve test lint types parity lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serve  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
+	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
+
+test: $(VENV)/.dev  ## run the test suite, offline
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.dev  ## check format and style
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev  ## check types, strictly
+	@$(VENV)/bin/mypy
+
+parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slow, about 1 GB to install)
+	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest --ignore-glob='tests/[!p]*' -o addopts= --import-mode=importlib tests/parity $(TEST_ARGS)
+
+lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
+	@requirements/lock
+
+clean:  ## remove what the targets above made
+	@rm -rf .venv .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The locked dependencies, each checked against its hash, then this project itself without looking anything up.
+$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/bin/python
+	@test -e $(VENV)/.dev || { echo "installing the locked dependencies into $(VENV) …"; \
+		$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt; }
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked dependencies into $(VENV) …"
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.serve
+
+.venv-parity/.done: requirements/parity.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-parity
+	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r requirements/parity.txt
+	@# keras-hub asks for tensorflow-text, 2 GB that nothing here uses.
+	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/parity-nodeps.txt
+	@touch $@

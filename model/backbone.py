@@ -1,0 +1,299 @@
+"""FNetBackbone in Keras 3, with the interface that Keras documents for keras_nlp and keras_hub."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from model.architecture import Architecture
+from model.checkpoints import WEIGHTS_FILE, read_weights, write_weights
+from model.layers import (
+    LAYER_NORM_EPSILON,
+    FNetEncoder,
+    PositionEmbedding,
+    gelu_approximate,
+    normal_initializer,
+)
+from model.presets import BUILT_IN_PRESETS, load_preset
+
+__all__ = ["FNetBackbone", "gelu_approximate"]
+
+
+class FNetBackbone(keras.Model):  # type: ignore[misc]
+    """An FNet encoder, without a task's head.
+
+    There is no padding mask: `<pad>` is a token like any other, so padding a sequence changes its outputs.
+
+    Source: arXiv 2105.03824, section 3. Pre-trained weights come as they are, without warranty.
+
+    Args:
+        vocabulary_size: Size of the token vocabulary.
+        num_layers: Number of FNet layers.
+        hidden_dim: Size of the encoding and pooler layers.
+        intermediate_dim: Size of the feed-forward layer's inner vector.
+        dropout: Dropout probability of the embeddings and of every layer.
+        max_sequence_length: Number of trained positions: the longest sequence it takes.
+        num_segments: Number of values that `segment_ids` can take.
+        dtype: A dtype or `keras.DTypePolicy` of the computations and weights. Mixing and layer normalisation compute
+            in float32 whatever it is.
+
+    Call arguments, a dictionary:
+        token_ids: `[batch, length]` int32.
+        segment_ids: `[batch, length]` int32.
+
+    Returns:
+        A dictionary: `sequence_output` `[batch, length, hidden_dim]`, and `pooled_output` `[batch, hidden_dim]`, a dense
+        layer with tanh on the first token's output.
+
+    Example:
+        ```python
+        model = FNetBackbone.from_preset("f_net_base_en")
+        model({"token_ids": np.ones((1, 12), "int32"), "segment_ids": np.zeros((1, 12), "int32")})
+        ```
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = BUILT_IN_PRESETS
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 512,
+        num_segments: int = 4,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        policy = keras.dtype_policies.get(dtype)
+
+        # === Layers ===
+        token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            embeddings_initializer=normal_initializer(),
+            dtype=policy,
+            name="token_embedding",
+        )
+        position_embedding = PositionEmbedding(max_sequence_length, dtype=policy, name="position_embedding")
+        segment_embedding = keras.layers.Embedding(
+            num_segments,
+            hidden_dim,
+            embeddings_initializer=normal_initializer(),
+            dtype=policy,
+            name="segment_embedding",
+        )
+        embeddings_add = keras.layers.Add(dtype=policy, name="embeddings_add")
+        embeddings_layer_norm = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=policy, name="embeddings_layer_norm"
+        )
+        embedding_projection = _dense(hidden_dim, policy, "embedding_projection")
+        embeddings_dropout = keras.layers.Dropout(dropout, dtype=policy, name="embeddings_dropout")
+        transformer_layers = [
+            FNetEncoder(intermediate_dim, dropout, dtype=policy, name=f"f_net_layer_{index}")
+            for index in range(num_layers)
+        ]
+        pooled_dense = _dense(hidden_dim, policy, "pooled_dense", activation="tanh")
+
+        # === Functional model ===
+        token_ids = keras.Input(shape=(None,), dtype="int32", name="token_ids")
+        segment_ids = keras.Input(shape=(None,), dtype="int32", name="segment_ids")
+        tokens = token_embedding(token_ids)
+        x = embeddings_add((tokens, position_embedding(tokens), segment_embedding(segment_ids)))
+        x = embeddings_dropout(embedding_projection(embeddings_layer_norm(x)))
+        for layer in transformer_layers:
+            x = layer(x)
+        super().__init__(
+            inputs={"token_ids": token_ids, "segment_ids": segment_ids},
+            outputs={"sequence_output": x, "pooled_output": pooled_dense(x[:, 0, :])},
+            **kwargs,
+        )
+        self.dtype_policy = policy
+
+        # === Config ===
+        self.architecture = Architecture(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            dropout=dropout,
+            max_sequence_length=max_sequence_length,
+            num_segments=num_segments,
+        )
+
+    @property
+    def token_embedding(self) -> Any:
+        """The layer that embeds token ids; called with `reverse=True` it maps vectors to scores of the vocabulary."""
+        return self.get_layer("token_embedding")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Size of the token vocabulary."""
+        return self.architecture.vocabulary_size
+
+    @property
+    def num_layers(self) -> int:
+        """Number of FNet layers."""
+        return self.architecture.num_layers
+
+    @property
+    def hidden_dim(self) -> int:
+        """Size of every output vector."""
+        return self.architecture.hidden_dim
+
+    @property
+    def intermediate_dim(self) -> int:
+        """Size of the feed-forward layer's inner vector."""
+        return self.architecture.intermediate_dim
+
+    @property
+    def dropout(self) -> float:
+        """Dropout probability."""
+        return self.architecture.dropout
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Longest sequence it takes, in tokens."""
+        return self.architecture.max_sequence_length
+
+    @property
+    def num_segments(self) -> int:
+        """Number of segment ids."""
+        return self.architecture.num_segments
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as `config.json` keeps them."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "vocabulary_size": self.vocabulary_size,
+            "num_layers": self.num_layers,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "max_sequence_length": self.max_sequence_length,
+            "num_segments": self.num_segments,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> FNetBackbone:  # noqa: ARG003 - Keras's signature
+        """Build a model from what `get_config` returned."""
+        arguments = dict(config)
+        if isinstance(arguments.get("dtype"), dict):
+            arguments["dtype"] = keras.dtype_policies.get(arguments["dtype"])
+        return cls(**arguments)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        load_weights: bool = True,  # noqa: FBT001, FBT002 - Keras documents it as a positional argument
+        **kwargs: Any,
+    ) -> FNetBackbone:
+        """Build a model from a preset.
+
+        Args:
+            preset: A bundled or built-in name, `kaggle://owner/model/keras/variation[/version]`,
+                `hf://owner/name[@revision]`, or a local directory.
+            load_weights: Whether to load the weights, or leave them at their random start.
+            **kwargs: Constructor arguments that replace the preset's, `dtype` for example.
+
+        Raises:
+            PresetError: The preset cannot be had or is damaged.
+        """
+        description = load_preset(str(preset))
+        arguments = {"dtype": description.dtype, **_config(description.architecture), **kwargs}
+        model = cls(**arguments)
+        if load_weights:
+            model.assign_weights(read_weights(description.directory, model.architecture))
+        return model
+
+    def save_to_preset(self, preset_dir: str | Path) -> None:
+        """Write `config.json`, `metadata.json` and the weights, as keras-hub reads them.
+
+        Args:
+            preset_dir: The directory, made where it is missing; other files in it are left alone.
+        """
+        directory = Path(preset_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_weights(directory / WEIGHTS_FILE, self.named_weights())
+        config = {
+            "module": "keras_hub.src.models.f_net.f_net_backbone",
+            "class_name": "FNetBackbone",
+            "config": self.get_config(),
+            "registered_name": "keras_hub>FNetBackbone",
+        }
+        metadata = {
+            "keras_version": keras.version(),
+            # The release whose layout this is: keras-hub compares it with its own before it reads on.
+            "keras_hub_version": "0.32.0",
+            "parameter_count": self.architecture.parameter_count,
+            "date_saved": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d@%H:%M:%S"),
+        }
+        for name, document in (("config.json", config), ("metadata.json", metadata)):
+            (directory / name).write_text(json.dumps(document, indent=4) + "\n")
+
+    def named_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every variable as float32, by the names of `Architecture.variable_shapes`."""
+        return {
+            name: np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+            for name, variable in self._named_variables().items()
+        }
+
+    def assign_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Set every variable, cast to its own dtype.
+
+        Args:
+            weights: Arrays by the names of `Architecture.variable_shapes`.
+        """
+        for name, variable in self._named_variables().items():
+            variable.assign(weights[name])
+
+    def encode_one(self, token_ids: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return one sequence's outputs, alone and unpadded, as float32.
+
+        Args:
+            token_ids: `[n]` int32.
+            segment_ids: `[n]` int32.
+
+        Returns:
+            `[n, hidden_dim]` and `[hidden_dim]`.
+        """
+        outputs = self.predict_on_batch({"token_ids": token_ids[None], "segment_ids": segment_ids[None]})
+        return outputs["sequence_output"][0].astype(np.float32), outputs["pooled_output"][0].astype(np.float32)
+
+    def _named_variables(self) -> dict[str, Any]:
+        """Map the names of `Architecture.variable_shapes` to this model's variables."""
+        variables = {}
+        for layer in self.layers:
+            name = layer.name.replace("f_net_layer_", "layers/")
+            for variable in layer.weights:
+                # Keras gives a sublayer's variable the path model/layer/sublayer/variable.
+                sublayer = variable.path.split("/")[-2]
+                inner = f"{sublayer}/" if name.startswith("layers/") else ""
+                variables[f"{name}/{inner}{variable.name}"] = variable
+        return {name: variables[name] for name in self.architecture.variable_shapes()}
+
+
+def _dense(units: int, policy: Any, name: str, activation: str | None = None) -> Any:
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=normal_initializer(),
+        bias_initializer=normal_initializer(),
+        dtype=policy,
+        name=name,
+    )
+
+
+def _config(architecture: Architecture) -> dict[str, Any]:
+    return {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}

@@ -1,0 +1,266 @@
+"""Weight files: Keras `.weights.h5` (one file, sharded, or with older internal paths) and Hugging Face safetensors.
+
+Both become the same thing, a dictionary from the names of `Architecture.variable_shapes` to NumPy arrays. Files are
+taken as untrusted: links inside them are not followed, nothing is unpickled, and a shape is checked before it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from model.architecture import Architecture, Shape
+from model.errors import PresetError
+
+Weights = Mapping[str, npt.NDArray[Any]]
+
+WEIGHTS_FILE = "model.weights.h5"
+SHARD_INDEX_FILE = "model.weights.json"
+
+# Where Keras puts each variable: groups are named by layer class, counted from the second of a class on. A second
+# spelling is the one of releases in which the token embedding was a plain Embedding layer.
+_KERAS_PATHS: dict[str, tuple[str, ...]] = {
+    "token_embedding/embeddings": ("reversible_embedding/vars/0", "embedding/vars/0"),
+    "position_embedding/embeddings": ("position_embedding/vars/0",),
+    "segment_embedding/embeddings": ("embedding/vars/0", "embedding_1/vars/0"),
+    "embeddings_layer_norm/gamma": ("layer_normalization/vars/0",),
+    "embeddings_layer_norm/beta": ("layer_normalization/vars/1",),
+    "embedding_projection/kernel": ("dense/vars/0",),
+    "embedding_projection/bias": ("dense/vars/1",),
+    "pooled_dense/kernel": ("dense_1/vars/0",),
+    "pooled_dense/bias": ("dense_1/vars/1",),
+}
+_ROOTS = ("layers", "_layer_checkpoint_dependencies")
+
+# Hugging Face's FNetModel, its kernels [out, in].
+_HUGGING_FACE_NAMES: dict[str, str] = {
+    "token_embedding/embeddings": "embeddings.word_embeddings.weight",
+    "position_embedding/embeddings": "embeddings.position_embeddings.weight",
+    "segment_embedding/embeddings": "embeddings.token_type_embeddings.weight",
+    "embeddings_layer_norm/gamma": "embeddings.LayerNorm.weight",
+    "embeddings_layer_norm/beta": "embeddings.LayerNorm.bias",
+    "embedding_projection/kernel": "embeddings.projection.weight",
+    "embedding_projection/bias": "embeddings.projection.bias",
+    "pooled_dense/kernel": "pooler.dense.weight",
+    "pooled_dense/bias": "pooler.dense.bias",
+}
+_HUGGING_FACE_LAYER_NAMES: dict[str, str] = {
+    "mixing_layer_norm/gamma": "fourier.output.LayerNorm.weight",
+    "mixing_layer_norm/beta": "fourier.output.LayerNorm.bias",
+    "intermediate_dense/kernel": "intermediate.dense.weight",
+    "intermediate_dense/bias": "intermediate.dense.bias",
+    "output_dense/kernel": "output.dense.weight",
+    "output_dense/bias": "output.dense.bias",
+    "output_layer_norm/gamma": "output.LayerNorm.weight",
+    "output_layer_norm/beta": "output.LayerNorm.bias",
+}
+
+
+def read_weights(directory: Path, architecture: Architecture) -> dict[str, npt.NDArray[np.float32]]:
+    """Read a preset's weights as float32.
+
+    Args:
+        directory: The preset directory.
+        architecture: What the weights have to fit.
+
+    Raises:
+        PresetError: A file is missing, truncated or no HDF5; a variable is missing, of another shape, kept outside the
+            file, not a floating-point array, or not finite. Nothing is returned then.
+    """
+    files = _variable_files(directory)
+    weights = {}
+    for name, shape in architecture.variable_shapes().items():
+        file, path = _find(name, files)
+        array = _read_array(files[path], file, path, shape)
+        if not np.isfinite(array).all():
+            raise PresetError(f"{file}: variable {path} holds values that are not finite")
+        weights[name] = array
+    return weights
+
+
+def write_weights(path: Path, weights: Weights, dtype: npt.DTypeLike = np.float32) -> None:
+    """Write `weights` as a Keras weights file that keras-hub loads.
+
+    Args:
+        path: The file, `model.weights.h5` in a preset.
+        weights: Every variable of an architecture.
+        dtype: How the values are kept, for example float16 to halve the file; loading casts back.
+    """
+    with h5py.File(path, "w") as file:
+        for name, array in weights.items():
+            file[f"layers/{_keras_paths(name)[0]}"] = np.asarray(array).astype(dtype)
+
+
+def weights_digest(directory: Path) -> str:
+    """Return the SHA-256, in hexadecimal, of the preset's weight files, shards in the order of their names."""
+    digest = hashlib.sha256()
+    for file in _weight_files(directory):
+        with (directory / file).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_hugging_face(directory: Path) -> tuple[Architecture, dict[str, npt.NDArray[np.float32]]]:
+    """Read a Hugging Face FNet checkpoint, `config.json` and `model.safetensors`.
+
+    Heads are left out. Pickled checkpoints (`pytorch_model.bin`) are not opened.
+
+    Raises:
+        PresetError: A file is missing or damaged, describes another model, or a variable does not fit.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - not needed to serve a Keras preset
+
+    architecture = _hugging_face_architecture(directory)
+    file = "model.safetensors"
+    if not (directory / file).is_file():
+        raise PresetError(f"{file}: missing; a pickled pytorch_model.bin is not opened, save it as safetensors")
+    weights = {}
+    try:
+        with safe_open(directory / file, framework="numpy") as stored:
+            # A model saved with a head keeps the encoder under a prefix.
+            names = {key.removeprefix("fnet."): key for key in stored.keys()}  # noqa: SIM118 - it is no mapping
+            for name, shape in architecture.variable_shapes().items():
+                theirs = _hugging_face_name(name)
+                if theirs not in names:
+                    raise PresetError(f"{file}: tensor {theirs} is missing")
+                array = np.asarray(stored.get_tensor(names[theirs]), np.float32)
+                array = np.ascontiguousarray(array.T) if name.endswith("/kernel") else array
+                if array.shape != shape:
+                    raise PresetError(f"{file}: tensor {theirs} gives shape {array.shape}, expected {shape}")
+                weights[name] = array
+    except (SafetensorError, OSError) as error:
+        raise PresetError(f"{file}: not readable: {str(error).splitlines()[0]}") from error
+    return architecture, weights
+
+
+def _hugging_face_architecture(directory: Path) -> Architecture:
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        if config.get("model_type") != "fnet":
+            raise PresetError(f"config.json: model_type is {reprlib.repr(config.get('model_type'))}, expected 'fnet'")
+        if config["hidden_act"] not in ("gelu_new", "gelu_pytorch_tanh"):
+            raise PresetError(f"config.json: hidden_act is {reprlib.repr(config['hidden_act'])}, expected 'gelu_new'")
+        if config["layer_norm_eps"] != 1e-12:  # noqa: PLR2004 - the value that FNet was published with
+            raise PresetError(f"config.json: layer_norm_eps is {config['layer_norm_eps']}, expected 1e-12")
+        return Architecture(
+            vocabulary_size=int(config["vocab_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            hidden_dim=int(config["hidden_size"]),
+            intermediate_dim=int(config["intermediate_size"]),
+            dropout=float(config["hidden_dropout_prob"]),
+            max_sequence_length=int(config["max_position_embeddings"]),
+            num_segments=int(config["type_vocab_size"]),
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, PresetError):
+            raise
+        raise PresetError(f"config.json: not a Hugging Face FNet configuration: {error}") from error
+
+
+def _hugging_face_name(name: str) -> str:
+    if name.startswith("layers/"):
+        _, index, variable = name.split("/", 2)
+        return f"encoder.layer.{index}.{_HUGGING_FACE_LAYER_NAMES[variable]}"
+    return _HUGGING_FACE_NAMES[name]
+
+
+def _keras_paths(name: str) -> tuple[str, ...]:
+    """Return where a variable may lie below the root group, the present spelling first."""
+    if not name.startswith("layers/"):
+        return _KERAS_PATHS[name]
+    _, index, layer, variable = name.split("/")
+    group = "f_net_encoder" if index == "0" else f"f_net_encoder_{index}"
+    return (f"{group}/_{layer}/vars/{0 if variable in ('kernel', 'gamma') else 1}",)
+
+
+def _weight_files(directory: Path) -> list[str]:
+    if (directory / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    index = directory / SHARD_INDEX_FILE
+    if not index.is_file():
+        raise PresetError(f"{WEIGHTS_FILE}: missing from the preset directory {directory}, and no {SHARD_INDEX_FILE}")
+    try:
+        listed = json.loads(index.read_bytes())["weight_map"].values()
+        files = sorted({str(file) for entry in listed for file in ([entry] if isinstance(entry, str) else entry)})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PresetError(f"{SHARD_INDEX_FILE}: not readable as an index of shards") from error
+    for file in files:
+        if Path(file).name != file or not file.endswith(".weights.h5"):
+            raise PresetError(f"{SHARD_INDEX_FILE}: shard {reprlib.repr(file)} is not the name of a .weights.h5 file")
+        if not (directory / file).is_file():
+            raise PresetError(f"{file}: missing, although {SHARD_INDEX_FILE} names it")
+    return files
+
+
+def _variable_files(directory: Path) -> dict[str, Path]:
+    """Map the path of every array in the preset's weight files to the file that holds it."""
+    found: dict[str, Path] = {}
+    for name in _weight_files(directory):
+        file = directory / name
+        with _opened(file) as root:
+            for path in _array_paths(root, file.name):
+                found[path] = file
+    return found
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(file, "r") as root:
+            yield root
+    # h5py raises RuntimeError and KeyError too when metadata inside the file is damaged.
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = str(error.args[0] if error.args else error).splitlines()[0]
+        raise PresetError(f"{file.name}: damaged or not an HDF5 file: {reason}") from error
+
+
+def _array_paths(group: h5py.Group, file: str, depth: int = 0) -> Iterator[str]:
+    """Walk the hard links below `group`: a soft or external one could lead out of the file."""
+    if depth > 8:  # noqa: PLR2004 - Keras nests five deep; a group may link to itself
+        raise PresetError(f"{file}: groups are nested too deep at {group.name}")
+    for key in group:
+        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+            raise PresetError(f"{file}: {group.name}/{key} is a link, expected the data itself")
+        entry = group[key]
+        if isinstance(entry, h5py.Group):
+            yield from _array_paths(entry, file, depth + 1)
+        elif isinstance(entry, h5py.Dataset):
+            yield str(entry.name).lstrip("/")
+
+
+def _find(name: str, files: Mapping[str, Path]) -> tuple[str, str]:
+    """Return the file and path of a variable, whichever spelling the preset uses."""
+    older = any(f"{root}/embedding_1/vars/0" in files for root in _ROOTS)
+    spelling = _keras_paths(name)[-1 if older else 0]
+    for root in _ROOTS:
+        path = f"{root}/{spelling}"
+        if path in files:
+            return files[path].name, path
+    names = sorted({file.name for file in files.values()}) or [WEIGHTS_FILE]
+    raise PresetError(f"{', '.join(names)}: variable {_ROOTS[0]}/{spelling} ({name}) is missing")
+
+
+def _read_array(file: Path, name: str, path: str, shape: Shape) -> npt.NDArray[np.float32]:
+    with _opened(file) as root:
+        stored = root[path]
+        if stored.external or stored.is_virtual:
+            raise PresetError(f"{name}: variable {path} is kept outside the file")
+        if stored.shape != shape:
+            raise PresetError(f"{name}: variable {path} has shape {stored.shape}, expected {shape} by config.json")
+        # Keras marks bfloat16 by an attribute, since HDF5 has no such type.
+        if stored.attrs.get("dtype") == "bfloat16" and stored.dtype.itemsize == ml_dtypes.bfloat16(0).itemsize:
+            return np.asarray(stored[()]).view(ml_dtypes.bfloat16).astype(np.float32)
+        if stored.dtype.kind != "f":
+            raise PresetError(f"{name}: variable {path} has type {stored.dtype}, expected floating-point numbers")
+        return np.asarray(stored[()], np.float32)

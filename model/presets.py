@@ -1,0 +1,390 @@
+"""Presets: a handle becomes a local directory, and the directory a checked, typed description.
+
+A preset is the directory that keras-hub writes: `config.json`, `metadata.json`, `tokenizer.json`, `preprocessor.json`,
+`assets/tokenizer/vocabulary.spm` and the weights. A block `fnet_service` in `metadata.json` may set how it is served.
+Nothing in a preset is executed: JSON is read with bounds, and no pickle is ever opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.architecture import Architecture
+from model.errors import PresetError
+
+BUNDLED_DIRECTORY = Path(__file__).parent / "bundled"
+DEFAULT_PRESET = "fnet_mini_en"
+
+# Names, descriptions and sizes as keras-hub publishes them.
+BUILT_IN_PRESETS: dict[str, dict[str, Any]] = {
+    "f_net_base_en": {
+        "metadata": {
+            "description": "12 layers, hidden size 768, cased, pre-trained on the English C4 corpus.",
+            "params": 82_861_056,
+            "path": "f_net",
+        },
+        "kaggle_handle": "kaggle://keras/f_net/keras/f_net_base_en/3",
+    },
+    "f_net_large_en": {
+        "metadata": {
+            "description": "24 layers, hidden size 1024, cased, pre-trained on the English C4 corpus.",
+            "params": 236_945_408,
+            "path": "f_net",
+        },
+        "kaggle_handle": "kaggle://keras/f_net/keras/f_net_large_en/3",
+    },
+}
+
+# What a preset consists of: a hub's repository may hold more, and none of that is wanted here.
+PRESET_FILES = [
+    "config.json",
+    "metadata.json",
+    "tokenizer.json",
+    "preprocessor.json",
+    "assets/tokenizer/vocabulary.spm",
+    "model.weights.h5",
+    "model.weights.json",
+    "model_*.weights.h5",
+]
+
+VOCABULARY_FILE = "assets/tokenizer/vocabulary.spm"
+
+Pooling = Literal["pooled", "mean"]
+Padding = Literal["none", "max_length"] | int
+
+_DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16", "float64")
+_MAX_JSON_BYTES = 4 << 20
+_MAX_PARAMETERS = 20_000_000_000
+# A name becomes part of URLs, labels and log lines.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_KAGGLE = re.compile(r"[\w.-]+/[\w.-]+/keras/[\w.-]+(/\d+)?", re.ASCII)
+_HUGGING_FACE = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A preset directory, read and checked; the weights are still on disk.
+
+    Attributes:
+        name: Short name that clients see.
+        directory: Where the files are.
+        architecture: The network.
+        dtype: Name of the Keras dtype policy that the network was saved with.
+        has_tokenizer: Whether texts can be encoded, or only token ids.
+        truncate: How pairs are cut, `round_robin` or `waterfall`.
+        version: The preset's own version, empty where it has none.
+        trained: Whether its weights are said to be trained.
+        padding: Default padding of texts: `none`, or the length to pad to.
+        pooling: Which output is the text's embedding.
+        description: One sentence for people.
+    """
+
+    name: str
+    directory: Path
+    architecture: Architecture
+    dtype: str
+    has_tokenizer: bool
+    truncate: Literal["round_robin", "waterfall"]
+    version: str
+    trained: bool
+    padding: Padding
+    pooling: Pooling
+    description: str
+
+
+def load_preset(handle: str, cache_dir: Path | None = None) -> Preset:
+    """Return the preset that `handle` names, downloading it first where it must be.
+
+    Args:
+        handle: Bundled or built-in name, `kaggle://owner/model/keras/variation[/version]`, `hf://owner/name[@revision]`
+            or a directory.
+        cache_dir: Where downloads are kept; see `default_cache_dir`.
+
+    Raises:
+        PresetError: The handle names nothing, the download failed, or a file of the preset is missing or damaged.
+    """
+    return read_preset(locate(handle, cache_dir), preset_name(handle))
+
+
+def bundled_presets() -> list[str]:
+    """Names of the presets that this package carries."""
+    return sorted(path.parent.name for path in BUNDLED_DIRECTORY.glob("*/config.json"))
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache directory for downloads (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnet-encode"
+
+
+def preset_name(handle: str) -> str:
+    """Return the short name that a handle gives, without a look at the disk."""
+    if handle.startswith("kaggle://"):
+        return handle.removeprefix("kaggle://").split("/")[3]
+    if handle.startswith("hf://"):
+        return handle.removeprefix("hf://").split("@")[0].split("/")[1]
+    return Path(handle).resolve().name
+
+
+def check_handle(handle: str) -> None:
+    """Refuse at once a handle that can name nothing.
+
+    Raises:
+        PresetError: It has no known form, and no directory is there.
+    """
+    if handle in BUILT_IN_PRESETS or handle in bundled_presets():
+        return
+    for scheme, form, wanted in (
+        ("kaggle://", _KAGGLE, "kaggle://owner/model/keras/variation[/version]"),
+        ("hf://", _HUGGING_FACE, "hf://owner/name[@revision]"),
+    ):
+        if handle.startswith(scheme):
+            if not form.fullmatch(handle.removeprefix(scheme)):
+                raise PresetError(f"preset {handle!r}: expected the form {wanted}")
+            return
+    if not Path(handle).is_dir():
+        names = ", ".join([*bundled_presets(), *BUILT_IN_PRESETS])
+        raise PresetError(
+            f"preset {handle!r}: no such preset or directory; known names are {names}, "
+            "other forms are kaggle://…, hf://… and a directory's path"
+        )
+
+
+def locate(handle: str, cache_dir: Path | None = None) -> Path:
+    """Return the local directory of a preset, downloading it where it is not yet here.
+
+    A finished download is recorded in the cache, and later calls neither import the hub's client nor use the network.
+    An interrupted one is resumed by the hub's client.
+
+    Raises:
+        PresetError: The handle names nothing, or the download failed.
+    """
+    check_handle(handle)
+    if handle in bundled_presets():
+        return BUNDLED_DIRECTORY / handle
+    source = BUILT_IN_PRESETS[handle]["kaggle_handle"] if handle in BUILT_IN_PRESETS else handle
+    if "://" not in source:
+        return Path(handle)
+    cache = cache_dir or default_cache_dir()
+    record = cache / "presets" / (re.sub(r"[^\w.-]+", "--", source) + ".json")
+    if (known := _recorded(record)) is not None:
+        return known
+    cache.mkdir(parents=True, exist_ok=True)
+    download = _download_kaggle if source.startswith("kaggle://") else _download_hugging_face
+    try:
+        directory = download(source.split("://", 1)[1], cache)
+    except Exception as error:
+        # The clients raise dozens of types; all mean that the preset could not be had, and the first line says why.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PresetError(f"preset {handle!r}: download failed: {reason}") from error
+    record.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = record.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"handle": source, "directory": str(directory)}))
+    unfinished.replace(record)
+    return directory
+
+
+def _recorded(record: Path) -> Path | None:
+    try:
+        directory = Path(json.loads(record.read_text())["directory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return directory if (directory / "config.json").is_file() else None
+
+
+def _download_kaggle(handle: str, cache: Path) -> Path:
+    # kagglehub takes its cache from this variable alone, and reads it at each call.
+    os.environ["KAGGLEHUB_CACHE"] = str(cache / "kaggle")
+    import kagglehub  # noqa: PLC0415 - half a second, needed for downloads only
+
+    return Path(kagglehub.model_download(handle))
+
+
+def _download_hugging_face(handle: str, cache: Path) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - needed for downloads only
+
+    name, _, revision = handle.partition("@")
+    return Path(
+        snapshot_download(
+            repo_id=name, revision=revision or None, cache_dir=str(cache / "hf"), allow_patterns=PRESET_FILES
+        )
+    )
+
+
+def read_preset(directory: Path, name: str | None = None) -> Preset:
+    """Read and check a preset directory's description.
+
+    Args:
+        directory: The preset directory.
+        name: What to call it, unless its metadata names it; the directory's own name by default.
+
+    Raises:
+        PresetError: A file is missing, is no JSON, is of another class, or a field has a wrong value.
+    """
+    architecture, dtype = _read_network(directory)
+    preprocessor = _read_preprocessor(directory)
+    block = _Fields("metadata.json", _read_json(directory, "metadata.json", required=False)).block("fnet_service")
+    length = preprocessor.integer("sequence_length", default=architecture.max_sequence_length, least=1)
+    preset = Preset(
+        name=block.text("name", default=name or directory.resolve().name),
+        directory=directory,
+        architecture=architecture,
+        dtype=dtype,
+        has_tokenizer=_has_tokenizer(directory),
+        truncate=preprocessor.choice("truncate", ("round_robin", "waterfall"), default="round_robin"),
+        version=block.text("version", default=""),
+        trained=block.boolean("trained", default=True),
+        # keras-hub's default of 512 may stand beside a backbone of fewer positions.
+        padding=_read_padding(block, default=min(length, architecture.max_sequence_length)),
+        pooling=block.choice("pooling", ("pooled", "mean"), default="pooled"),
+        description=block.text("description", default=""),
+    )
+    if not _NAME.fullmatch(preset.name):
+        raise PresetError(
+            f"metadata.json: fnet_service.name is {reprlib.repr(preset.name)}, expected letters, digits, dots, dashes and underscores"
+        )
+    if preset.padding != "none" and preset.padding != "max_length" and preset.padding > architecture.max_sequence_length:
+        raise PresetError(
+            f"metadata.json: fnet_service.padding is {preset.padding}, "
+            f"above config.json's max_sequence_length of {architecture.max_sequence_length}"
+        )
+    return preset
+
+
+def _read_network(directory: Path) -> tuple[Architecture, str]:
+    document = _read_json(directory, "config.json")
+    if "class_name" not in document and "model_type" in document:
+        raise PresetError(
+            f"config.json: a Hugging Face model of type {reprlib.repr(document['model_type'])}, not a Keras preset; convert it first"
+        )
+    _check_class(document, "config.json", ("FNetBackbone",))
+    fields = _Fields("config.json", document).block("config")
+    architecture = Architecture(
+        vocabulary_size=fields.integer("vocabulary_size", least=1),
+        num_layers=fields.integer("num_layers", least=0),
+        hidden_dim=fields.integer("hidden_dim", least=1),
+        intermediate_dim=fields.integer("intermediate_dim", least=1),
+        dropout=fields.share("dropout", default=0.1),
+        max_sequence_length=fields.integer("max_sequence_length", default=512, least=1),
+        num_segments=fields.integer("num_segments", default=4, least=1),
+    )
+    # Layers first: to count a hostile number of them would itself take for ever.
+    if architecture.num_layers > 10_000 or architecture.parameter_count > _MAX_PARAMETERS:  # noqa: PLR2004
+        raise PresetError(f"config.json: describes more than {_MAX_PARAMETERS:,} parameters or 10,000 layers")
+    return architecture, _read_dtype(fields)
+
+
+def _read_dtype(fields: _Fields) -> str:
+    """Return the name of the dtype policy, which Keras writes as a name or as a serialised object."""
+    value = fields.get("dtype", "float32")
+    if isinstance(value, dict):
+        policy = fields.block("dtype").block("config")
+        value = policy.get("name", None) or policy.block("default_policy").block("config").get("name", None)
+    if value not in _DTYPES:
+        raise PresetError(f"{fields.place('dtype')} is {reprlib.repr(value)}, expected {' or '.join(map(repr, _DTYPES))}")
+    return str(value)
+
+
+def _read_preprocessor(directory: Path) -> _Fields:
+    document = _read_json(directory, "preprocessor.json", required=False)
+    if document:
+        _check_class(document, "preprocessor.json", ("FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor"))
+    return _Fields("preprocessor.json", document).block("config")
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    document = _read_json(directory, "tokenizer.json", required=False)
+    if not document:
+        return False
+    _check_class(document, "tokenizer.json", ("FNetTokenizer",))
+    if not (directory / VOCABULARY_FILE).is_file():
+        raise PresetError(f"{VOCABULARY_FILE}: missing, although tokenizer.json is there")
+    return True
+
+
+def _read_padding(block: _Fields, default: int) -> Padding:
+    value = block.get("padding", default)
+    if value in ("none", "max_length") or (type(value) is int and value > 0):
+        padding: Padding = value
+        return padding
+    raise PresetError(f"{block.place('padding')} is {reprlib.repr(value)}, expected 'none', 'max_length' or a positive integer")
+
+
+def _check_class(document: dict[str, Any], file: str, expected: tuple[str, ...]) -> None:
+    found = document.get("class_name")
+    if found not in expected:
+        raise PresetError(f"{file}: class_name is {reprlib.repr(found)}, expected {' or '.join(map(repr, expected))}")
+
+
+def _read_json(directory: Path, file: str, *, required: bool = True) -> dict[str, Any]:
+    path = directory / file
+    if not path.is_file():
+        if required:
+            raise PresetError(f"{file}: missing from the preset directory {directory}")
+        return {}
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise PresetError(f"{file}: larger than {_MAX_JSON_BYTES:,} bytes")
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, PresetError):
+            raise
+        raise PresetError(f"{file}: not readable as JSON: {str(error).splitlines()[0]}") from error
+    if not isinstance(document, dict):
+        raise PresetError(f"{file}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """One JSON object of a preset's file, whose fields are read with their type checked."""
+
+    where: str
+    values: dict[str, Any]
+
+    def get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def place(self, key: str) -> str:
+        return f"{self.where}.{key}" if ":" in self.where else f"{self.where}: {key}"
+
+    def block(self, key: str) -> _Fields:
+        return _Fields(self.place(key), self._typed(key, dict, {}, "an object"))
+
+    def text(self, key: str, *, default: str) -> str:
+        return str(self._typed(key, str, default, "a string"))
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        return bool(self._typed(key, bool, default, "true or false"))
+
+    def integer(self, key: str, *, least: int, default: int | None = None) -> int:
+        value = self._typed(key, int, default, "an integer")
+        if value < least or value > 1 << 31:
+            raise PresetError(f"{self.place(key)} is {value}, expected an integer of at least {least}")
+        return int(value)
+
+    def share(self, key: str, *, default: float) -> float:
+        value = self.get(key, default)
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected a number in [0, 1)")
+        return float(value)
+
+    def choice(self, key: str, choices: tuple[Any, ...], *, default: Any) -> Any:
+        value = self.get(key, default)
+        if value not in choices:
+            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected {' or '.join(map(repr, choices))}")
+        return value
+
+    def _typed(self, key: str, kind: type, default: Any, wanted: str) -> Any:
+        value = self.get(key, default)
+        if value is None:
+            raise PresetError(f"{self.place(key)} is missing, expected {wanted}")
+        if type(value) is not kind:
+            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected {wanted}")
+        return value

@@ -1,0 +1,185 @@
+"""The test that an encoder passes on the very machine that serves, before it serves.
+
+Two promises are held to account. *True*: a probe gives what the plain backbone gives for it alone. *Invariant*: it gives
+the same to the last bit alone and in company, at any place, in every row length. Which routines a matrix library picks,
+and so how sums round, depends on processor, library and size; nothing about it is assumed, all is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.encoder import Encoding, PackedEncoder, Tokens
+from model.fourier import Float32s
+from model.packing import aligned
+
+# The plain backbone: a sequence alone, unpadded, to its sequence output [n, h] and pooled output [h].
+Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
+
+# Alignments to try, best first: 8 suffices for most routines, wide bfloat16 tiles need 32.
+ALIGNMENTS = (8, 16, 32)
+
+# Largest error on unit-scale float32 outputs, and least cosine of a bfloat16 row.
+FLOAT32_TOLERANCE = 1e-4
+BFLOAT16_COSINE = 0.999
+
+_SHORT = 5
+_FILLER = 3
+_SEED = 20210509
+
+
+class SelfTestError(RuntimeError):
+    """The longest row does not compute what the plain backbone does: there is nothing to serve with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What was measured.
+
+    Attributes:
+        rows: Row lengths that passed, ascending.
+        dropped: Row lengths that failed, each with the reason.
+        alignment: The alignment that sequences are laid at.
+        batch_invariant: Whether results are the same to the bit in any company.
+        largest_error: Largest difference of an output to the plain backbone's, relative to its scale where above 1.
+    """
+
+    rows: tuple[int, ...]
+    dropped: dict[int, str]
+    alignment: int
+    batch_invariant: bool
+    largest_error: float
+
+
+def prepare(
+    encoder: PackedEncoder,
+    reference: Reference,
+    *,
+    batch_invariant: bool = True,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> SelfTest:
+    """Compile an encoder's programs, test them, and keep those that pass.
+
+    Args:
+        encoder: The encoder, not yet compiled.
+        reference: The plain backbone with the same weights.
+        batch_invariant: Whether equal bits are wanted; without, sequences are packed without gaps.
+        progress: Told how many row lengths are compiled, and of how many.
+
+    Raises:
+        SelfTestError: The longest row does not compute what `reference` does.
+    """
+    if not batch_invariant:
+        encoder.compile(1, progress)
+        return _judge(encoder, reference, expected=None)
+    encoder.compile(ALIGNMENTS[0], progress)
+    for encoder.alignment in ALIGNMENTS:
+        expected = _agreed_bits(encoder)
+        if expected is not None:
+            return _judge(encoder, reference, expected)
+    return _judge(encoder, reference, expected=None)
+
+
+def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
+    """Return each probe's encoding in the longest row, or nothing if it depends on company or place."""
+    probes = _probes(encoder)
+    found: dict[int, Encoding] = {}
+    # Both ways through the probes: each lies in other company, at another place.
+    for order in (range(len(probes)), reversed(range(len(probes)))):
+        waiting = list(order)
+        while waiting:
+            company = _company(encoder, [probes[i] for i in waiting], encoder.rows[-1])
+            for probe, encoding in zip(company, encoder.encode_row(company, encoder.rows[-1]), strict=True):
+                place = _index(probes, probe)
+                if place is None:
+                    continue
+                waiting.remove(place)
+                if not _same_bits(encoding, found.setdefault(place, encoding)):
+                    return None
+    return [found[place] for place in range(len(probes))]
+
+
+def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding] | None) -> SelfTest:
+    """Hold every row length to the reference and, where given, to the bits of the longest row."""
+    probes = _probes(encoder)
+    short, largest = probes[0], probes[-1]
+    true_short, true_largest = reference(short), reference(largest)
+    dropped: dict[int, str] = {}
+    worst = 0.0
+    for length in encoder.rows:
+        own = probes[encoder.rows.index(length) + 1]
+        ran = [(own, encoder.encode_row([own], length)[0])]
+        if length != encoder.rows[-1]:  # the longest row's company has been compared already
+            company = _company(encoder, [short, own], length)
+            ran += zip(company, encoder.encode_row(company, length), strict=True)
+        for probe, encoding in ran:
+            truth = true_short if probe is short else true_largest if probe is largest else None
+            if truth is not None:
+                worst = max(worst, _error(encoding, truth))
+                if not _is_true(encoding, truth, encoder.dtype):
+                    dropped[length] = "differs from the plain backbone"
+            place = _index(probes, probe)
+            if expected is not None and place is not None and not _same_bits(encoding, expected[place]):
+                dropped.setdefault(length, "differs in its last bits from the longest row")
+    longest = encoder.rows[-1]
+    if longest in dropped:
+        raise SelfTestError(f"the row of {longest} tokens {dropped[longest]} (largest error {worst:.2g})")
+    encoder.keep_rows([length for length in encoder.rows if length not in dropped])
+    return SelfTest(encoder.rows, dropped, encoder.alignment, expected is not None, worst)
+
+
+def _probes(encoder: PackedEncoder) -> list[Tokens]:
+    """Return a short sequence, then one for every row length that takes most of it."""
+    random = np.random.default_rng(_SEED)
+    most = encoder.architecture.max_sequence_length
+    lengths = [min(_SHORT, most), *(min(length * 5 // 8, most) for length in encoder.rows[:-1]), most]
+    return [_sequence(encoder, random, length) for length in lengths]
+
+
+def _company(encoder: PackedEncoder, members: Sequence[Tokens], length: int) -> list[Tokens]:
+    """Return a filler and as many of `members` behind it as the row has room for; at least the first of them."""
+    filler = _sequence(encoder, np.random.default_rng(length), min(_FILLER, encoder.architecture.max_sequence_length))
+    used = aligned(len(filler.token_ids), encoder.alignment)
+    if used + len(members[0].token_ids) > length:
+        return [members[0]]
+    chosen = [filler]
+    for member in members:
+        if used + len(member.token_ids) <= length:
+            chosen.append(member)
+            used += aligned(len(member.token_ids), encoder.alignment)
+    return chosen
+
+
+def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) -> Tokens:
+    return Tokens(
+        random.integers(0, encoder.architecture.vocabulary_size, length).astype(np.int32),
+        random.integers(0, encoder.architecture.num_segments, length).astype(np.int32),
+    )
+
+
+def _index(probes: Sequence[Tokens], probe: Tokens) -> int | None:
+    return next((place for place, candidate in enumerate(probes) if candidate is probe), None)
+
+
+def _same_bits(one: Encoding, other: Encoding) -> bool:
+    return np.array_equal(one.pooled_output, other.pooled_output) and np.array_equal(
+        one.sequence_output, other.sequence_output
+    )
+
+
+def _error(encoding: Encoding, truth: tuple[Float32s, Float32s]) -> float:
+    """Return the largest difference, relative to the outputs' scale where that is above 1."""
+    pairs = zip((encoding.sequence_output, encoding.pooled_output), truth, strict=True)
+    return max(float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max())) for ours, theirs in pairs)
+
+
+def _is_true(encoding: Encoding, truth: tuple[Float32s, Float32s], dtype: str) -> bool:
+    if dtype == "float32":
+        return _error(encoding, truth) <= FLOAT32_TOLERANCE
+    ours = np.concatenate([encoding.sequence_output, encoding.pooled_output[None]])
+    theirs = np.concatenate([truth[0], truth[1][None]])
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return bool(((ours * theirs).sum(axis=1) >= BFLOAT16_COSINE * norms).all())

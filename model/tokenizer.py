@@ -1,0 +1,141 @@
+"""Text to token ids and back: SentencePiece, and the special tokens around one text or a pair.
+
+Source: keras-hub's FNetTokenizer and MultiSegmentPacker, whose ids these are: the vocabulary applied as it is, then
+`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, segment 0 up to the first `[SEP]` and 1 after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from model.errors import PresetError
+from model.presets import VOCABULARY_FILE, Preset
+
+Truncation = Literal["round_robin", "waterfall"]
+
+_SPECIAL_TOKENS = ("[CLS]", "[SEP]", "<pad>", "[MASK]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One sequence, ready for the network.
+
+    Attributes:
+        token_ids: The ids, special tokens included.
+        segment_ids: As many segment ids.
+    """
+
+    token_ids: list[int]
+    segment_ids: list[int]
+
+
+class FNetTokenizer:
+    """A preset's SentencePiece vocabulary, with FNet's special tokens. Safe to share among threads.
+
+    Args:
+        proto: The serialised SentencePiece model.
+        truncate: How a pair that is too long is cut: `round_robin` gives each text the same room as long as it needs
+            it, so that the longest is cut first; `waterfall` gives the first text all the room that it needs.
+
+    Raises:
+        PresetError: `proto` is no SentencePiece model, or lacks a special token.
+    """
+
+    def __init__(self, proto: bytes, truncate: Truncation = "round_robin") -> None:
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(proto)
+        except RuntimeError as error:
+            raise PresetError(f"{VOCABULARY_FILE}: damaged or not a SentencePiece model") from error
+        for token in _SPECIAL_TOKENS:
+            # An unknown piece maps to <unk>, whose own text is another one.
+            if self._pieces.IdToPiece(self._pieces.PieceToId(token)) != token:
+                raise PresetError(f"{VOCABULARY_FILE}: the vocabulary lacks the token {token!r}")
+        self.truncate = truncate
+        self.cls_token_id, self.sep_token_id, self.pad_token_id, self.mask_token_id = map(
+            self._pieces.PieceToId, _SPECIAL_TOKENS
+        )
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> FNetTokenizer:
+        """Read a preset's vocabulary.
+
+        Raises:
+            PresetError: The preset has none, it is damaged, or has more tokens than the network.
+        """
+        path = Path(preset.directory) / VOCABULARY_FILE
+        try:
+            tokenizer = cls(path.read_bytes(), preset.truncate)
+        except OSError as error:
+            raise PresetError(f"{VOCABULARY_FILE}: not readable: {error.strerror}") from error
+        if tokenizer.vocabulary_size() > preset.architecture.vocabulary_size:
+            raise PresetError(
+                f"{VOCABULARY_FILE}: has {tokenizer.vocabulary_size()} tokens, "
+                f"more than config.json's vocabulary_size of {preset.architecture.vocabulary_size}"
+            )
+        return tokenizer
+
+    def vocabulary_size(self) -> int:
+        """Return the number of tokens."""
+        return int(self._pieces.GetPieceSize())
+
+    def id_to_token(self, token_id: int) -> str:
+        """Return the piece of text that an id stands for."""
+        return str(self._pieces.IdToPiece(token_id))
+
+    def token_to_id(self, token: str) -> int:
+        """Return a piece's id, that of `<unk>` where there is none."""
+        return int(self._pieces.PieceToId(token))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        return list(self._pieces.EncodeAsIds(text))
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text that ids stand for; control tokens stand for none."""
+        return str(self._pieces.DecodeIds(list(token_ids)))
+
+    def encode(self, text: str, pair: str | None = None) -> Tokens:
+        """Tokenise a text, or a pair of them, with special tokens and nothing cut."""
+        return self._join(self.tokenize(text), None if pair is None else self.tokenize(pair))
+
+    def encode_truncated(self, text: str, pair: str | None, length: int) -> Tokens:
+        """Tokenise as `encode`, cut to at most `length` tokens; special tokens are always kept.
+
+        Raises:
+            ValueError: `length` has no room for the special tokens.
+        """
+        first = self.tokenize(text)
+        second = None if pair is None else self.tokenize(pair)
+        room = length - (2 if second is None else 3)
+        if room < 0:
+            raise ValueError(f"{length} tokens have no room for the special tokens")
+        if second is None:
+            return self._join(first[:room], None)
+        kept = self._share(room, len(first), len(second))
+        return self._join(first[:kept], second[: room - kept])
+
+    def pad(self, tokens: Tokens, length: int) -> Tokens:
+        """Append `<pad>` tokens of segment 0 up to `length`; a longer sequence stays as it is."""
+        missing = max(0, length - len(tokens.token_ids))
+        return Tokens(tokens.token_ids + [self.pad_token_id] * missing, tokens.segment_ids + [0] * missing)
+
+    def _share(self, room: int, first: int, second: int) -> int:
+        """Return how many tokens of the first text are kept when both share `room`."""
+        if self.truncate == "waterfall":
+            return min(first, room)
+        # Tokens are dealt in turn, the first text's first, until the room or a text is used up.
+        return min(first, max(room - second, (room + 1) // 2))
+
+    def _join(self, first: list[int], second: list[int] | None) -> Tokens:
+        token_ids = [self.cls_token_id, *first, self.sep_token_id]
+        segment_ids = [0] * len(token_ids)
+        if second is not None:
+            token_ids += [*second, self.sep_token_id]
+            segment_ids += [1] * (len(second) + 1)
+        return Tokens(token_ids, segment_ids)

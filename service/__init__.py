@@ -1,0 +1,3 @@
+"""The HTTP service around an FNet encoder."""
+
+__version__ = "0.1.0"
