@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
+# Far above any FNet: a description that claims more is damaged, and to list its variables would take for ever.
+MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:

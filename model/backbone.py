@@ -49,8 +49,8 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         segment_ids: `[batch, length]` int32.
 
     Returns:
-        A dictionary: `sequence_output` `[batch, length, hidden_dim]`, and `pooled_output` `[batch, hidden_dim]`, a dense
-        layer with tanh on the first token's output.
+        A dictionary: `sequence_output` `[batch, length, hidden_dim]`, and `pooled_output` `[batch, hidden_dim]`, a
+        dense layer with tanh on the first token's output.
 
     Example:
         ```python
@@ -193,6 +193,17 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         return cls(**arguments)
 
     @classmethod
+    def from_architecture(cls, architecture: Architecture, **kwargs: Any) -> FNetBackbone:
+        """Build a model with random weights.
+
+        Args:
+            architecture: The network.
+            **kwargs: Further constructor arguments, and those that replace the architecture's.
+        """
+        fields = {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}
+        return cls(**{**fields, **kwargs})
+
+    @classmethod
     def from_preset(
         cls,
         preset: str | Path,
@@ -211,8 +222,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
             PresetError: The preset cannot be had or is damaged.
         """
         description = load_preset(str(preset))
-        arguments = {"dtype": description.dtype, **_config(description.architecture), **kwargs}
-        model = cls(**arguments)
+        model = cls.from_architecture(description.architecture, **{"dtype": description.dtype, **kwargs})
         if load_weights:
             model.assign_weights(read_weights(description.directory, model.architecture))
         return model
@@ -258,7 +268,9 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         for name, variable in self._named_variables().items():
             variable.assign(weights[name])
 
-    def encode_one(self, token_ids: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def encode_one(
+        self, token_ids: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return one sequence's outputs, alone and unpadded, as float32.
 
         Args:
@@ -293,7 +305,3 @@ def _dense(units: int, policy: Any, name: str, activation: str | None = None) ->
         dtype=policy,
         name=name,
     )
-
-
-def _config(architecture: Architecture) -> dict[str, Any]:
-    return {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}

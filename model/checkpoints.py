@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from model.architecture import Architecture, Shape
+from model.architecture import MOST_LAYERS, Architecture, Shape
 from model.errors import PresetError
 
 Weights = Mapping[str, npt.NDArray[Any]]
@@ -41,6 +42,9 @@ _KERAS_PATHS: dict[str, tuple[str, ...]] = {
     "pooled_dense/bias": ("dense_1/vars/1",),
 }
 _ROOTS = ("layers", "_layer_checkpoint_dependencies")
+
+# A plain file name: an index is not to lead out of its directory.
+_SHARD = re.compile(r"[\w-][\w.-]{0,199}\.weights\.h5", re.ASCII)
 
 # Hugging Face's FNetModel, its kernels [out, in].
 _HUGGING_FACE_NAMES: dict[str, str] = {
@@ -134,13 +138,16 @@ def read_hugging_face(directory: Path) -> tuple[Architecture, dict[str, npt.NDAr
                 theirs = _hugging_face_name(name)
                 if theirs not in names:
                     raise PresetError(f"{file}: tensor {theirs} is missing")
-                array = np.asarray(stored.get_tensor(names[theirs]), np.float32)
+                array = stored.get_tensor(names[theirs]).astype(np.float32)
                 array = np.ascontiguousarray(array.T) if name.endswith("/kernel") else array
                 if array.shape != shape:
                     raise PresetError(f"{file}: tensor {theirs} gives shape {array.shape}, expected {shape}")
+                if not np.isfinite(array).all():
+                    raise PresetError(f"{file}: tensor {theirs} holds values that are not finite")
                 weights[name] = array
-    except (SafetensorError, OSError) as error:
-        raise PresetError(f"{file}: not readable: {str(error).splitlines()[0]}") from error
+    # An element type that NumPy has no name for is an AttributeError.
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:
+        raise PresetError(f"{file}: not readable: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     return architecture, weights
 
 
@@ -152,8 +159,10 @@ def _hugging_face_architecture(directory: Path) -> Architecture:
         if config["hidden_act"] not in ("gelu_new", "gelu_pytorch_tanh"):
             raise PresetError(f"config.json: hidden_act is {reprlib.repr(config['hidden_act'])}, expected 'gelu_new'")
         if config["layer_norm_eps"] != 1e-12:  # noqa: PLR2004 - the value that FNet was published with
-            raise PresetError(f"config.json: layer_norm_eps is {config['layer_norm_eps']}, expected 1e-12")
-        return Architecture(
+            raise PresetError(
+                f"config.json: layer_norm_eps is {reprlib.repr(config['layer_norm_eps'])}, expected 1e-12"
+            )
+        architecture = Architecture(
             vocabulary_size=int(config["vocab_size"]),
             num_layers=int(config["num_hidden_layers"]),
             hidden_dim=int(config["hidden_size"]),
@@ -162,10 +171,13 @@ def _hugging_face_architecture(directory: Path) -> Architecture:
             max_sequence_length=int(config["max_position_embeddings"]),
             num_segments=int(config["type_vocab_size"]),
         )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         if isinstance(error, PresetError):
             raise
         raise PresetError(f"config.json: not a Hugging Face FNet configuration: {error}") from error
+    if not 0 <= architecture.num_layers <= MOST_LAYERS:
+        raise PresetError(f"config.json: num_hidden_layers is {architecture.num_layers}, expected 0 to {MOST_LAYERS}")
+    return architecture
 
 
 def _hugging_face_name(name: str) -> str:
@@ -196,7 +208,7 @@ def _weight_files(directory: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PresetError(f"{SHARD_INDEX_FILE}: not readable as an index of shards") from error
     for file in files:
-        if Path(file).name != file or not file.endswith(".weights.h5"):
+        if not _SHARD.fullmatch(file):
             raise PresetError(f"{SHARD_INDEX_FILE}: shard {reprlib.repr(file)} is not the name of a .weights.h5 file")
         if not (directory / file).is_file():
             raise PresetError(f"{file}: missing, although {SHARD_INDEX_FILE} names it")
@@ -209,7 +221,7 @@ def _variable_files(directory: Path) -> dict[str, Path]:
     for name in _weight_files(directory):
         file = directory / name
         with _opened(file) as root:
-            for path in _array_paths(root, file.name):
+            for path in _array_paths(root, file.name, set()):
                 found[path] = file
     return found
 
@@ -219,22 +231,27 @@ def _opened(file: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(file, "r") as root:
             yield root
-    # h5py raises RuntimeError and KeyError too when metadata inside the file is damaged.
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = str(error.args[0] if error.args else error).splitlines()[0]
+    except PresetError:
+        raise
+    # h5py raises any of these when metadata inside the file is damaged.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PresetError(f"{file.name}: damaged or not an HDF5 file: {reason}") from error
 
 
-def _array_paths(group: h5py.Group, file: str, depth: int = 0) -> Iterator[str]:
-    """Walk the hard links below `group`: a soft or external one could lead out of the file."""
-    if depth > 8:  # noqa: PLR2004 - Keras nests five deep; a group may link to itself
-        raise PresetError(f"{file}: groups are nested too deep at {group.name}")
+def _array_paths(group: h5py.Group, file: str, seen: set[h5py.Group], depth: int = 0) -> Iterator[str]:
+    """Walk the hard links below `group`, each group once: a soft or external link could lead out of the file."""
+    if depth > 8:  # noqa: PLR2004 - Keras nests five deep
+        raise PresetError(f"{file}: groups are nested too deep at {group.name!r}")
+    if group in seen:
+        raise PresetError(f"{file}: the group {group.name!r} is linked twice")
+    seen.add(group)
     for key in group:
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise PresetError(f"{file}: {group.name}/{key} is a link, expected the data itself")
+            raise PresetError(f"{file}: {key!r} in {group.name!r} is a link, expected the data itself")
         entry = group[key]
         if isinstance(entry, h5py.Group):
-            yield from _array_paths(entry, file, depth + 1)
+            yield from _array_paths(entry, file, seen, depth + 1)
         elif isinstance(entry, h5py.Dataset):
             yield str(entry.name).lstrip("/")
 
@@ -260,7 +277,9 @@ def _read_array(file: Path, name: str, path: str, shape: Shape) -> npt.NDArray[n
             raise PresetError(f"{name}: variable {path} has shape {stored.shape}, expected {shape} by config.json")
         # Keras marks bfloat16 by an attribute, since HDF5 has no such type.
         if stored.attrs.get("dtype") == "bfloat16" and stored.dtype.itemsize == ml_dtypes.bfloat16(0).itemsize:
-            return np.asarray(stored[()]).view(ml_dtypes.bfloat16).astype(np.float32)
+            return np.asarray(np.asarray(stored[()]).view(ml_dtypes.bfloat16), np.float32)
         if stored.dtype.kind != "f":
             raise PresetError(f"{name}: variable {path} has type {stored.dtype}, expected floating-point numbers")
-        return np.asarray(stored[()], np.float32)
+        # What float32 cannot hold becomes infinite, which the caller refuses.
+        with np.errstate(over="ignore"):
+            return np.asarray(stored[()], np.float32)

@@ -67,6 +67,15 @@ class Encoding:
         return self._tokens[:, self._inverse]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the outputs."""
+        return self.pooled_output.nbytes + self._tokens.nbytes
+
+    def detached(self) -> Encoding:
+        """Return a copy that does not keep the memory of its whole row."""
+        return Encoding(self.pooled_output.copy(), self._tokens.copy(), self._inverse)
+
+    @property
     def mean_output(self) -> Float32s:
         """`[h]` float32, the mean of `sequence_output` over its tokens."""
         mean: Float32s = self._tokens.mean(axis=0)[self._inverse]
@@ -162,22 +171,24 @@ class PackedEncoder:
         """
         results: dict[int, Encoding] = {}
         for row in distribute([len(s.token_ids) for s in sequences], self.rows, self.alignment):
-            encodings = self._run(row, [sequences[i] for i in row.members])
+            encodings = self.run(row, [sequences[i] for i in row.members])
             results |= dict(zip(row.members, encodings, strict=True))
         return [results[i] for i in range(len(sequences))]
 
-    def encode_row(self, sequences: Sequence[Tokens], length: int | None = None) -> list[Encoding]:
-        """Encode sequences in one row, the shortest that holds them or the one of the given length.
+    def lay(self, sequences: Sequence[Tokens], length: int | None = None) -> Row:
+        """Lay sequences in one row, the shortest that holds them or the one of the given length.
 
         Raises:
             ValueError: They do not fit.
+        """
+        return lay([len(s.token_ids) for s in sequences], self.rows if length is None else (length,), self.alignment)
+
+    def run(self, row: Row, sequences: Sequence[Tokens]) -> list[Encoding]:
+        """Encode the members of one row, given in the order in which they lie.
+
+        Raises:
             NonFiniteOutputError: An output is not finite.
         """
-        rows = self.rows if length is None else (length,)
-        return self._run(lay([len(s.token_ids) for s in sequences], rows, self.alignment), sequences)
-
-    def _run(self, row: Row, sequences: Sequence[Tokens]) -> list[Encoding]:
-        """Run a row; `sequences` are its members."""
         programs = self._programs[row.length]
         integers, tables = _row_arrays(row, sequences)
         firsts = np.zeros(self._most_members(row.length), np.int32)
@@ -194,6 +205,11 @@ class PackedEncoder:
             for place, (start, sequence) in enumerate(zip(row.starts, sequences, strict=True))
         ]
 
+    @property
+    def devices(self) -> list[str]:
+        """Names of the devices that it runs on."""
+        return [f"{device.platform}:{device.id} {device.device_kind}" for device in self._basis.devices()]
+
     def _most_members(self, length: int) -> int:
         return max(_FEWEST_POOLED, -(-length // self._closest))
 
@@ -201,11 +217,11 @@ class PackedEncoder:
         hidden = self.architecture.hidden_dim
         basis_length = max(length, _SHORTEST_BASIS)
         dtype = jnp.dtype(self.dtype)
-        integers = jax.ShapeDtypeStruct((5, basis_length), jnp.int32)
-        tables = jax.ShapeDtypeStruct((2, basis_length), jnp.float32)
-        x = jax.ShapeDtypeStruct((length, hidden), jnp.float32)
-        bases = jax.ShapeDtypeStruct((2, basis_length, basis_length), dtype)
-        firsts = jax.ShapeDtypeStruct((self._most_members(length),), jnp.int32)
+        integers = _shape(5, basis_length, of=jnp.int32)
+        tables = _shape(2, basis_length)
+        x = _shape(length, hidden)
+        bases = _shape(2, basis_length, basis_length, of=dtype)
+        firsts = _shape(self._most_members(length), of=jnp.int32)
         plain = self._order.plain
         layer: Any = None
         if self._layers:
@@ -221,6 +237,20 @@ class PackedEncoder:
             layer=layer,
             pool=jax.jit(_pool).lower(self._pooler, x, firsts).compile(),
         )
+
+
+def _shape(*shape: int, of: Any = jnp.float32) -> Any:
+    return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # JAX leaves this one out
+
+
+def on_compilation(callback: Callable[[], None]) -> None:
+    """Have `callback` called whenever XLA compiles a program in this process, from now on."""
+
+    def listen(event: str, duration_secs: float, **_details: str | int) -> None:  # noqa: ARG001 - called by name
+        if event == "/jax/core/compile/backend_compile_duration":
+            callback()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def _row_arrays(row: Row, sequences: Sequence[Tokens]) -> tuple[Int32s, Float32s]:
@@ -264,7 +294,9 @@ def _layer(layer: _Layer, order_basis: Array, x: Array, bases: Array, *, plain: 
 
 
 def _pool(pooler: _Dense, x: Array, firsts: Array) -> tuple[Array, Array]:
-    return jnp.tanh(_dense(x[firsts], pooler)), jnp.isfinite(x).all()
+    pooled = jnp.tanh(_dense(x[firsts], pooler))
+    finite: Array = jnp.isfinite(x).all() & jnp.isfinite(pooled).all()
+    return pooled, finite
 
 
 def _dense(x: Array, dense: _Dense) -> Array:
@@ -274,7 +306,8 @@ def _dense(x: Array, dense: _Dense) -> Array:
 def _normalise(x: Array, norm: _Affine) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred * lax.rsqrt(variance + _EPSILON) * norm.gamma + norm.beta
+    scaled: Array = centred * lax.rsqrt(variance + _EPSILON) * norm.gamma
+    return scaled + norm.beta
 
 
 def _lay_out(
@@ -284,7 +317,8 @@ def _lay_out(
     inside = order.order
 
     def put(array: npt.NDArray[Any], of: npt.DTypeLike = np.float32) -> Array:
-        return jax.device_put(np.ascontiguousarray(array).astype(of))
+        placed: Array = jax.device_put(np.ascontiguousarray(array).astype(of))
+        return placed
 
     def norm(name: str, places: npt.NDArray[np.intp] | slice) -> _Affine:
         return _Affine(put(weights[f"{name}/gamma"][places]), put(weights[f"{name}/beta"][places]))

@@ -70,7 +70,7 @@ def block_bases(positions: Array, lengths: Array, starts: Array, tables: Array, 
     """
     place = starts[:, None] + (positions[:, None] * positions[None, :]) % lengths[:, None]
     same = starts[:, None] == starts[None, :]
-    return jnp.where(same, tables[:, place], 0).astype(dtype)
+    return jnp.where(same, tables[:, place], 0).astype(jnp.dtype(dtype))
 
 
 def mix(x: Array, order_basis: Array, bases: Array, plain: int) -> Array:

@@ -71,7 +71,9 @@ class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
         """Return the first `length` rows of the table."""
         length = ops.shape(inputs)[1]
         if isinstance(length, int) and length > self.sequence_length:
-            raise ValueError(f"a sequence of {length} tokens is longer than max_sequence_length, {self.sequence_length}")
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than max_sequence_length, {self.sequence_length}"
+            )
         table = ops.convert_to_tensor(self.position_embeddings)
         rows = table[:length] if isinstance(length, int) else ops.take(table, ops.arange(length), axis=0)
         return ops.broadcast_to(rows, ops.shape(inputs))

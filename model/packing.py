@@ -30,7 +30,8 @@ class Row:
 def row_lengths(longest_sequence: int, most_tokens: int) -> tuple[int, ...]:
     """Return the row lengths to compile, ascending.
 
-    Powers of two and the points midway, so that at most a third of a row is unused when one sequence is alone in it.
+    Powers of two and, above 32, the points midway: a sequence of more than 32 tokens alone leaves at most a third of a
+    row unused.
 
     Args:
         longest_sequence: Tokens of the longest sequence; the longest row holds it.
@@ -89,11 +90,8 @@ def distribute(lengths: Sequence[int], rows: Sequence[int], alignment: int) -> l
     groups: list[list[int]] = []
     used: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for group, end in enumerate(used):
-            if end + lengths[index] <= longest:
-                break
-        else:
-            group = len(groups)
+        group = next((g for g, end in enumerate(used) if end + lengths[index] <= longest), len(groups))
+        if group == len(groups):
             groups.append([])
             used.append(0)
         groups[group].append(index)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.architecture import Architecture
+from model.architecture import MOST_LAYERS, Architecture
 from model.errors import PresetError
 
 BUNDLED_DIRECTORY = Path(__file__).parent / "bundled"
@@ -147,7 +147,7 @@ def check_handle(handle: str) -> None:
             if not form.fullmatch(handle.removeprefix(scheme)):
                 raise PresetError(f"preset {handle!r}: expected the form {wanted}")
             return
-    if not Path(handle).is_dir():
+    if not os.path.isdir(handle):  # noqa: PTH112 - pathlib raises where a name is too long for a path
         names = ", ".join([*bundled_presets(), *BUILT_IN_PRESETS])
         raise PresetError(
             f"preset {handle!r}: no such preset or directory; known names are {names}, "
@@ -172,11 +172,11 @@ def locate(handle: str, cache_dir: Path | None = None) -> Path:
         return Path(handle)
     cache = cache_dir or default_cache_dir()
     record = cache / "presets" / (re.sub(r"[^\w.-]+", "--", source) + ".json")
-    if (known := _recorded(record)) is not None:
+    if (known := _recorded(record, source)) is not None:
         return known
-    cache.mkdir(parents=True, exist_ok=True)
     download = _download_kaggle if source.startswith("kaggle://") else _download_hugging_face
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         directory = download(source.split("://", 1)[1], cache)
     except Exception as error:
         # The clients raise dozens of types; all mean that the preset could not be had, and the first line says why.
@@ -189,12 +189,14 @@ def locate(handle: str, cache_dir: Path | None = None) -> Path:
     return directory
 
 
-def _recorded(record: Path) -> Path | None:
+def _recorded(record: Path, source: str) -> Path | None:
     try:
-        directory = Path(json.loads(record.read_text())["directory"])
+        known = json.loads(record.read_text())
+        directory = Path(known["directory"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return directory if (directory / "config.json").is_file() else None
+    # Two handles may share a record's name.
+    return directory if known.get("handle") == source and (directory / "config.json").is_file() else None
 
 
 def _download_kaggle(handle: str, cache: Path) -> Path:
@@ -245,10 +247,9 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
         description=block.text("description", default=""),
     )
     if not _NAME.fullmatch(preset.name):
-        raise PresetError(
-            f"metadata.json: fnet_service.name is {reprlib.repr(preset.name)}, expected letters, digits, dots, dashes and underscores"
-        )
-    if preset.padding != "none" and preset.padding != "max_length" and preset.padding > architecture.max_sequence_length:
+        wanted = "letters, digits, dots, dashes and underscores"
+        raise PresetError(f"metadata.json: fnet_service.name is {reprlib.repr(preset.name)}, expected {wanted}")
+    if isinstance(preset.padding, int) and preset.padding > architecture.max_sequence_length:
         raise PresetError(
             f"metadata.json: fnet_service.padding is {preset.padding}, "
             f"above config.json's max_sequence_length of {architecture.max_sequence_length}"
@@ -259,9 +260,8 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
 def _read_network(directory: Path) -> tuple[Architecture, str]:
     document = _read_json(directory, "config.json")
     if "class_name" not in document and "model_type" in document:
-        raise PresetError(
-            f"config.json: a Hugging Face model of type {reprlib.repr(document['model_type'])}, not a Keras preset; convert it first"
-        )
+        theirs = reprlib.repr(document["model_type"])
+        raise PresetError(f"config.json: a Hugging Face model of type {theirs}, not a Keras preset; convert it first")
     _check_class(document, "config.json", ("FNetBackbone",))
     fields = _Fields("config.json", document).block("config")
     architecture = Architecture(
@@ -273,9 +273,9 @@ def _read_network(directory: Path) -> tuple[Architecture, str]:
         max_sequence_length=fields.integer("max_sequence_length", default=512, least=1),
         num_segments=fields.integer("num_segments", default=4, least=1),
     )
-    # Layers first: to count a hostile number of them would itself take for ever.
-    if architecture.num_layers > 10_000 or architecture.parameter_count > _MAX_PARAMETERS:  # noqa: PLR2004
-        raise PresetError(f"config.json: describes more than {_MAX_PARAMETERS:,} parameters or 10,000 layers")
+    # Layers first: parameters are counted layer by layer.
+    if architecture.num_layers > MOST_LAYERS or architecture.parameter_count > _MAX_PARAMETERS:
+        raise PresetError(f"config.json: describes more than {_MAX_PARAMETERS:,} parameters or {MOST_LAYERS:,} layers")
     return architecture, _read_dtype(fields)
 
 
@@ -286,7 +286,9 @@ def _read_dtype(fields: _Fields) -> str:
         policy = fields.block("dtype").block("config")
         value = policy.get("name", None) or policy.block("default_policy").block("config").get("name", None)
     if value not in _DTYPES:
-        raise PresetError(f"{fields.place('dtype')} is {reprlib.repr(value)}, expected {' or '.join(map(repr, _DTYPES))}")
+        raise PresetError(
+            f"{fields.place('dtype')} is {reprlib.repr(value)}, expected {' or '.join(map(repr, _DTYPES))}"
+        )
     return str(value)
 
 
@@ -312,7 +314,9 @@ def _read_padding(block: _Fields, default: int) -> Padding:
     if value in ("none", "max_length") or (type(value) is int and value > 0):
         padding: Padding = value
         return padding
-    raise PresetError(f"{block.place('padding')} is {reprlib.repr(value)}, expected 'none', 'max_length' or a positive integer")
+    raise PresetError(
+        f"{block.place('padding')} is {reprlib.repr(value)}, expected 'none', 'max_length' or a positive integer"
+    )
 
 
 def _check_class(document: dict[str, Any], file: str, expected: tuple[str, ...]) -> None:
@@ -365,8 +369,10 @@ class _Fields:
 
     def integer(self, key: str, *, least: int, default: int | None = None) -> int:
         value = self._typed(key, int, default, "an integer")
-        if value < least or value > 1 << 31:
-            raise PresetError(f"{self.place(key)} is {value}, expected an integer of at least {least}")
+        if not least <= value <= 1 << 31:
+            raise PresetError(
+                f"{self.place(key)} is {reprlib.repr(value)}, expected an integer from {least} to {1 << 31}"
+            )
         return int(value)
 
     def share(self, key: str, *, default: float) -> float:

@@ -1,8 +1,8 @@
 """The test that an encoder passes on the very machine that serves, before it serves.
 
-Two promises are held to account. *True*: a probe gives what the plain backbone gives for it alone. *Invariant*: it gives
-the same to the last bit alone and in company, at any place, in every row length. Which routines a matrix library picks,
-and so how sums round, depends on processor, library and size; nothing about it is assumed, all is measured.
+Two promises are held to account. *True*: a probe gives what the plain backbone gives for it alone. *Invariant*: it
+gives the same to the last bit alone and in company, at any place, in every row length. Which routines a matrix library
+picks, and so how sums round, depends on processor, library and size; nothing about it is assumed, all is measured.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
         waiting = list(order)
         while waiting:
             company = _company(encoder, [probes[i] for i in waiting], encoder.rows[-1])
-            for probe, encoding in zip(company, encoder.encode_row(company, encoder.rows[-1]), strict=True):
+            for probe, encoding in zip(company, _encode(encoder, company, encoder.rows[-1]), strict=True):
                 place = _index(probes, probe)
                 if place is None:
                     continue
@@ -111,10 +111,10 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
     worst = 0.0
     for length in encoder.rows:
         own = probes[encoder.rows.index(length) + 1]
-        ran = [(own, encoder.encode_row([own], length)[0])]
+        ran = [(own, _encode(encoder, [own], length)[0])]
         if length != encoder.rows[-1]:  # the longest row's company has been compared already
             company = _company(encoder, [short, own], length)
-            ran += zip(company, encoder.encode_row(company, length), strict=True)
+            ran += zip(company, _encode(encoder, company, length), strict=True)
         for probe, encoding in ran:
             truth = true_short if probe is short else true_largest if probe is largest else None
             if truth is not None:
@@ -129,6 +129,10 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
         raise SelfTestError(f"the row of {longest} tokens {dropped[longest]} (largest error {worst:.2g})")
     encoder.keep_rows([length for length in encoder.rows if length not in dropped])
     return SelfTest(encoder.rows, dropped, encoder.alignment, expected is not None, worst)
+
+
+def _encode(encoder: PackedEncoder, sequences: Sequence[Tokens], length: int) -> list[Encoding]:
+    return encoder.run(encoder.lay(sequences, length), sequences)
 
 
 def _probes(encoder: PackedEncoder) -> list[Tokens]:

@@ -1,0 +1,213 @@
+"""The application: routes, middleware and errors around one engine. Everything it needs is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from service import __version__
+from service.engine import Engine, EngineOptions
+from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.metrics import Metrics
+from service.middleware import Bodies, Context, Departures, Keys
+from service.protocols import native
+from service.protocols.codec import json_bytes
+from service.protocols.statuses import STATUSES
+from service.records import Record, RequestRejected
+from service.settings import Settings
+
+DESCRIPTION = """Embeddings from Fourier encoders (FNet), exact and padding-free.
+
+What a sequence gets depends on its own ids, the preset and the dtype, never on the requests it ran with."""
+
+
+def create_app(settings: Settings, on_failure: Callable[[BaseException], None] = lambda _error: None) -> FastAPI:
+    """Make the application; its engine starts loading when the application starts.
+
+    Args:
+        settings: All settings.
+        on_failure: Called once, from another thread, when the engine cannot serve any more.
+
+    Returns:
+        The application; `app.state.engine` is its engine and `app.state.metrics` its metrics.
+    """
+    metrics = Metrics(
+        queue_tokens=lambda: engine.queue_tokens,
+        queue_requests=lambda: engine.queue_requests,
+        ready=lambda: engine.state == "ready",
+    )
+    engine = Engine(_engine_options(settings), metrics.observe, on_failure)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.close()
+
+    app = FastAPI(
+        title="FNet Encode",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=_middleware(settings, metrics),
+        exception_handlers={ServiceError: _on_service_error(metrics.observe), HTTPException: _on_http_exception},
+    )
+    app.state.engine, app.state.metrics = engine, metrics
+    app.include_router(native.router(engine, settings.max_sequences))
+    _add_health(app, engine)
+    _add_descriptions(app, engine, metrics, settings)
+    _describe_wire_types(app)
+    return app
+
+
+def _engine_options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        preset=settings.preset,
+        load_weights=settings.load_weights,
+        dtype=settings.dtype,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue_tokens=settings.max_queue_tokens,
+        batch_invariant=settings.batch_invariant,
+        cache_dir=settings.cache_dir,
+        result_cache_bytes=settings.result_cache_mb << 20,
+    )
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    def render(path: str, error: ServiceError) -> Response:
+        metrics.observe(RequestRejected(error.code))
+        return _render(path, error)
+
+    middleware = [Middleware(Context, render, metrics.answered, settings.request_timeout)]
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            )
+        )
+    return [
+        *middleware,
+        Middleware(Keys, settings.keys()),
+        Middleware(Bodies, settings.max_body_bytes),
+        Middleware(Departures),
+    ]
+
+
+def _render(_path: str, error: ServiceError) -> Response:
+    """Return an error in the words of the protocol that the path belongs to."""
+    return native.render_error(error)
+
+
+def _on_service_error(observe: Callable[[Record], None]) -> Any:
+    async def handle(request: Request, error: ServiceError) -> Response:
+        observe(RequestRejected(error.code))
+        return _render(request.url.path, error)
+
+    return handle
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Put the framework's own refusals into the tree of `service.errors`."""
+    path = request.url.path
+    refusals: dict[int, ServiceError] = {
+        STATUSES["not_found"]: NotFoundError("there is no such route"),
+        STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
+    }
+    response = _render(path, refusals.get(error.status_code, InternalError("an unexpected error occurred")))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _add_health(app: FastAPI, engine: Engine) -> None:
+    @app.get("/health/live", tags=["health"], summary="Whether the process can serve, or will be able to")
+    async def live() -> Response:
+        return _json({"alive": engine.alive}, 200 if engine.alive else 503)
+
+    @app.get("/health", tags=["health"], summary="The same as /health/ready")
+    @app.get("/health/ready", tags=["health"], summary="Whether every program is compiled and tested")
+    async def ready() -> Response:
+        done, of = engine.progress
+        content = {"state": engine.state, "done": done, "of": of}
+        return _json(content, 200 if engine.state == "ready" else 503)
+
+
+def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
+    @app.get("/v1/info", tags=["description"], summary="What is served, and how")
+    async def info() -> Response:
+        return _json(_info(engine, settings))
+
+    @app.get("/metrics", tags=["description"], summary="Prometheus metrics, as text or OpenMetrics")
+    async def exposition(request: Request) -> Response:
+        if engine.loaded is not None:
+            described = _info(engine, settings)
+            names = ("preset", "preset_version", "digest", "dtype", "version")
+            metrics.describe(**{name: str(described[name]) for name in names})
+        content, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, media_type=content_type)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(json_bytes(content), status, media_type="application/json")
+
+
+def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
+    loaded = engine.ready() if engine.loaded is None else engine.loaded
+    preset, test = loaded.preset, loaded.test
+    architecture = preset.architecture
+    return {
+        "version": __version__,
+        "preset": preset.name,
+        "preset_version": preset.version,
+        "description": preset.description,
+        "digest": f"sha256:{loaded.digest}" if loaded.digest else None,
+        "trained": preset.trained and settings.load_weights,
+        "dtype": settings.dtype,
+        "devices": loaded.encoder.devices,
+        "architecture": {name: getattr(architecture, name) for name in type(architecture).__dataclass_fields__},
+        "parameters": architecture.parameter_count,
+        "hidden_dim": architecture.hidden_dim,
+        "tokenizer": preset.has_tokenizer,
+        "pooling": settings.pooling or preset.pooling,
+        "padding": preset.padding,
+        "limits": {
+            "max_sequence_length": architecture.max_sequence_length,
+            "max_sequences": settings.max_sequences,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_queue_tokens": settings.max_queue_tokens,
+            "max_batch_tokens": test.rows[-1],
+            "request_timeout": settings.request_timeout,
+        },
+        "shapes": list(test.rows),
+        "shapes_dropped": [{"shape": length, "reason": reason} for length, reason in test.dropped.items()],
+        "alignment": test.alignment,
+        "batch_invariant": test.batch_invariant,
+        "largest_error": test.largest_error,
+        "ready_seconds": round(loaded.seconds, 3),
+    }
+
+
+def _describe_wire_types(app: FastAPI) -> None:
+    """Add the request types, which routes parse themselves, to the OpenAPI description."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            description = generate()
+            request = native.EncodeRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            description.setdefault("components", {}).setdefault("schemas", {})["EncodeRequest"] = request
+            app.openapi_schema = description
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # the documented way to extend it

@@ -1,0 +1,327 @@
+"""The engine: loads a preset, makes its programs ready, and then tokenises, admits, batches and gathers.
+
+Three kinds of threads: the event loop that calls `encode`, a few workers for tokenising, parsing and rendering, and one
+model thread that alone runs the network. A loader thread makes the engine ready and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+import structlog
+
+from model.checkpoints import read_weights, weights_digest
+from model.encoder import Dtype, Encoding, NonFiniteOutputError, PackedEncoder, Tokens, on_compilation
+from model.errors import PresetError
+from model.packing import aligned
+from model.presets import Padding, Preset, load_preset
+from model.selftest import SelfTest, SelfTestError, prepare
+from model.tokenizer import FNetTokenizer
+from service import errors
+from service.batcher import Batcher, Job
+from service.cache import ResultCache
+from service.inputs import Text, from_texts
+from service.records import (
+    BatchRan,
+    Observer,
+    OutputNotFinite,
+    ProgramCompiled,
+    RequestCancelled,
+    RequestComputed,
+    TextsTokenized,
+    Timings,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+State = Literal["loading", "compiling", "ready", "draining", "failed"]
+
+# Enough to keep one core busy with words while the network has the others.
+_WORKERS = 2
+
+log = structlog.get_logger("fnet.engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What an engine needs to know; see `service.settings.Settings` for each meaning."""
+
+    preset: str
+    load_weights: bool
+    dtype: Dtype
+    max_batch_tokens: int
+    max_queue_tokens: int
+    batch_invariant: bool
+    cache_dir: Path | None
+    result_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to run.
+
+    Attributes:
+        preset: Its description.
+        digest: SHA-256 of its weight files, empty for random weights.
+        tokenizer: Its tokenizer, if it has one.
+        encoder: The compiled encoder.
+        test: What the self-test found.
+        seconds: How long it took to get here.
+    """
+
+    preset: Preset
+    digest: str
+    tokenizer: FNetTokenizer | None
+    encoder: PackedEncoder
+    test: SelfTest
+    seconds: float
+
+
+class Engine:
+    """One model, from its loading to its last answer.
+
+    Args:
+        options: What to load and how to run it.
+        observe: Told of all work done.
+        on_failure: Called once, from another thread, when the engine cannot serve any more.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        observe: Observer = lambda _record: None,
+        on_failure: Callable[[BaseException], None] = lambda _error: None,
+    ) -> None:
+        self.options = options
+        self.state: State = "loading"
+        self.progress = (0, 0)
+        self.loaded: Loaded | None = None
+        self._observe = observe
+        self._on_failure = on_failure
+        self._batcher: Batcher[Tokens, Encoding] | None = None
+        self._cache = ResultCache(options.result_cache_bytes)
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can serve, or will be able to."""
+        return self.state != "failed"
+
+    @property
+    def idle(self) -> bool:
+        """Whether no accepted work is left."""
+        return self._batcher is None or self._batcher.idle
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait."""
+        return 0 if self._batcher is None else self._batcher.queue_tokens
+
+    @property
+    def queue_requests(self) -> int:
+        """Requests that wait, in whole or in part."""
+        return 0 if self._batcher is None else self._batcher.queue_jobs
+
+    def start(self) -> None:
+        """Load and make ready in the background."""
+        threading.Thread(target=self._load, name="loader", daemon=True).start()
+
+    def drain(self) -> None:
+        """Take no new work; what is accepted is finished."""
+        if self.state != "failed":
+            self.state = "draining"
+        if self._batcher is not None:
+            self._batcher.drain()
+
+    def close(self) -> None:
+        """Stop the threads; what still waits fails."""
+        self.drain()
+        if self._batcher is not None:
+            self._batcher.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def ready(self) -> Loaded:
+        """Return the model.
+
+        Raises:
+            NotReadyError, DrainingError, WorkerFailedError: It does not serve (any more).
+        """
+        if self.state == "failed":
+            raise errors.WorkerFailedError("the worker has failed", retry_after=5)
+        if self.state == "draining":
+            raise errors.DrainingError("the service is shutting down", retry_after=1)
+        if self.loaded is None or self.state != "ready":
+            raise errors.NotReadyError(f"the model is {self.state}", retry_after=1)
+        return self.loaded
+
+    async def in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
+
+    async def tokenize(self, texts: Sequence[Text], *, truncate: bool, padding: Padding | None) -> list[Tokens]:
+        """Tokenise texts off the event loop; see `service.inputs.from_texts`.
+
+        Raises:
+            InvalidInputError: A text cannot be taken.
+        """
+        loaded = self.ready()
+        started = time.perf_counter()
+        tokens = await self.in_worker(
+            from_texts, texts, loaded.tokenizer, loaded.preset, truncate=truncate, padding=padding
+        )
+        self._observe(TextsTokenized(time.perf_counter() - started))
+        return tokens
+
+    async def encode(self, sequences: Sequence[Tokens], timeout: float) -> tuple[list[Encoding], Timings]:  # noqa: ASYNC109 - it also bounds the wait in the queue
+        """Encode checked sequences, each as if alone.
+
+        Args:
+            sequences: At least one; each within the network's bounds.
+            timeout: Seconds until the request is given up.
+
+        Raises:
+            OverloadedError: The queue has no room for all of them.
+            DeadlineExceededError: The time was up.
+            NonFiniteOutputError: An output is not finite.
+            NotReadyError, DrainingError, WorkerFailedError: The engine does not serve (any more).
+        """
+        self.ready()
+        known = {index: kept for index, tokens in enumerate(sequences) if (kept := self._cache.get(tokens))}
+        wanted = [index for index in range(len(sequences)) if index not in known]
+        if not wanted:
+            return list(known.values()), Timings()
+        job = self._submit([sequences[index] for index in wanted], timeout)
+        try:
+            computed = await asyncio.wait_for(asyncio.wrap_future(job.future), timeout)
+        except TimeoutError:
+            raise errors.DeadlineExceededError("the request's time was up before its answer was there") from None
+        except NonFiniteOutputError as error:
+            self._observe(OutputNotFinite())
+            raise errors.NonFiniteOutputError("the network's output for this input is not finite") from error
+        except asyncio.CancelledError:
+            self._observe(RequestCancelled())
+            raise
+        finally:
+            if self._batcher is not None:
+                self._batcher.withdraw(job)
+        self._observe(RequestComputed(tuple(job.sizes), job.queue_seconds, job.compute_seconds))
+        for index, encoding in zip(wanted, computed, strict=True):
+            known[index] = encoding
+            self._cache.put(sequences[index], encoding)
+        return [known[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
+
+    def _submit(self, sequences: list[Tokens], timeout: float) -> Job[Tokens, Encoding]:
+        if self._batcher is None:
+            raise errors.NotReadyError("the model is loading", retry_after=1)
+        sizes = [len(tokens.token_ids) for tokens in sequences]
+        if sum(sizes) > self.options.max_queue_tokens:
+            # No wait would ever help, so it is no overload.
+            raise errors.InvalidInputError(
+                f"the request has {sum(sizes)} tokens, but only {self.options.max_queue_tokens} may ever wait: split it"
+            )
+        return self._batcher.submit(sequences, sizes, timeout)
+
+    def _run(self, batch: list[Tokens]) -> list[Encoding]:
+        """Run one batch, on the model thread."""
+        encoder = self._encoder
+        row = encoder.lay(batch)
+        started = time.perf_counter()
+        encodings = encoder.run(row, batch)
+        tokens = sum(len(sequence.token_ids) for sequence in batch)
+        self._observe(BatchRan(tokens, len(batch), row.length, time.perf_counter() - started))
+        return encodings
+
+    @property
+    def _encoder(self) -> PackedEncoder:
+        if self.loaded is None:
+            raise errors.NotReadyError("the model is loading")
+        return self.loaded.encoder
+
+    def _load(self) -> None:
+        try:
+            loaded = self._make_ready()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must say so and end
+            self._fail(error)
+            return
+        self.loaded = loaded
+        encoder = loaded.encoder
+        self._batcher = Batcher(
+            self._run,
+            row=encoder.rows[-1],
+            room=lambda size: aligned(size, encoder.alignment),
+            max_queue_tokens=self.options.max_queue_tokens,
+            on_death=self._fail,
+        )
+        self._batcher.start()
+        on_compilation(lambda: self._observe(ProgramCompiled()))
+        if self.state != "draining":
+            self.state = "ready"
+        log.info(
+            "ready",
+            preset=loaded.preset.name,
+            dtype=self.options.dtype,
+            rows=list(encoder.rows),
+            alignment=encoder.alignment,
+            batch_invariant=loaded.test.batch_invariant,
+            seconds=round(loaded.seconds, 1),
+        )
+
+    def _make_ready(self) -> Loaded:
+        from model.backbone import FNetBackbone  # noqa: PLC0415 - Keras takes two seconds: the port is open by then
+
+        started = time.perf_counter()
+        options = self.options
+        preset = load_preset(options.preset, options.cache_dir)
+        tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
+        architecture = preset.architecture
+        plain = FNetBackbone.from_architecture(architecture)
+        if options.load_weights:
+            weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
+            plain.assign_weights(weights)
+        else:
+            weights, digest = plain.named_weights(), ""
+            log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
+        if not preset.trained:
+            log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
+        encoder = PackedEncoder(architecture, weights, dtype=options.dtype, most_tokens=options.max_batch_tokens)
+        del weights
+        self._advance("compiling", 0, len(encoder.rows))
+        test = prepare(
+            encoder,
+            lambda tokens: plain.encode_one(*tokens),
+            batch_invariant=options.batch_invariant,
+            progress=lambda done, of: self._advance("compiling", done, of),
+        )
+        for length, reason in test.dropped.items():
+            log.warning("row length dropped", row=length, reason=reason)
+        if options.batch_invariant and not test.batch_invariant:
+            log.warning("not batch invariant", meaning="on this machine the last bits depend on a sequence's company")
+        return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
+
+    def _advance(self, state: State, done: int, of: int) -> None:
+        if self.state != "draining":
+            self.state = state
+        self.progress = (done, of)
+
+    def _fail(self, error: BaseException) -> None:
+        self.state = "failed"
+        if isinstance(error, PresetError | SelfTestError):
+            log.error("cannot load the preset", preset=self.options.preset, reason=str(error))
+        else:
+            log.error("failed", exc_info=error)
+        self._on_failure(error)
+
+
+def normalized(vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the vector with a Euclidean length of 1; a zero vector stays zero."""
+    length = np.sqrt(np.square(vector, dtype=np.float64).sum())
+    return (vector / length).astype(np.float32) if length else vector

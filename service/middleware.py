@@ -1,0 +1,287 @@
+"""What every request passes before its route: an id and a clock, the key, limits of its body, its client's leaving.
+
+Plain ASGI, outermost first: `Context`, `Keys`, `Bodies`, `Departures`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BadRequestError, BodyTooLargeError, InternalError, ServiceError, UnauthorizedError
+from service.records import Timings
+
+Render = Callable[[str, ServiceError], Response]
+Answered = Callable[[str, int, float], None]
+
+# Anything else could break a log line or a header.
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# Asked for by machines all the time, and by those who hold no key.
+OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+_UNMATCHED = "unmatched"
+
+log = structlog.get_logger("fnet.http")
+
+
+class Context:
+    """Gives a request its id, clock and deadline, and its answer's count and log line; answers for what nobody caught.
+
+    Args:
+        app: The rest.
+        render: Turns an error into the answer that the path's protocol wants.
+        answered: Told of each answer: route template, status, seconds.
+        longest: Seconds that a request may take, which `X-Request-Timeout` can only lower.
+    """
+
+    def __init__(self, app: ASGIApp, render: Render, answered: Answered, longest: float) -> None:
+        self._app, self._render, self._answered, self._longest = app, render, answered, longest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        asked = Headers(scope=scope)
+        given = asked.get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if scope["method"] == "POST":
+                    headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
+            await send(message)
+
+        def elapsed() -> float:
+            return time.monotonic() - started
+
+        state = scope.setdefault("state", {})
+        state["elapsed"] = elapsed
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            timeout = self._timeout(asked.get("x-request-timeout"))
+            state["time_left"] = lambda: max(0.0, timeout - elapsed())
+            await self._app(scope, receive, send_with_id)
+        except ServiceError as error:
+            await self._render(scope["path"], error)(scope, receive, send_with_id)
+        except Exception:
+            log.exception("unexpected error")
+            if status:
+                raise  # the answer has begun: only the connection's end can tell the client
+            defect = InternalError("an unexpected error occurred; the log has it under this request's id")
+            await self._render(scope["path"], defect)(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", _UNMATCHED)
+            seconds = elapsed()
+            if status:
+                self._answered(route, status, seconds)
+            level = log.debug if route in OPEN_ROUTES else log.info
+            level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+
+    def _timeout(self, value: str | None) -> float:
+        if value is None:
+            return self._longest
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise BadRequestError("header X-Request-Timeout: expected a number of seconds above 0")
+        return min(seconds, self._longest)
+
+
+def _server_timing(timings: Timings, total: float) -> str:
+    """Return the Server-Timing header: seconds become milliseconds (W3C Server Timing)."""
+    durations = {"queue": timings.queue, "compute": timings.compute, "total": total}
+    return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in durations.items())
+
+
+class Keys:
+    """Lets in only who presents a key, where keys are set: `Authorization: Bearer …` or `X-API-Key`.
+
+    Args:
+        app: The rest.
+        keys: The keys; none lets everybody in.
+    """
+
+    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_ROUTES:
+            headers = Headers(scope=scope)
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            # Every key is compared, each in constant time: neither a match's place nor its length shows.
+            if not sum(hmac.compare_digest(presented.encode("latin-1", "replace"), key) for key in self._keys):
+                raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
+        await self._app(scope, receive, send)
+
+
+class Bodies:
+    """Bounds a body's bytes, as sent and as inflated, and inflates gzip and deflate.
+
+    Args:
+        app: The rest.
+        most: Bytes that a body may have.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in _WINDOW_BITS and encoding != "identity":
+            raise BadRequestError("header Content-Encoding: expected gzip, deflate or none")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._most:
+            raise self._too_large()
+        received = 0
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                raise self._too_large()
+            return message
+
+        if encoding == "identity":
+            await self._app(scope, bounded, send)
+        else:
+            await self._app(scope, self._inflating(bounded, encoding), send)
+
+    def _inflating(self, receive: Receive, encoding: str) -> Receive:
+        done = False
+
+        async def inflated() -> Message:
+            nonlocal done
+            if done:
+                return await receive()
+            parts = []
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return message
+                parts.append(message.get("body", b""))
+                more = message.get("more_body", False)
+            done = True
+            body = await asyncio.to_thread(_inflate, b"".join(parts), encoding, self._most)
+            if body is None:
+                raise self._too_large()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return inflated
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"the body has more than {self._most} bytes")
+
+
+# zlib's codes for the two containers; some clients send deflate without one.
+_WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
+
+
+def _inflate(data: bytes, encoding: str, most: int) -> bytes | None:
+    """Return inflated bytes, or nothing if there are more than `most`."""
+    for bits in _WINDOW_BITS[encoding]:
+        inflater = zlib.decompressobj(bits)
+        with suppress(zlib.error):
+            body = inflater.decompress(data, most + 1)
+            if len(body) > most:
+                return None
+            if inflater.eof and not inflater.unused_data:
+                return body
+    raise BadRequestError(f"the body is not {encoding} as its Content-Encoding says")
+
+
+class Departures:
+    """Ends a request's work when its client leaves before the answer has begun.
+
+    Args:
+        app: The rest.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        client = _Client(receive, send)
+        work = asyncio.ensure_future(self._app(scope, client.receive, client.send))
+        watcher = asyncio.ensure_future(client.watch(work))
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not client.left:
+                work.cancel()
+                raise
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+
+
+class _Client:
+    """Both directions of one connection, read ahead by one message so that its end is noticed while work goes on.
+
+    Attributes:
+        left: Whether the client left before its answer had begun.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._messages: asyncio.Queue[Message | ServiceError] = asyncio.Queue(maxsize=1)
+        self._begun = False
+        self.left = False
+
+    async def receive(self) -> Message:
+        message = await self._messages.get()
+        if isinstance(message, ServiceError):
+            raise message
+        return message
+
+    async def send(self, message: Message) -> None:
+        self._begun = True
+        await self._send(message)
+
+    async def watch(self, work: asyncio.Future[None]) -> None:
+        """Pass messages on; when the client leaves too early, end the work."""
+        more = True
+        while more:
+            try:
+                message: Message | ServiceError = await self._receive()
+                more = isinstance(message, dict) and message["type"] != "http.disconnect"
+            except ServiceError as error:  # a limit of the body was passed
+                message, more = error, False
+            if isinstance(message, dict) and message["type"] == "http.disconnect" and not self._begun:
+                self.left = True
+                work.cancel()
+            await self._messages.put(message)

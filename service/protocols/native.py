@@ -1,0 +1,347 @@
+"""The native protocol: `POST /v1/encode`, and errors as RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from model.encoder import Encoding, Tokens
+from service.engine import Engine, normalized
+from service.errors import BadRequestError, InvalidInputError, Problem, ServiceError
+from service.inputs import Text, check_count, from_ids
+from service.protocols.codec import Array, base64_array, json_array, json_bytes, npz
+from service.protocols.statuses import headers, status, title
+from service.records import Timings
+
+NPZ = "application/x-npz"
+PROBLEM = "application/problem+json"
+
+# An answer beyond this many values is sent in pieces, so that neither memory nor the event loop carries it whole.
+_STREAM_VALUES = 65_536
+
+
+# === Wire types ===
+
+
+def _one_or_batch(value: Any) -> str:
+    nested = isinstance(value, list) and (not value or isinstance(value[0], list | str))
+    return "batch" if nested else "one"
+
+
+def _text_or_pair(value: Any) -> str:
+    return "pair" if isinstance(value, list) else "text"
+
+
+# The tags of the unions below, which are no part of a place in the client's input.
+_TAGS = frozenset({"batch", "one", "pair", "text"})
+
+Id = Annotated[int, Field(strict=True)]
+Ids = Annotated[Annotated[list[list[Id]], Tag("batch")] | Annotated[list[Id], Tag("one")], Discriminator(_one_or_batch)]
+OneText = Annotated[str, Field(strict=True)]
+Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
+TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
+Texts = Annotated[
+    Annotated[list[TextOrPair], Tag("batch")] | Annotated[OneText, Tag("one")], Discriminator(_one_or_batch)
+]
+Output = Literal["sequence_output", "pooled_output", "mean_output"]
+PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
+
+
+class EncodeRequest(BaseModel):
+    """Sequences to encode: exactly one of `token_ids` and `texts`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"texts": "a sentence", "outputs": ["pooled_output"]},
+                {"texts": ["one text", ["a question", "and its answer"]], "normalize": True},
+                {"token_ids": [[4, 25, 127, 5], [4, 99, 5]], "segment_ids": [[0, 0, 0, 0], [0, 0, 0]]},
+            ]
+        },
+    )
+
+    token_ids: Ids | None = Field(None, description="One list of token ids a sequence, or a single list.")
+    segment_ids: Ids | None = Field(None, description="Segment ids in the shape of token_ids; zeros by default.")
+    texts: Texts | None = Field(None, description="A text, or texts and pairs of texts.")
+    outputs: list[Output] = Field(["sequence_output", "pooled_output"], min_length=1, description="What to return.")
+    normalize: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Give pooled and mean rows a Euclidean length of 1."
+    )
+    truncate: Annotated[bool, Field(strict=True)] = Field(False, description="Cut what is too long; else refuse it.")
+    padding: PaddingField | None = Field(
+        None, description="Texts only: pad with `<pad>` to this length. By default as the preset was trained."
+    )
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="`base64`: little-endian float32, row-major, one string a sequence."
+    )
+
+
+class Usage(BaseModel):
+    """What a request took."""
+
+    sequences: int
+    tokens: int
+
+
+class EncodeResponse(BaseModel):
+    """The outputs asked for, in the order of the request; strings where base64 was asked for."""
+
+    model: str
+    hidden_dim: int
+    sequence_output: list[list[list[float]]] | list[str] | None = None
+    pooled_output: list[list[float]] | list[str] | None = None
+    mean_output: list[list[float]] | list[str] | None = None
+    usage: Usage
+
+
+class ProblemItem(BaseModel):
+    """One place of the input at which something is wrong."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[ProblemItem]
+
+
+# === Parse ===
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeCall:
+    """A request that makes sense by itself; whether the model can take it is the engine's business.
+
+    Attributes:
+        wire: The request.
+        token_ids: One list a sequence, if it came as ids.
+        segment_ids: Their counterpart.
+        texts: One text or pair a sequence, if it came as texts.
+        single: Whether the input was a bare list of ids or a bare string.
+        npz: Whether the answer is to be a NumPy archive.
+    """
+
+    wire: EncodeRequest
+    token_ids: list[list[int]] | None
+    segment_ids: list[list[int]] | None
+    texts: list[Text] | None
+    single: bool
+    npz: bool
+
+    def place(self, field: str, index: int) -> tuple[str | int, ...]:
+        """Name a sequence as the client wrote it."""
+        return (field,) if self.single else (field, index)
+
+
+def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
+    """Read a request.
+
+    Raises:
+        BadRequestError: The body is no JSON.
+        InvalidInputError: It is no request of this protocol.
+        TooManySequencesError: It holds more than `most_sequences`.
+    """
+    wire = _validated(_json(body))
+    if (wire.token_ids is None) == (wire.texts is None):
+        found = "neither" if wire.texts is None else "both"
+        raise _refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
+    if wire.texts is None:
+        return _parse_ids(wire, accept, most_sequences)
+    if wire.segment_ids is not None:
+        raise _refused("segment_ids", "is taken with token_ids only: texts have their own segments")
+    texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
+    check_count(len(texts), most_sequences, "texts")
+    return EncodeCall(
+        wire=wire,
+        token_ids=None,
+        segment_ids=None,
+        texts=[Text(text) if isinstance(text, str) else Text(text[0], text[1]) for text in texts],
+        single=isinstance(wire.texts, str),
+        npz=_wants_npz(wire, accept),
+    )
+
+
+def _parse_ids(wire: EncodeRequest, accept: str, most_sequences: int) -> EncodeCall:
+    if wire.padding is not None:
+        raise _refused("padding", "is taken with texts only: ids are encoded as they are")
+    token_ids, single = _batch(wire.token_ids or [])
+    check_count(len(token_ids), most_sequences, "token_ids")
+    segment_ids = None
+    if wire.segment_ids is not None:
+        segment_ids, flat = _batch(wire.segment_ids)
+        if flat != single:
+            raise _refused("segment_ids", "has another shape than token_ids")
+    return EncodeCall(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+
+
+def _validated(value: Any) -> EncodeRequest:
+    try:
+        return EncodeRequest.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [
+            Problem(
+                tuple(part for part in item["loc"] if part not in _TAGS),
+                "no such field" if item["type"] == "extra_forbidden" else item["msg"],
+            )
+            for item in found
+        ]
+        raise InvalidInputError.of(problems) from None
+
+
+def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
+    """Return ids as one list a sequence, and whether they were a bare list."""
+    single = bool(ids) and not isinstance(ids[0], list)
+    return ([list(ids)] if single else list(ids)), single
+
+
+def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
+    wanted = NPZ in accept
+    if wanted and wire.encoding_format != "float":
+        raise _refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
+    return wanted
+
+
+def _refused(field: str, message: str) -> InvalidInputError:
+    return InvalidInputError.of([Problem((field,), message)])
+
+
+# === Render ===
+
+
+def render_json(call: EncodeCall, model: str, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
+    """Yield the answer's JSON, a piece for each sequence and output."""
+    write = base64_array if call.wire.encoding_format == "base64" else json_array
+    hidden = len(encodings[0].pooled_output)
+    yield b'{"model":' + json_bytes(model) + b',"hidden_dim":%d' % hidden
+    for name in dict.fromkeys(call.wire.outputs):
+        yield b',"%s":' % name.encode()
+        for index, encoding in enumerate(encodings):
+            yield (b"," if index else b"[") + write(_output(encoding, name, normalize=call.wire.normalize))
+        yield b"]"
+    yield b',"usage":' + json_bytes({"sequences": len(encodings), "tokens": tokens}) + b"}"
+
+
+def render_npz(call: EncodeCall, encodings: Sequence[Encoding], lengths: Sequence[int]) -> bytes:
+    """Return the answer as a NumPy archive; sequence outputs end to end, `lengths` says where each ends."""
+    arrays: dict[str, Any] = {"lengths": np.array(lengths, np.int32)}
+    for name in call.wire.outputs:
+        join: Callable[..., Array] = np.concatenate if name == "sequence_output" else np.stack
+        arrays[name] = join([_output(encoding, name, normalize=call.wire.normalize) for encoding in encodings])
+    return npz(arrays)
+
+
+def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
+    if name == "sequence_output":
+        return encoding.sequence_output
+    row = encoding.pooled_output if name == "pooled_output" else encoding.mean_output
+    return normalized(row) if normalize else row
+
+
+def render_error(error: ServiceError) -> Response:
+    """Return an error as a problem document."""
+    document = {
+        "type": "about:blank",
+        "title": title(error),
+        "status": status(error),
+        "detail": error.detail,
+        "code": error.code,
+        "errors": [{"loc": list(problem.loc), "msg": problem.msg} for problem in error.problems],
+    }
+    return Response(json_bytes(document), status(error), headers(error), media_type=PROBLEM)
+
+
+# === Router ===
+
+
+def router(engine: Engine, most_sequences: int) -> APIRouter:
+    """Return the routes of the native protocol.
+
+    Args:
+        engine: What encodes.
+        most_sequences: Sequences that one request may hold.
+    """
+    routes = APIRouter(tags=["native"])
+
+    async def run(call: EncodeCall, timeout: float) -> tuple[list[Tokens], list[Encoding], Timings]:  # noqa: ASYNC109 - the engine bounds itself by it
+        wire = call.wire
+        if call.texts is not None:
+            tokens = await engine.tokenize(call.texts, truncate=wire.truncate, padding=wire.padding)
+        else:
+            preset = engine.ready().preset
+            tokens = await engine.in_worker(
+                from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
+            )
+        encodings, timings = await engine.encode(tokens, timeout)
+        return tokens, encodings, timings
+
+    @routes.post(
+        "/v1/encode",
+        summary="Encode token ids or texts",
+        response_model=EncodeResponse,
+        responses={
+            200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
+            **{
+                code: {"model": ProblemDocument, "content": {PROBLEM: {}}}
+                for code in (400, 401, 413, 422, 429, 500, 503, 504)
+            },
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EncodeRequest"}}},
+            }
+        },
+    )
+    async def encode(request: Request) -> Response:
+        """Encode sequences, each exactly as if it were alone: nothing is padded unless you ask for it."""
+        engine.ready()
+        accept = request.headers.get("accept", "")
+        body = await request.body()
+        call = await engine.in_worker(parse, body, accept, most_sequences)
+        loaded = engine.ready()
+        tokens, encodings, request.state.timings = await run(call, request.state.time_left())
+        lengths = [len(sequence.token_ids) for sequence in tokens]
+        if call.npz:
+            content = await engine.in_worker(render_npz, call, encodings, lengths)
+            media_type = NPZ
+        else:
+            pieces = render_json(call, loaded.preset.name, encodings, sum(lengths))
+            media_type = "application/json"
+            if (
+                "sequence_output" in call.wire.outputs
+                and sum(lengths) * len(encodings[0].pooled_output) > _STREAM_VALUES
+            ):
+                return StreamingResponse(_streamed(engine, pieces), media_type=media_type)
+            content = await engine.in_worker(b"".join, pieces)
+        return Response(content, media_type=media_type)
+
+    return routes
+
+
+async def _streamed(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Make each piece off the event loop, when the client is ready for it."""
+    while (piece := await engine.in_worker(next, pieces, None)) is not None:
+        yield piece

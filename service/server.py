@@ -1,0 +1,72 @@
+"""The HTTP server: uvicorn, with a shutdown that lets accepted work finish and a failure that ends the process."""
+
+from __future__ import annotations
+
+import time
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.engine import Engine
+from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Serves until it is told to stop.
+
+    The first SIGTERM or SIGINT turns readiness off and new work away, and the server ends when accepted work is done or
+    the drain time is over. A second one ends it at once.
+
+    Args:
+        config: uvicorn's configuration.
+        engine: Whose work is waited for.
+        drain_seconds: How long at most.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain_seconds = drain_seconds
+        self._drain_ends: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
+        """Begin to drain, or end at once if that has begun."""
+        if self._drain_ends is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._drain_ends = time.monotonic() + self._drain_seconds
+        self._engine.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say, ten times a second, whether it is time to stop."""
+        drained = self._drain_ends is not None and (self._engine.idle or time.monotonic() > self._drain_ends)
+        return await super().on_tick(counter) or drained
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed, or the address
+        could not be listened on.
+    """
+    failures: list[BaseException] = []
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_failure)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    server = Server(config, app.state.engine, settings.drain_seconds)
+    server.run()
+    return 1 if failures or not server.started else 0

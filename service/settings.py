@@ -1,0 +1,135 @@
+"""Settings: what they are, and how an environment and options become them. Nothing is read at import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from model.errors import PresetError
+from model.presets import DEFAULT_PRESET, check_handle
+
+PREFIX = "FNET_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a bad value. The message is one line that names it and what would be right."""
+
+
+def _split(value: Any) -> Any:
+    """Let a list be written as `a,b`."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaSeparated = BeforeValidator(_split)
+
+
+class Settings(BaseModel):
+    """Every setting, its default and its meaning.
+
+    Each is an environment variable, `FNET_` and its name in capitals, and an option of `fnet-service serve`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    preset: str = Field(
+        DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
+    )
+    load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the matrix products' operands.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_batch_tokens: int = Field(
+        512,
+        ge=1,
+        le=65536,
+        description="Tokens to aim for in one run of the network; a row holds at least one sequence.",
+    )
+    max_queue_tokens: int = Field(131_072, ge=1, description="Tokens that may wait; a request beyond is refused.")
+    max_sequences: int = Field(256, ge=1, description="Sequences that one request may hold.")
+    max_body_bytes: int = Field(8 << 20, ge=1, description="Bytes that a request's body may have, sent or inflated.")
+    request_timeout: float = Field(60.0, gt=0, le=86_400, description="Seconds until a request is given up.")
+    batch_invariant: bool = Field(True, description="Give the same bits in whatever company, checked at start.")
+    pooling: Literal["pooled", "mean"] | None = Field(
+        None, description="Which output is a text's embedding; the preset's own choice by default."
+    )
+    api_keys: Annotated[list[SecretStr], CommaSeparated] = Field(
+        [], description="Keys that clients must present, separated by commas; none lets everybody in."
+    )
+    api_keys_file: Path | None = Field(None, description="File of such keys, one a line.")
+    cors_origins: Annotated[list[str], CommaSeparated] = Field(
+        [], description="Origins of web pages that may call, separated by commas; * for all."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    drain_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that accepted work has to finish at exit.")
+    cache_dir: Path | None = Field(None, description="Where downloaded presets are kept; the user's cache by default.")
+    result_cache_mb: int = Field(0, ge=0, description="Megabytes of results to keep for repeated inputs.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
+        """Read settings from an environment, options before it.
+
+        Args:
+            environ: Environment variables; those that start with `FNET_` are settings.
+            options: Values by setting's name; `None` stands for an option not given.
+
+        Raises:
+            SettingsError: A name is unknown or a value is bad.
+        """
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        from_environ = {
+            name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)
+        }
+        for name in from_environ:
+            if name not in cls.model_fields:
+                known = ", ".join(variable(field) for field in cls.model_fields)
+                raise SettingsError(f"{variable(name)}: no such setting; known are {known}")
+        try:
+            settings = cls(**{**from_environ, **given})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            name = str(first["loc"][0])
+            raise SettingsError(f"{_source(name, given)}: {first['msg']}") from error
+        settings.check(lambda name: _source(name, given))
+        return settings
+
+    def check(self, source: Any = lambda name: name) -> None:
+        """Refuse what no single field can see.
+
+        Raises:
+            SettingsError: The preset is nowhere, or the key file is not readable.
+        """
+        try:
+            check_handle(self.preset)
+        except PresetError as error:
+            raise SettingsError(f"{source('preset')}: {error}") from error
+        if self.api_keys_file is not None:
+            try:
+                self.api_keys_file.read_bytes()
+            except OSError as error:
+                raise SettingsError(f"{source('api_keys_file')}: {self.api_keys_file}: {error.strerror}") from error
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys that clients may present, none where everybody may come in."""
+        keys = {key.get_secret_value() for key in self.api_keys}
+        if self.api_keys_file is not None:
+            keys |= {line.strip() for line in self.api_keys_file.read_text().splitlines() if line.strip()}
+        return frozenset(keys)
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def option(name: str) -> str:
+    """Return the option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def _source(name: str, options: Mapping[str, Any]) -> str:
+    """Return how the user named a setting."""
+    return option(name) if name in options else variable(name)
