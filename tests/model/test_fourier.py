@@ -1,0 +1,143 @@
+"""Mixing as matrix products is the two-dimensional DFT of each sequence by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.fourier import HiddenOrder, block_bases, mix, product, sequence_table
+from model.packing import lay
+
+Array = npt.NDArray[Any]
+
+ROW = 64
+HIDDEN = [1, 2, 3, 7, 8]
+
+
+def row_bases(lengths: list[int], alignment: int, dtype: npt.DTypeLike = np.float32) -> tuple[Any, tuple[int, ...]]:
+    """Return the bases of a row of 64 tokens, and where its sequences start."""
+    row = lay(lengths, (ROW,), alignment)
+    positions, owners, starts = np.zeros(ROW, np.int32), np.ones(ROW, np.int32), np.arange(ROW, dtype=np.int32)
+    tables = np.stack([np.ones(ROW, np.float32), np.zeros(ROW, np.float32)])
+    for start, length in zip(row.starts, lengths, strict=True):
+        place = slice(start, start + length)
+        positions[place], owners[place], starts[place] = np.arange(length), length, start
+        tables[:, place] = sequence_table(length)
+    bases = block_bases(
+        jnp.asarray(positions), jnp.asarray(owners), jnp.asarray(starts), jnp.asarray(tables), jnp.dtype(dtype)
+    )
+    return bases, row.starts
+
+
+def mixed_and_true(hidden: int, lengths: list[int], alignment: int) -> list[tuple[Array, Array]]:
+    """Mix random sequences in one row; pair each result with NumPy's transform of the sequence alone."""
+    order = HiddenOrder(hidden)
+    bases, starts = row_bases(lengths, alignment)
+    # Unused places hold noise: nothing of it may reach a sequence.
+    x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
+    mixed = np.asarray(mix(jnp.asarray(x[:, order.order]), jnp.asarray(order.basis), bases, order.plain))
+    return [
+        (
+            mixed[start : start + length][:, order.inverse],
+            np.fft.fft2(x[start : start + length].astype(np.float64)).real,
+        )
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("hidden", range(1, 41))
+def test_hidden_order_is_a_permutation_that_its_inverse_undoes(hidden: int) -> None:
+    """Inside and published order are one another's inverse, for odd and even sizes."""
+    order = HiddenOrder(hidden)
+    assert sorted(order.order) == list(range(hidden))
+    assert (np.arange(hidden)[order.order][order.inverse] == np.arange(hidden)).all()
+    assert order.plain + 2 * order.pairs == hidden
+    assert order.basis.shape == (hidden, hidden)
+
+
+@pytest.mark.parametrize("hidden", range(1, 41))
+def test_half_the_spectrum_suffices_along_the_hidden_axis(hidden: int) -> None:
+    """The basis gives the cosine and sine halves from which all of NumPy's FFT follows."""
+    order = HiddenOrder(hidden)
+    x = np.random.default_rng(hidden).normal(size=(3, hidden))
+    half = x[:, order.order] @ order.basis.T.astype(np.float64)
+    spectrum = np.fft.fft(x)
+    split = order.plain + order.pairs
+    np.testing.assert_allclose(half[:, :split], spectrum.real[:, order.order[:split]], atol=1e-5)
+    np.testing.assert_allclose(half[:, split:], -spectrum.imag[:, order.order[order.plain : split]], atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 17, 512, 4096])
+def test_sequence_table_holds_the_unit_circle_to_float32(length: int) -> None:
+    """Cosine and sine are right to the last digit of float32, long sequences included."""
+    root = np.exp(2j * np.pi * np.arange(length, dtype=np.longdouble) / length)
+    np.testing.assert_allclose(sequence_table(length), [root.real, root.imag], atol=6e-8)
+
+
+@pytest.mark.parametrize("hidden", range(1, 41))
+def test_mixing_is_numpys_fft2_for_every_hidden_size(hidden: int) -> None:
+    """Sequences of 1, 2, 5, 13 and 20 tokens in one row are each transformed as if alone."""
+    for mixed, true in mixed_and_true(hidden, [5, 1, 20, 2, 13], alignment=1):
+        np.testing.assert_allclose(mixed, true, atol=1e-4)
+
+
+@settings(max_examples=60)
+@given(
+    hidden=st.sampled_from(HIDDEN),
+    lengths=st.lists(st.integers(1, 16), min_size=1, max_size=4),
+    alignment=st.sampled_from([1, 8, 16]),
+)
+def test_company_and_place_do_not_matter_to_the_transform(hidden: int, lengths: list[int], alignment: int) -> None:
+    """Any lengths at any alignment: each sequence gets exactly its own unpadded transform."""
+    for mixed, true in mixed_and_true(hidden, lengths, alignment):
+        np.testing.assert_allclose(mixed, true, atol=1e-4)
+
+
+def test_a_sequence_may_fill_the_row() -> None:
+    """One sequence as long as the row needs no gap around it."""
+    ((mixed, true),) = mixed_and_true(12, [ROW], alignment=1)
+    np.testing.assert_allclose(mixed, true, atol=2e-4)
+
+
+def test_bases_are_zero_outside_the_blocks() -> None:
+    """No entry joins tokens of different sequences, or of a sequence and an unused place."""
+    bases, starts = row_bases([5, 9, 16], alignment=8)
+    inside = np.zeros((ROW, ROW), bool)
+    for start, length in zip(starts, [5, 9, 16], strict=True):
+        inside[start : start + length, start : start + length] = True
+    np.fill_diagonal(inside, val=True)
+    assert not np.asarray(bases)[:, ~inside].any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_block_is_the_same_to_the_bit_wherever_it_lies(dtype: Any) -> None:
+    """A sequence's matrices depend on its length alone."""
+    first, _ = row_bases([13], 1, dtype)
+    later, starts = row_bases([20, 7, 13], 1, dtype)
+    place = slice(starts[2], starts[2] + 13)
+    assert np.array_equal(np.asarray(first[:, :13, :13]), np.asarray(later[:, place, place]))
+
+
+def test_bases_may_be_longer_than_the_row() -> None:
+    """A short row uses longer bases, whose surplus belongs to no sequence."""
+    order = HiddenOrder(6)
+    bases, _ = row_bases([16], 1)
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+    mixed = np.asarray(mix(jnp.asarray(x[:, order.order]), jnp.asarray(order.basis), bases, order.plain))
+    assert mixed.shape == (16, 6)
+    np.testing.assert_allclose(mixed[:, order.inverse], np.fft.fft2(x.astype(np.float64)).real, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_are_summed_in_float32(dtype: Any) -> None:
+    """Operands take the weights' dtype, the result is float32 and loses nothing to a long sum."""
+    x, weights = jnp.ones((2, 4096), jnp.float32), jnp.ones((3, 4096), dtype)
+    result = product(x, weights)
+    assert result.dtype == jnp.float32
+    assert np.asarray(result).tolist() == [[4096.0] * 3] * 2

@@ -1,0 +1,120 @@
+"""Which rows exist, and how sequences come to lie in them: integers in, integers out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.packing import SMALLEST_ROW, aligned, distribute, lay, row_lengths, shortest_row
+
+ALIGNMENTS = st.sampled_from([1, 8, 16, 32])
+ROWS = row_lengths(longest_sequence=200, most_tokens=512)
+LENGTHS = st.lists(st.integers(1, 200), max_size=60)
+
+
+def test_row_lengths_are_powers_of_two_and_their_midpoints() -> None:
+    """The product's default has these ten rows."""
+    assert row_lengths(512, 512) == (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@pytest.mark.parametrize(
+    ("longest", "most", "last"),
+    [(1, 1, 16), (16, 16, 16), (17, 16, 32), (512, 64, 512), (64, 512, 512), (64, 500, 256)],
+)
+def test_the_longest_row_holds_the_longest_sequence_and_stays_within_the_aim(
+    longest: int, most: int, last: int
+) -> None:
+    """The longest row is the longest power of two up to the aim, unless one sequence needs more."""
+    assert row_lengths(longest, most)[-1] == last
+
+
+@given(longest=st.integers(1, 3000), most=st.integers(1, 3000))
+def test_every_sequence_has_a_row_and_wastes_little(longest: int, most: int) -> None:
+    """Any sequence fits a row; one of more than 32 tokens alone leaves at most a third of its row unused."""
+    rows = row_lengths(longest, most)
+    assert list(rows) == sorted(set(rows))
+    assert rows[0] == SMALLEST_ROW
+    for length in range(33, longest + 1):
+        assert 3 * length >= 2 * shortest_row(length, rows)
+
+
+@given(length=st.integers(0, 5000), alignment=ALIGNMENTS)
+def test_aligned_rounds_up_by_less_than_the_alignment(length: int, alignment: int) -> None:
+    """The room for a sequence is the next multiple of the alignment."""
+    room = aligned(length, alignment)
+    assert room % alignment == 0
+    assert 0 <= room - length < alignment
+
+
+def test_a_row_is_chosen_by_its_room() -> None:
+    """The shortest row that suffices is taken, and one token more takes the next."""
+    assert [shortest_row(room, (16, 32, 48)) for room in (0, 1, 16, 17, 32, 33, 48)] == [16, 16, 16, 32, 32, 48, 48]
+
+
+def test_too_many_tokens_fit_no_row() -> None:
+    """What exceeds the longest row is refused with both numbers."""
+    with pytest.raises(ValueError, match="49 tokens do not fit a row of at most 48"):
+        shortest_row(49, (16, 32, 48))
+    with pytest.raises(ValueError, match="do not fit"):
+        lay([16, 17, 16], (16, 32, 48), 8)
+    with pytest.raises(ValueError, match="do not fit"):
+        distribute([3, 49, 3], (16, 32, 48), 8)
+
+
+def test_lay_keeps_the_order_and_aligns_every_start() -> None:
+    """Sequences lie end to end as given, gaps only up to the next multiple; the last needs no room behind it."""
+    row = lay([3, 8, 9, 1], (16, 32, 48), 8)
+    assert (row.length, row.members, row.starts) == (48, (0, 1, 2, 3), (0, 8, 16, 32))
+    assert lay([8, 8], (16, 32), 8).length == 16
+    assert lay([9, 7], (16, 32), 8).length == 32
+
+
+def test_without_alignment_there_are_no_gaps() -> None:
+    """At an alignment of 1 each sequence starts where the one before it ends."""
+    assert lay([3, 8, 5], (16, 32), 1).starts == (0, 3, 11)
+    assert lay([3, 8, 5], (16, 32), 1).length == 16
+
+
+def test_nothing_takes_no_row() -> None:
+    """No sequences make no rows."""
+    assert distribute([], ROWS, 8) == []
+
+
+@given(lengths=LENGTHS, alignment=ALIGNMENTS)
+def test_every_sequence_lies_in_exactly_one_row(lengths: list[int], alignment: int) -> None:
+    """Rows together hold each sequence once, and a member's place in the row is the place of its start."""
+    rows = distribute(lengths, ROWS, alignment)
+    assert sorted(member for row in rows for member in row.members) == list(range(len(lengths)))
+    assert all(len(row.members) == len(row.starts) > 0 for row in rows)
+
+
+@given(lengths=LENGTHS, alignment=ALIGNMENTS)
+def test_sequences_neither_overlap_nor_overhang(lengths: list[int], alignment: int) -> None:
+    """Each starts at a multiple of the alignment, ends before the next starts, and within the row."""
+    for row in distribute(lengths, ROWS, alignment):
+        ends = [start + lengths[member] for start, member in zip(row.starts, row.members, strict=True)]
+        assert all(start % alignment == 0 for start in row.starts)
+        assert all(end <= start for end, start in zip(ends, row.starts[1:], strict=False))
+        assert ends[-1] <= row.length
+
+
+@given(lengths=LENGTHS, alignment=ALIGNMENTS)
+def test_each_row_is_the_shortest_that_fits(lengths: list[int], alignment: int) -> None:
+    """A row's length is one of those that exist, and no shorter one would hold its members."""
+    for row in distribute(lengths, ROWS, alignment):
+        used = row.starts[-1] + lengths[row.members[-1]]
+        assert row.length == min(length for length in ROWS if length >= used)
+
+
+@given(lengths=LENGTHS, alignment=ALIGNMENTS)
+def test_rows_are_filled_before_another_is_begun(lengths: list[int], alignment: int) -> None:
+    """The first sequence of a later row would not have fitted behind those that an earlier row held by then."""
+    rows = distribute(lengths, ROWS, alignment)
+    for place, later in enumerate(rows):
+        opener = later.members[0]
+        for earlier in rows[:place]:
+            # Longest first: what lay there before the opener came is at least as long.
+            before = [m for m in earlier.members if (-lengths[m], m) < (-lengths[opener], opener)]
+            end = sum(aligned(lengths[m], alignment) for m in before)
+            assert end + lengths[opener] > ROWS[-1]
