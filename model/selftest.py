@@ -87,8 +87,9 @@ def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
     """Return each probe's encoding in the longest row, or nothing if it depends on company or place."""
     probes = _probes(encoder)
     found: dict[int, Encoding] = {}
-    # Both ways through the probes: each lies in other company, at another place.
-    for order in (range(len(probes)), reversed(range(len(probes)))):
+    last = len(probes) - 1
+    # Both ways through the probes: each lies in other company, at another place. The last one has no room for any.
+    for order in (range(last), reversed(range(last)), [last]):
         waiting = list(order)
         while waiting:
             company = _company(encoder, [probes[i] for i in waiting], encoder.rows[-1])
@@ -111,8 +112,10 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
     worst = 0.0
     for length in encoder.rows:
         own = probes[encoder.rows.index(length) + 1]
-        ran = [(own, _encode(encoder, [own], length)[0])]
-        if length != encoder.rows[-1]:  # the longest row's company has been compared already
+        if expected is not None and own is largest:  # its bits, alone and in company, are what was agreed on
+            ran = list(zip(probes, expected, strict=True))
+        else:
+            ran = [(own, _encode(encoder, [own], length)[0])]
             company = _company(encoder, [short, own], length)
             ran += zip(company, _encode(encoder, company, length), strict=True)
         for probe, encoding in ran:

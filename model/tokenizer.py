@@ -14,7 +14,7 @@ from typing import Literal
 import sentencepiece
 
 from model.errors import PresetError
-from model.presets import VOCABULARY_FILE, Preset
+from model.presets import VOCABULARY_FILE, Preset, load_preset
 
 Truncation = Literal["round_robin", "waterfall"]
 
@@ -62,13 +62,17 @@ class FNetTokenizer:
         )
 
     @classmethod
-    def from_preset(cls, preset: Preset) -> FNetTokenizer:
+    def from_preset(cls, preset: str | Path | Preset) -> FNetTokenizer:
         """Read a preset's vocabulary.
+
+        Args:
+            preset: What `FNetBackbone.from_preset` takes, or a preset already read.
 
         Raises:
             PresetError: The preset has none, it is damaged, or has more tokens than the network.
         """
-        path = Path(preset.directory) / VOCABULARY_FILE
+        preset = preset if isinstance(preset, Preset) else load_preset(str(preset))
+        path = preset.directory / VOCABULARY_FILE
         try:
             tokenizer = cls(path.read_bytes(), preset.truncate)
         except OSError as error:

@@ -26,6 +26,8 @@ LOOK_AHEAD = 256
 # Weight of the newest batch in the measured speed.
 _SMOOTHING = 0.2
 _LONGEST_WAIT = 60
+# Seconds that a process needs about to be replaced.
+_RESTART = 5
 
 
 @dataclass(eq=False, slots=True)
@@ -146,7 +148,7 @@ class Batcher(Generic[T, R]):
         tokens = sum(sizes)
         with self._condition:
             if self._death is not None:
-                raise WorkerFailedError("the worker has failed")
+                raise WorkerFailedError("the worker has failed", retry_after=_RESTART)
             if self._draining or self._closed:
                 raise DrainingError("the service is shutting down", retry_after=1)
             if self._queue_tokens + tokens > self._max_queue_tokens:
@@ -229,7 +231,7 @@ class Batcher(Generic[T, R]):
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
             with self._condition:
                 self._death = error
-                self._fail_all(WorkerFailedError("the worker has failed"))
+                self._fail_all(WorkerFailedError("the worker has failed", retry_after=_RESTART))
             self._on_death(error)
 
     def _execute(self, batch: list[Entry[T, R]]) -> None:
@@ -250,10 +252,11 @@ class Batcher(Generic[T, R]):
         self._measure(sum(job.sizes[index] for job, index in batch), seconds)
         for job in {job for job, _ in batch}:
             job.compute_seconds += seconds
-        for (job, index), result in zip(batch, results, strict=True):
-            job.results[index] = result
-            if len(job.results) == len(job.items):
-                _settle(job, [job.results[place] for place in range(len(job.items))])
+        with self._condition:  # another thread that closes settles jobs, too
+            for (job, index), result in zip(batch, results, strict=True):
+                job.results[index] = result
+                if len(job.results) == len(job.items):
+                    _settle(job, [job.results[place] for place in range(len(job.items))])
 
     def _measure(self, tokens: int, seconds: float) -> None:
         speed = tokens / max(seconds, 1e-9)

@@ -7,6 +7,7 @@ model thread that alone runs the network. A loader thread makes the engine ready
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -167,7 +168,14 @@ class Engine:
         """Run something off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
 
-    async def tokenize(self, texts: Sequence[Text], *, truncate: bool, padding: Padding | None) -> list[Tokens]:
+    async def tokenize(
+        self,
+        texts: Sequence[Text],
+        *,
+        truncate: bool,
+        padding: Padding | None,
+        place: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
+    ) -> list[Tokens]:
         """Tokenise texts off the event loop; see `service.inputs.from_texts`.
 
         Raises:
@@ -176,7 +184,7 @@ class Engine:
         loaded = self.ready()
         started = time.perf_counter()
         tokens = await self.in_worker(
-            from_texts, texts, loaded.tokenizer, loaded.preset, truncate=truncate, padding=padding
+            from_texts, texts, loaded.tokenizer, loaded.preset, truncate=truncate, padding=padding, place=place
         )
         self._observe(TextsTokenized(time.perf_counter() - started))
         return tokens
@@ -252,6 +260,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever it is, the process must say so and end
             self._fail(error)
             return
+        # The plain backbone has done its part; as a graph of cycles it would stay in memory for a while.
+        gc.collect()
         self.loaded = loaded
         encoder = loaded.encoder
         self._batcher = Batcher(
@@ -280,6 +290,7 @@ class Engine:
 
         started = time.perf_counter()
         options = self.options
+        log.info("loading", preset=options.preset, dtype=options.dtype)
         preset = load_preset(options.preset, options.cache_dir)
         tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
         architecture = preset.architecture

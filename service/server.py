@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from types import FrameType
 
+import structlog
 import uvicorn
 
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
+
+log = structlog.get_logger("fnet.server")
 
 
 class Server(uvicorn.Server):
@@ -29,6 +33,14 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._drain_ends: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port and say where."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                host, port = listening.getsockname()[:2]
+                log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
         """Begin to drain, or end at once if that has begun."""

@@ -108,15 +108,16 @@ class Settings(BaseModel):
             raise SettingsError(f"{source('preset')}: {error}") from error
         if self.api_keys_file is not None:
             try:
-                self.api_keys_file.read_bytes()
-            except OSError as error:
-                raise SettingsError(f"{source('api_keys_file')}: {self.api_keys_file}: {error.strerror}") from error
+                self.api_keys_file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise SettingsError(f"{source('api_keys_file')}: {self.api_keys_file}: {reason}") from error
 
     def keys(self) -> frozenset[str]:
         """Return the keys that clients may present, none where everybody may come in."""
         keys = {key.get_secret_value() for key in self.api_keys}
         if self.api_keys_file is not None:
-            keys |= {line.strip() for line in self.api_keys_file.read_text().splitlines() if line.strip()}
+            keys |= {line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines() if line.strip()}
         return frozenset(keys)
 
 

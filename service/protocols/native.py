@@ -30,25 +30,28 @@ _STREAM_VALUES = 65_536
 # === Wire types ===
 
 
-def _one_or_batch(value: Any) -> str:
-    nested = isinstance(value, list) and (not value or isinstance(value[0], list | str))
+def _one_or_batch_of_ids(value: Any) -> str:
+    nested = isinstance(value, list) and (not value or isinstance(value[0], list))
     return "batch" if nested else "one"
+
+
+def _one_or_batch_of_texts(value: Any) -> str:
+    return "batch" if isinstance(value, list) else "one"
 
 
 def _text_or_pair(value: Any) -> str:
     return "pair" if isinstance(value, list) else "text"
 
 
-# The tags of the unions below, which are no part of a place in the client's input.
-_TAGS = frozenset({"batch", "one", "pair", "text"})
-
 Id = Annotated[int, Field(strict=True)]
-Ids = Annotated[Annotated[list[list[Id]], Tag("batch")] | Annotated[list[Id], Tag("one")], Discriminator(_one_or_batch)]
+Ids = Annotated[
+    Annotated[list[list[Id]], Tag("batch")] | Annotated[list[Id], Tag("one")], Discriminator(_one_or_batch_of_ids)
+]
 OneText = Annotated[str, Field(strict=True)]
 Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
 TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
 Texts = Annotated[
-    Annotated[list[TextOrPair], Tag("batch")] | Annotated[OneText, Tag("one")], Discriminator(_one_or_batch)
+    Annotated[list[TextOrPair], Tag("batch")] | Annotated[OneText, Tag("one")], Discriminator(_one_or_batch_of_texts)
 ]
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
 PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
@@ -196,18 +199,20 @@ def _json(body: bytes) -> Any:
         raise BadRequestError(f"the body is not JSON: {error}") from None
 
 
+# pydantic's own would name our classes, or say less.
+_OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
+
+
 def _validated(value: Any) -> EncodeRequest:
     try:
         return EncodeRequest.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [
-            Problem(
-                tuple(part for part in item["loc"] if part not in _TAGS),
-                "no such field" if item["type"] == "extra_forbidden" else item["msg"],
-            )
-            for item in found
-        ]
+        messages: dict[tuple[str | int, ...], list[str]] = {}
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            # No field nests objects: a word behind the field's name is the tag of a union, and no part of the place.
+            place = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
+            messages.setdefault(place, []).append(_OWN_WORDS.get(item["type"], item["msg"]))
+        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
         raise InvalidInputError.of(problems) from None
 
 
@@ -285,16 +290,21 @@ def router(engine: Engine, most_sequences: int) -> APIRouter:
     """
     routes = APIRouter(tags=["native"])
 
-    async def run(call: EncodeCall, timeout: float) -> tuple[list[Tokens], list[Encoding], Timings]:  # noqa: ASYNC109 - the engine bounds itself by it
+    async def run(call: EncodeCall, time_left: Callable[[], float]) -> tuple[list[Tokens], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
-            tokens = await engine.tokenize(call.texts, truncate=wire.truncate, padding=wire.padding)
+            tokens = await engine.tokenize(
+                call.texts,
+                truncate=wire.truncate,
+                padding=wire.padding,
+                place=lambda index: call.place("texts", index),
+            )
         else:
             preset = engine.ready().preset
             tokens = await engine.in_worker(
                 from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
             )
-        encodings, timings = await engine.encode(tokens, timeout)
+        encodings, timings = await engine.encode(tokens, time_left())
         return tokens, encodings, timings
 
     @routes.post(
@@ -322,7 +332,7 @@ def router(engine: Engine, most_sequences: int) -> APIRouter:
         body = await request.body()
         call = await engine.in_worker(parse, body, accept, most_sequences)
         loaded = engine.ready()
-        tokens, encodings, request.state.timings = await run(call, request.state.time_left())
+        tokens, encodings, request.state.timings = await run(call, request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         if call.npz:
             content = await engine.in_worker(render_npz, call, encodings, lengths)

@@ -1,0 +1,282 @@
+"""One tiny preset, its application ready to be asked, and another whose model thread a test holds in its hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import hypothesis
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from model.architecture import Architecture
+from model.checkpoints import WEIGHTS_FILE, write_weights
+from model.encoder import Encoding, Tokens
+from model.packing import aligned
+from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from service.app import create_app
+from service.batcher import Batcher
+from service.engine import Engine, EngineOptions
+from service.records import Record
+from service.settings import Settings
+
+T = TypeVar("T")
+
+# The same examples at every run, and nothing depends on how fast the machine is.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("steady")
+
+# Nothing here takes so long: a test that waits longer hangs.
+HANG = 60.0
+
+# A token whose embedding is so large that the network cannot but overflow.
+POISON = 11_999
+POSITIONS = 64
+SEGMENTS = 3
+
+
+def make_preset(
+    directory: Path, *, positions: int = POSITIONS, tokenizer: bool = True, **block: str | int | bool
+) -> Path:
+    """Write the preset of a tiny network with random weights; `block` is its `fnet_service` block."""
+    architecture = Architecture(
+        vocabulary_size=12_000,
+        num_layers=2,
+        hidden_dim=32,
+        intermediate_dim=48,
+        max_sequence_length=positions,
+        num_segments=SEGMENTS,
+    )
+    random = np.random.default_rng(20210509)
+    weights = {
+        name: (random.normal(size=shape) * 0.1 + name.endswith("gamma")).astype(np.float32)
+        for name, shape in architecture.variable_shapes().items()
+    }
+    weights["token_embedding/embeddings"][POISON] = 3e38
+    directory.mkdir(parents=True)
+    write_weights(directory / WEIGHTS_FILE, weights)
+    fields = {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}
+    config = {"class_name": "FNetBackbone", "config": {**fields, "dtype": "float32"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "metadata.json").write_text(json.dumps({"fnet_service": block}))
+    if tokenizer:
+        bundled = BUNDLED_DIRECTORY / DEFAULT_PRESET
+        for name in ("tokenizer.json", "preprocessor.json"):
+            shutil.copy(bundled / name, directory / name)
+        shutil.copytree(bundled / "assets", directory / "assets")
+    return directory
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once `condition` holds, and fail rather than hang."""
+    end = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.002)
+
+
+@dataclass
+class Gate:
+    """A run function for a batcher: the real engine's, held up while the gate is shut.
+
+    Attributes:
+        engine: Whose network runs.
+        entered: Set when a batch has come to the gate.
+        opened: Lets batches through.
+        death: Raised instead of running, if set.
+    """
+
+    engine: Engine
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+    death: BaseException | None = None
+
+    def __call__(self, batch: list[Tokens]) -> list[Encoding]:
+        """Run a batch when the gate is open."""
+        self.entered.set()
+        assert self.opened.wait(HANG)
+        if self.death is not None:
+            raise self.death
+        return self.engine._run(batch)
+
+
+class Service:
+    """An application and a client of it in this process, both driven from ordinary functions.
+
+    Args:
+        app: The application.
+        runner: Whose event loop all of it runs on.
+    """
+
+    def __init__(self, app: FastAPI, runner: asyncio.Runner) -> None:
+        self.app = app
+        self.engine: Engine = app.state.engine
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", timeout=HANG)
+        self._runner = runner
+
+    def run(self, work: Awaitable[T]) -> T:
+        """Run a coroutine to its end."""
+
+        async def bounded() -> T:
+            async with asyncio.timeout(HANG):
+                return await work
+
+        return self._runner.run(bounded())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Send a GET."""
+        return self.run(self.http.get(path, **options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """Send a POST."""
+        return self.run(self.http.post(path, **options))
+
+    def encode(self, **request: Any) -> httpx.Response:
+        """Send a request to `/v1/encode`."""
+        return self.post("/v1/encode", json=request)
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[asyncio.Runner]:
+    """One event loop for all tests."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset that is ready in a moment: 64 positions, a real tokenizer, nothing padded."""
+    return make_preset(
+        tmp_path_factory.mktemp("presets") / "tiny_en",
+        name="tiny_en",
+        version="7",
+        padding="none",
+        description="A tiny network with random weights.",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_preset: Path) -> Settings:
+    """Settings of a small service for the tiny preset."""
+    return Settings(
+        preset=str(tiny_preset),
+        max_batch_tokens=64,
+        max_queue_tokens=2048,
+        max_sequences=40,
+        max_body_bytes=1 << 20,
+        request_timeout=HANG,
+    )
+
+
+@pytest.fixture(scope="session")
+def service(tiny_settings: Settings, runner: asyncio.Runner) -> Iterator[Service]:
+    """The application with the tiny preset, ready."""
+    service = Service(create_app(tiny_settings), runner)
+    lifespan = service.app.router.lifespan_context(service.app)
+    service.run(lifespan.__aenter__())
+    wait_until(lambda: service.engine.state in ("ready", "failed"))
+    assert service.engine.state == "ready"
+    yield service
+    service.run(service.http.aclose())
+    service.run(lifespan.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def make_held(
+    service: Service, tiny_settings: Settings, runner: asyncio.Runner
+) -> Iterator[Callable[..., tuple[Service, Gate]]]:
+    """Make an application like `service` whose model thread stops at a gate; arguments are settings."""
+    made: list[tuple[Service, Gate]] = []
+
+    def make(**settings: Any) -> tuple[Service, Gate]:
+        failures: list[BaseException] = []
+        held = Service(create_app(tiny_settings.model_copy(update=settings), failures.append), runner)
+        held.app.state.failures = failures
+        engine = held.engine
+        gate = Gate(service.engine)
+        assert service.engine.loaded is not None
+        encoder = service.engine.loaded.encoder
+        engine._batcher = Batcher(
+            gate,
+            row=encoder.rows[-1],
+            room=lambda size: aligned(size, encoder.alignment),
+            max_queue_tokens=engine.options.max_queue_tokens,
+            on_death=engine._fail,
+        )
+        engine._batcher.start()
+        engine.loaded, engine.state = service.engine.loaded, "ready"
+        made.append((held, gate))
+        return held, gate
+
+    yield make
+    for held, gate in made:
+        gate.opened.set()
+        held.run(held.http.aclose())
+        held.engine.close()
+
+
+@pytest.fixture(scope="session")
+def make_engine() -> Iterator[Callable[..., Engine]]:
+    """Make an engine that is ready; arguments are its options, `observe` and `on_failure`."""
+    made: list[Engine] = []
+
+    def make(
+        preset: Path,
+        observe: Callable[[Record], None] = lambda _record: None,
+        on_failure: Callable[[BaseException], None] = lambda _error: None,
+        *,
+        ready: bool = True,
+        **options: Any,
+    ) -> Engine:
+        defaults = {
+            "load_weights": True,
+            "dtype": "float32",
+            "max_batch_tokens": 16,
+            "max_queue_tokens": 1024,
+            "batch_invariant": True,
+            "cache_dir": None,
+            "result_cache_bytes": 0,
+        }
+        engine = Engine(EngineOptions(preset=str(preset), **{**defaults, **options}), observe, on_failure)
+        made.append(engine)
+        if ready:
+            engine.start()
+            wait_until(lambda: engine.state in ("ready", "failed"))
+        return engine
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def smallest_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset with a single row length and no tokenizer, for tests that need an engine of their own."""
+    return make_preset(tmp_path_factory.mktemp("presets") / "smallest_en", positions=16, tokenizer=False)
+
+
+@pytest.fixture(scope="session")
+def result_of() -> Callable[[Future[T]], T]:
+    """Wait for a future's result, and fail rather than hang."""
+    return lambda future: future.result(timeout=HANG)
+
+
+@pytest.fixture(scope="session")
+def random_ids() -> Callable[..., list[list[int]]]:
+    """Make token ids of the given lengths, the same for the same seed."""
+
+    def make(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
+        random = np.random.default_rng(seed)
+        return [[int(token) for token in random.integers(0, POISON, length)] for length in lengths]
+
+    return make
