@@ -1,0 +1,183 @@
+"""`hf://` presets through the real Hugging Face client, against a hub that this test serves itself.
+
+The client takes its hub's address from the environment when it is imported, so each step is a process of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+
+COMMIT = "0" * 39 + "1"
+# The client keeps what it has in blocks of 10 MiB.
+KEPT = 10 << 20
+CUT_AFTER = KEPT + 1_000_000
+SOURCE = BUNDLED_DIRECTORY / DEFAULT_PRESET
+LOAD = """
+import sys
+from pathlib import Path
+from model.errors import PresetError
+from model.presets import load_preset
+try:
+    print(load_preset(sys.argv[1], Path(sys.argv[2])).directory)
+except PresetError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one repository, `team/fnet`, by the hub's API; breaks off the next `cuts` transfers of the weights."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = {str(path.relative_to(SOURCE)): path.read_bytes() for path in SOURCE.rglob("*") if path.is_file()}
+        self.files["training_state.bin"] = b"no part of a preset"
+        self.cuts = 0
+        self.asked: list[tuple[str, str, str | None]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Print nothing."""
+
+    def _answer(self) -> None:
+        path = self.path.split("?")[0]
+        self.server.asked.append((self.command, path, self.headers.get("Range")))
+        if path.startswith("/api/models/team/fnet/"):
+            files = self.server.files.items()
+            document: Any = {
+                "id": "team/fnet",
+                "sha": COMMIT,
+                "siblings": [{"rfilename": name, "size": len(data)} for name, data in files],
+            }
+            if "/tree/" in path:
+                document = [
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324 - git's ids
+                    for name, data in files
+                ]
+            self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+            return
+        name = path.partition("/resolve/")[2].partition("/")[2]
+        data = self.server.files.get(name)
+        if data is None:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self._send(206 if start else 200, data[start:], headers)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.path.endswith("model.weights.h5") and self.server.cuts:
+            self.server.cuts -= 1
+            body, self.close_connection = body[:CUT_AFTER], True
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """Run the hub while a test runs."""
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def load(hub: Hub, handle: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Load a preset in a new process whose hub is `hub`."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(cache / "home"),
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, "-c", LOAD, handle, str(cache)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """The first load brings the preset's files, and nothing else, with a progress bar; the second asks nobody."""
+    first = load(hub, "hf://team/fnet", tmp_path)
+    assert first.returncode == 0, first.stderr
+    directory = Path(first.stdout.strip())
+    assert (directory / "model.weights.h5").read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
+    assert not (directory / "training_state.bin").exists()
+    assert "%|" in first.stderr
+    hub.asked.clear()
+    second = load(hub, "hf://team/fnet", tmp_path)
+    assert (second.returncode, second.stdout) == (0, first.stdout)
+    assert hub.asked == []
+
+
+def test_the_revision_is_the_one_asked_for(hub: Hub, tmp_path: Path) -> None:
+    """`@revision` reaches the hub."""
+    assert load(hub, "hf://team/fnet@v1.2", tmp_path).returncode == 0
+    assert any("/revision/v1.2" in path for _, path, _ in hub.asked)
+
+
+def test_a_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
+    """After a broken connection only the rest is asked for, and the file is whole."""
+    hub.cuts = 1
+    loaded = load(hub, "hf://team/fnet", tmp_path)
+    assert loaded.returncode == 0, loaded.stderr
+    ranges = [span for _, path, span in hub.asked if path.endswith("model.weights.h5") and span]
+    assert ranges == [f"bytes={KEPT}-"]
+    stored = Path(loaded.stdout.strip()) / "model.weights.h5"
+    assert stored.read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
+
+
+def test_a_failed_download_keeps_what_arrived_and_is_tried_again(hub: Hub, tmp_path: Path) -> None:
+    """A line that keeps breaking fails the load plainly; a later one asks for the missing file alone."""
+    hub.cuts = 100
+    broken = load(hub, "hf://team/fnet", tmp_path)
+    assert broken.returncode == 1
+    assert "refused: preset 'hf://team/fnet': download failed" in broken.stderr
+    hub.cuts = 0
+    hub.asked.clear()
+    assert load(hub, "hf://team/fnet", tmp_path).returncode == 0
+    fetched = [path.rpartition("/")[2] for verb, path, _ in hub.asked if verb == "GET" and "/resolve/" in path]
+    assert fetched == ["model.weights.h5"]
+
+
+def test_what_the_hub_does_not_have_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:
+    """An unknown repository gives a plain message and leaves no record behind."""
+    refused = load(hub, "hf://team/nothing", tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith("refused: preset 'hf://team/nothing': download failed")
+    assert not (tmp_path / "presets").exists()
