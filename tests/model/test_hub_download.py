@@ -47,6 +47,7 @@ class Hub(ThreadingHTTPServer):
         self.files = {str(path.relative_to(SOURCE)): path.read_bytes() for path in SOURCE.rglob("*") if path.is_file()}
         self.files["training_state.bin"] = b"no part of a preset"
         self.cuts = 0
+        self.cut_after = CUT_AFTER
         self.asked: list[tuple[str, str, str | None]] = []
 
 
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path.endswith("model.weights.h5") and self.server.cuts:
             self.server.cuts -= 1
-            body, self.close_connection = body[:CUT_AFTER], True
+            body, self.close_connection = body[: self.server.cut_after], True
         self.wfile.write(body)
 
 
@@ -164,7 +165,7 @@ def test_a_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) 
 
 def test_a_failed_download_keeps_what_arrived_and_is_tried_again(hub: Hub, tmp_path: Path) -> None:
     """A line that keeps breaking fails the load plainly; a later one asks for the missing file alone."""
-    hub.cuts = 100
+    hub.cuts, hub.cut_after = 100, 1000
     broken = load(hub, "hf://team/fnet", tmp_path)
     assert broken.returncode == 1
     assert "refused: preset 'hf://team/fnet': download failed" in broken.stderr
