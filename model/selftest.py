@@ -80,20 +80,22 @@ def prepare(
         expected = _agreed_bits(encoder)
         if expected is not None:
             return _judge(encoder, reference, expected)
+    # Wider gaps gained nothing.
+    encoder.alignment = ALIGNMENTS[0]
     return _judge(encoder, reference, expected=None)
 
 
 def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
     """Return each probe's encoding in the longest row, or nothing if it depends on company or place."""
     probes = _probes(encoder)
-    found: dict[int, Encoding] = {}
-    last = len(probes) - 1
-    # Both ways through the probes: each lies in other company, at another place. The last one has no room for any.
+    last, longest = len(probes) - 1, encoder.rows[-1]
+    found = {place: _encode(encoder, [probes[place]], longest)[0] for place in (0, last)}
+    # Both ways through the probes: each lies in other company, at another place. The last one may have no room for any.
     for order in (range(last), reversed(range(last)), [last]):
         waiting = list(order)
         while waiting:
-            company = _company(encoder, [probes[i] for i in waiting], encoder.rows[-1])
-            for probe, encoding in zip(company, _encode(encoder, company, encoder.rows[-1]), strict=True):
+            company = _company(encoder, [probes[i] for i in waiting], longest)
+            for probe, encoding in zip(company, _encode(encoder, company, longest), strict=True):
                 place = _index(probes, probe)
                 if place is None:
                     continue

@@ -111,11 +111,17 @@ class Engine:
         self._batcher: Batcher[Tokens, Encoding] | None = None
         self._cache = ResultCache(options.result_cache_bytes)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+        self._loader = threading.Thread(target=self._load, name="loader", daemon=True)
 
     @property
     def alive(self) -> bool:
         """Whether the engine can serve, or will be able to."""
         return self.state != "failed"
+
+    @property
+    def loading(self) -> bool:
+        """Whether the loader is still at work, which nothing can interrupt."""
+        return self._loader.is_alive()
 
     @property
     def idle(self) -> bool:
@@ -134,7 +140,7 @@ class Engine:
 
     def start(self) -> None:
         """Load and make ready in the background."""
-        threading.Thread(target=self._load, name="loader", daemon=True).start()
+        self._loader.start()
 
     def drain(self) -> None:
         """Take no new work; what is accepted is finished."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import time
 from types import FrameType
@@ -81,4 +83,9 @@ def serve(settings: Settings) -> int:
     )
     server = Server(config, app.state.engine, settings.drain_seconds)
     server.run()
-    return 1 if failures or not server.started else 0
+    code = 1 if failures or not server.started else 0
+    if app.state.engine.loading:
+        # Its thread is inside a compiler or a download; an interpreter that is taken down around it aborts.
+        logging.shutdown()
+        os._exit(code)
+    return code
