@@ -44,7 +44,7 @@ class Settings(BaseModel):
     max_batch_tokens: int = Field(
         512,
         ge=1,
-        le=65536,
+        le=4096,
         description="Tokens to aim for in one run of the network; a row holds at least one sequence.",
     )
     max_queue_tokens: int = Field(131_072, ge=1, description="Tokens that may wait; a request beyond is refused.")
@@ -73,7 +73,7 @@ class Settings(BaseModel):
         """Read settings from an environment, options before it.
 
         Args:
-            environ: Environment variables; those that start with `FNET_` are settings.
+            environ: Environment variables; those that start with `FNET_` and are not empty are settings.
             options: Values by setting's name; `None` stands for an option not given.
 
         Raises:
@@ -81,7 +81,10 @@ class Settings(BaseModel):
         """
         given = {name: value for name, value in (options or {}).items() if value is not None}
         from_environ = {
-            name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in environ.items()
+            # Empty is how compose files and shells leave a variable unset.
+            if name.startswith(PREFIX) and value
         }
         for name in from_environ:
             if name not in cls.model_fields:
@@ -93,25 +96,16 @@ class Settings(BaseModel):
             first = error.errors(include_url=False, include_context=False)[0]
             name = str(first["loc"][0])
             raise SettingsError(f"{_source(name, given)}: {first['msg']}") from error
-        settings.check(lambda name: _source(name, given))
-        return settings
-
-    def check(self, source: Any = lambda name: name) -> None:
-        """Refuse what no single field can see.
-
-        Raises:
-            SettingsError: The preset is nowhere, or the key file is not readable.
-        """
         try:
-            check_handle(self.preset)
+            check_handle(settings.preset)
         except PresetError as error:
-            raise SettingsError(f"{source('preset')}: {error}") from error
-        if self.api_keys_file is not None:
-            try:
-                self.api_keys_file.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-                raise SettingsError(f"{source('api_keys_file')}: {self.api_keys_file}: {reason}") from error
+            raise SettingsError(f"{_source('preset', given)}: {error}") from error
+        try:
+            settings.keys()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise SettingsError(f"{_source('api_keys_file', given)}: {settings.api_keys_file}: {reason}") from error
+        return settings
 
     def keys(self) -> frozenset[str]:
         """Return the keys that clients may present, none where everybody may come in."""

@@ -101,8 +101,8 @@ def test_arguments_can_be_read_back(backbone: FNetBackbone, tiny: Architecture) 
 def test_inputs_and_outputs_are_dictionaries(backbone: FNetBackbone, tiny: Architecture) -> None:
     """`token_ids` and `segment_ids` in, `sequence_output` and `pooled_output` out, at any length."""
     assert set(backbone.input) == {"token_ids", "segment_ids"}
-    for length in (1, 24):
-        outputs = backbone(inputs_of(tiny, 2, length))
+    for length in (1, 6, 24):
+        outputs = backbone.predict_on_batch(inputs_of(tiny, 2, length))
         assert {name: tuple(output.shape) for name, output in outputs.items()} == {
             "sequence_output": (2, length, 12),
             "pooled_output": (2, 12),
@@ -124,7 +124,7 @@ def test_token_embedding_works_both_ways(backbone: FNetBackbone, make_weights: M
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"hidden_dim": 7}, {"hidden_dim": 3, "intermediate_dim": 1}, {"num_segments": 1}, {"num_layers": 0}],
+    [{}, {"hidden_dim": 7, "intermediate_dim": 1}, {"num_segments": 1}, {"num_layers": 0}],
     ids=str,
 )
 def test_it_computes_what_the_paper_says(
@@ -139,8 +139,9 @@ def test_it_computes_what_the_paper_says(
     network = build(architecture)
     network.assign_weights(weights)
     inputs = inputs_of(architecture, 1, 9)
-    sequence, pooled = oracle(weights, inputs["token_ids"][0], inputs["segment_ids"][0])
-    found_sequence, found_pooled = network.encode_one(inputs["token_ids"][0], inputs["segment_ids"][0])
+    token_ids, segment_ids = inputs["token_ids"][0], inputs["segment_ids"][0]
+    sequence, pooled = oracle(weights, token_ids, segment_ids)
+    found_sequence, found_pooled = network.encode_one(token_ids, segment_ids)
     np.testing.assert_allclose(found_sequence, sequence, atol=5e-5)
     np.testing.assert_allclose(found_pooled, pooled, atol=5e-5)
     assert found_sequence.dtype == found_pooled.dtype == np.float32
@@ -148,9 +149,9 @@ def test_it_computes_what_the_paper_says(
 
 def test_members_of_a_batch_are_independent(backbone: FNetBackbone, tiny: Architecture) -> None:
     """Each member of a batch gets what it gets alone."""
-    inputs = inputs_of(tiny, 3, 6)
+    inputs = inputs_of(tiny)
     outputs = backbone.predict_on_batch(inputs)
-    for member in range(3):
+    for member in range(2):
         sequence, pooled = backbone.encode_one(inputs["token_ids"][member], inputs["segment_ids"][member])
         np.testing.assert_allclose(outputs["sequence_output"][member], sequence, atol=1e-5)
         np.testing.assert_allclose(outputs["pooled_output"][member], pooled, atol=1e-5)
@@ -199,15 +200,13 @@ def test_every_dtype_policy_works(
     network = build(tiny, dtype=policy)
     network.assign_weights(make_weights(tiny))
     assert {weight.dtype for weight in network.weights} == {variable}
-    inputs = inputs_of(tiny, 1, 5)
-    outputs = network(inputs)
+    inputs = inputs_of(tiny)
+    outputs = network.predict_on_batch(inputs)
     assert {str(output.dtype) for output in outputs.values()} == {compute}
-    for name, true in backbone(inputs).items():
-        found = as_numpy(outputs[name])
+    for name, true in backbone.predict_on_batch(inputs).items():
+        found = outputs[name].astype(np.float32)
         assert np.isfinite(found).all()
-        assert (found * as_numpy(true)).sum() > 0.99 * np.linalg.norm(found) * np.linalg.norm(as_numpy(true))
-    sequence, _ = network.encode_one(inputs["token_ids"][0], inputs["segment_ids"][0])
-    assert sequence.dtype == np.float32
+        assert (found * true).sum() > 0.99 * np.linalg.norm(found) * np.linalg.norm(true)
 
 
 # --- Saving and loading ---
@@ -286,7 +285,7 @@ def test_arguments_override_the_preset(preset_directory: Path) -> None:
 def test_a_preset_that_does_not_fit_is_refused(preset_directory: Path) -> None:
     """Weights of one network are not loaded into another."""
     with pytest.raises(PresetError, match=r"^model\.weights\.h5: "):
-        FNetBackbone.from_preset(preset_directory, hidden_dim=8)
+        FNetBackbone.from_preset(preset_directory, num_segments=2)
     with pytest.raises(PresetError, match="no such preset"):
         FNetBackbone.from_preset("nonsense")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from model.packing import lay
 Array = npt.NDArray[Any]
 
 ROW = 64
+MIX = jax.jit(mix, static_argnums=3)
 HIDDEN = [1, 2, 3, 7, 8]
 
 
@@ -41,7 +43,7 @@ def mixed_and_true(hidden: int, lengths: list[int], alignment: int) -> list[tupl
     bases, starts = row_bases(lengths, alignment)
     # Unused places hold noise: nothing of it may reach a sequence.
     x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
-    mixed = np.asarray(mix(jnp.asarray(x[:, order.order]), jnp.asarray(order.basis), bases, order.plain))
+    mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
     return [
         (
             mixed[start : start + length][:, order.inverse],
@@ -129,7 +131,7 @@ def test_bases_may_be_longer_than_the_row() -> None:
     order = HiddenOrder(6)
     bases, _ = row_bases([16], 1)
     x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
-    mixed = np.asarray(mix(jnp.asarray(x[:, order.order]), jnp.asarray(order.basis), bases, order.plain))
+    mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
     assert mixed.shape == (16, 6)
     np.testing.assert_allclose(mixed[:, order.inverse], np.fft.fft2(x.astype(np.float64)).real, atol=1e-4)
 

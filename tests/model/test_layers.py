@@ -69,7 +69,7 @@ def test_a_sequence_may_have_all_positions_but_no_more() -> None:
 def test_a_block_computes_what_the_paper_says(
     tiny: Architecture, make_weights: Callable[..., dict[str, Array]], oracle: Callable[..., tuple[Array, Array]]
 ) -> None:
-    """Mixing and feed-forward, each added to its input and normalised, as the oracle does it for a one-layer network."""
+    """Mixing and feed-forward, each added to its input and normalised, as the oracle does it."""
     x = RANDOM.normal(size=(7, 12))
     weights = make_weights(tiny)
     layer = FNetEncoder(20)

@@ -76,6 +76,12 @@ def test_without_alignment_there_are_no_gaps() -> None:
     assert lay([3, 8, 5], (16, 32), 1).length == 16
 
 
+def test_a_row_may_be_filled_to_its_last_token() -> None:
+    """Sequences that together have exactly a row's length share it."""
+    (row,) = distribute([16, 32], (16, 32, 48), 8)
+    assert (row.length, row.members, row.starts) == (48, (1, 0), (0, 32))
+
+
 def test_nothing_takes_no_row() -> None:
     """No sequences make no rows."""
     assert distribute([], ROWS, 8) == []

@@ -291,6 +291,12 @@ def test_a_preset_says_how_pairs_are_cut(preset: Preset) -> None:
     assert FNetTokenizer.from_preset(dataclasses.replace(preset, truncate="waterfall")).truncate == "waterfall"
 
 
+def test_a_handle_names_a_tokenizer_too(tokenizer: FNetTokenizer, preset: Preset) -> None:
+    """What `FNetBackbone.from_preset` takes, a name or a directory, gives the tokenizer of the same preset."""
+    for handle in (DEFAULT_PRESET, str(preset.directory), preset.directory):
+        assert FNetTokenizer.from_preset(handle).encode(TEXT, PAIR) == tokenizer.encode(TEXT, PAIR)
+
+
 def test_a_missing_vocabulary_is_named(preset: Preset, tmp_path: Path) -> None:
     """A preset for token ids alone has no tokenizer to give."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: not readable"):

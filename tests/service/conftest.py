@@ -171,7 +171,7 @@ def tiny_settings(tiny_preset: Path) -> Settings:
     return Settings(
         preset=str(tiny_preset),
         max_batch_tokens=64,
-        max_queue_tokens=2048,
+        max_queue_tokens=2304,
         max_sequences=40,
         max_body_bytes=1 << 20,
         request_timeout=HANG,
@@ -200,7 +200,7 @@ def make_held(
 
     def make(**settings: Any) -> tuple[Service, Gate]:
         failures: list[BaseException] = []
-        held = Service(create_app(tiny_settings.model_copy(update=settings), failures.append), runner)
+        held = Service(create_app(Settings(**{**dict(tiny_settings), **settings}), failures.append), runner)
         held.app.state.failures = failures
         engine = held.engine
         gate = Gate(service.engine)

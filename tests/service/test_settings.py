@@ -97,6 +97,18 @@ def test_options_win_over_the_environment() -> None:
     assert (settings.port, settings.host) == (2, "::1")
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
+    """Compose files and shells leave variables empty; an empty option is a mistake."""
+    assert Settings.load({variable(name): ""}) == Settings.load({})
+
+
+@pytest.mark.parametrize("name", ["port", "preset", "dtype", "batch_invariant"])
+def test_an_empty_option_is_refused(name: str) -> None:
+    """Whoever writes an option means something by it."""
+    assert refusal({}, {name: ""}).startswith(f"{option(name)}: ")
+
+
 def test_other_variables_are_nobodys_business() -> None:
     """Only the prefix makes a setting."""
     assert Settings.load({"PORT": "x", "KERAS_BACKEND": "jax", "XFNET_PORT": "x"}).port == 8000
@@ -115,7 +127,6 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
         ("port", "banana"),
         ("port", "65536"),
         ("port", "-1"),
-        ("port", ""),
         ("dtype", "float16"),
         ("max_batch_tokens", "0"),
         ("max_queue_tokens", "1.5"),
@@ -131,7 +142,6 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
         ("log_level", "loud"),
         ("result_cache_mb", "-1"),
         ("preset", "no_such_preset"),
-        ("preset", ""),
         ("preset", "kaggle://half"),
         ("preset", "hf://half"),
         ("api_keys_file", "no/such/file"),

@@ -1,0 +1,216 @@
+"""Before it serves, an encoder is held to the plain network and to itself; what fails is not served with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model.architecture import Architecture
+from model.encoder import Dtype, NonFiniteOutputError, PackedEncoder, Tokens
+from model.selftest import ALIGNMENTS, FLOAT32_TOLERANCE, Reference, SelfTestError, prepare
+
+Array = npt.NDArray[Any]
+MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
+
+# The tiny network has 24 positions and aims for 64 tokens.
+ROWS = (16, 32, 48, 64)
+
+
+class Encoder(PackedEncoder):
+    """The encoder under test. Programs do not depend on weights, so each is compiled once for all tests."""
+
+    compiled: ClassVar[dict[tuple[int, str, int], Any]] = {}
+
+    def _compile(self, length: int) -> Any:
+        key = (length, self.dtype, self.alignment)
+        if key not in self.compiled:
+            self.compiled[key] = super()._compile(length)
+        return self.compiled[key]
+
+
+class LyingEncoder(Encoder):
+    """An encoder whose programs of some row lengths are off by a factor, as if a library computed them wrongly."""
+
+    def __init__(self, *arguments: Any, lies: dict[int, float], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._lies = lies
+
+    def _compile(self, length: int) -> Any:
+        programs = super()._compile(length)
+        factor = self._lies.get(length)
+        if factor is None:
+            return programs
+        return programs._replace(layer=lambda *arguments: programs.layer(*arguments) * np.float32(factor))
+
+
+class SociableEncoder(Encoder):
+    """An encoder whose rows depend a little on how many sequences share them, as unaligned sums do."""
+
+    def _compile(self, length: int) -> Any:
+        programs = super()._compile(length)
+
+        def pool(pooler: Any, x: Any, firsts: Array) -> Any:
+            pooled, finite = programs.pool(pooler, x, firsts)
+            return np.asarray(pooled) * np.float32(1 + 1e-6 * np.count_nonzero(firsts)), finite
+
+        return programs._replace(pool=pool)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]]) -> Reference:
+    """The oracle in the place of the plain backbone."""
+    weights = make_weights(tiny)
+
+    def encode(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        sequence, pooled = oracle(weights, *tokens)
+        return sequence.astype(np.float32), pooled.astype(np.float32)
+
+    return encode
+
+
+def sound(tiny: Architecture, make_weights: MakeWeights, dtype: Dtype = "float32") -> PackedEncoder:
+    """Return an encoder with nothing wrong."""
+    return Encoder(tiny, make_weights(tiny), dtype=dtype, most_tokens=64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sound_encoder_passes(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference, dtype: Dtype
+) -> None:
+    """Every row length is kept, and the report says at which alignment and how exact."""
+    encoder = sound(tiny, make_weights, dtype)
+    report = prepare(encoder, reference)
+    assert report.rows == encoder.rows == ROWS
+    assert report.dropped == {}
+    assert report.batch_invariant
+    assert report.alignment == encoder.alignment
+    assert report.alignment in ALIGNMENTS
+    assert 0 < report.largest_error < (FLOAT32_TOLERANCE if dtype == "float32" else 0.1)
+
+
+def test_progress_is_passed_on(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
+    """Whoever waits is told how many row lengths are compiled."""
+    told: list[tuple[int, int]] = []
+    prepare(sound(tiny, make_weights), reference, progress=lambda done, of: told.append((done, of)))
+    assert told == [(done, 4) for done in range(5)]
+
+
+def test_without_invariance_there_are_no_gaps(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+) -> None:
+    """Who does not ask for equal bits gets the tightest packing, as true as ever."""
+    encoder = sound(tiny, make_weights)
+    report = prepare(encoder, reference, batch_invariant=False)
+    assert (report.alignment, encoder.alignment, report.batch_invariant) == (1, 1, False)
+    assert report.rows == ROWS
+    random = np.random.default_rng(0)
+    sequences = [Tokens(random.integers(0, 40, n).astype(np.int32), np.zeros(n, np.int32)) for n in (3, 1, 24, 5, 7)]
+    assert encoder.lay(sequences).starts == (0, 3, 4, 28, 33)
+    for tokens, found in zip(sequences, encoder.encode(sequences), strict=True):
+        np.testing.assert_allclose(found.pooled_output, reference(tokens)[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_invariant", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda length: True, lambda length: length == 24, lambda length: length < 24],  # noqa: ARG005
+    ids=["all", "longest", "short"],
+)
+def test_an_encoder_that_is_wrong_throughout_is_refused(
+    tiny: Architecture,
+    make_weights: MakeWeights,
+    reference: Reference,
+    wrong: Callable[[int], bool],
+    dtype: Dtype,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Where the plain network says otherwise of long or of short sequences, there is nothing to serve with."""
+
+    def other(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        sequence, pooled = reference(tokens)
+        return (sequence[::-1], -pooled) if wrong(len(tokens.token_ids)) else (sequence, pooled)
+
+    with pytest.raises(SelfTestError, match="the row of 64 tokens differs from the plain backbone"):
+        prepare(sound(tiny, make_weights, dtype), other, batch_invariant=batch_invariant)
+
+
+@pytest.mark.parametrize("output", [0, 1], ids=["sequence", "pooled"])
+def test_one_wrong_number_is_enough(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference, output: int
+) -> None:
+    """Each value of both outputs is compared, not an average."""
+
+    def other(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        outputs = reference(tokens)
+        outputs[output].reshape(-1)[-1] += 0.01
+        return outputs
+
+    with pytest.raises(SelfTestError, match="largest error 0"):
+        prepare(sound(tiny, make_weights), other)
+
+
+@pytest.mark.parametrize("batch_invariant", [True, False])
+@pytest.mark.parametrize("length", ROWS[:-1])
+def test_a_row_length_that_lies_is_dropped(
+    tiny: Architecture,
+    make_weights: MakeWeights,
+    reference: Reference,
+    length: int,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """A row length that computes something else is dropped with the reason, and the others serve."""
+    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies={length: 1.5})
+    report = prepare(encoder, reference, batch_invariant=batch_invariant)
+    assert report.dropped == {length: "differs from the plain backbone"}
+    assert report.rows == encoder.rows == tuple(row for row in ROWS if row != length)
+    assert report.largest_error > FLOAT32_TOLERANCE
+    random = np.random.default_rng(1)
+    for size in (1, 10, 17, 24):
+        tokens = Tokens(random.integers(0, 40, size).astype(np.int32), np.zeros(size, np.int32))
+        np.testing.assert_allclose(encoder.encode([tokens])[0].pooled_output, reference(tokens)[1], atol=1e-4)
+
+
+def test_a_row_length_with_other_last_bits_is_dropped(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+) -> None:
+    """A row length that is true but not equal to the bit is dropped where equal bits are promised."""
+    lies = {32: 1 + 1e-6}
+    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies)
+    report = prepare(encoder, reference)
+    assert report.dropped == {32: "differs in its last bits from the longest row"}
+    assert report.batch_invariant
+    tolerant = prepare(
+        LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies), reference, batch_invariant=False
+    )
+    assert tolerant.dropped == {}
+
+
+def test_the_longest_row_cannot_be_dropped(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
+    """A lie in the longest row, which has to hold any sequence, refuses the encoder."""
+    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies={64: 1.5})
+    with pytest.raises(SelfTestError, match="the row of 64 tokens"):
+        prepare(encoder, reference)
+
+
+def test_dependence_on_company_is_found_and_said(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+) -> None:
+    """Where bits depend on company at every alignment, nothing is promised, and the gaps are the smallest again."""
+    encoder = SociableEncoder(tiny, make_weights(tiny), most_tokens=64)
+    report = prepare(encoder, reference)
+    assert not report.batch_invariant
+    assert report.alignment == encoder.alignment == ALIGNMENTS[0]
+    assert report.rows == ROWS
+
+
+def test_weights_that_overflow_are_refused(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
+    """A network whose outputs are not finite does not get as far as serving."""
+    weights = make_weights(tiny)
+    weights["pooled_dense/kernel"] = np.full_like(weights["pooled_dense/kernel"], np.nan)
+    with pytest.raises(NonFiniteOutputError):
+        prepare(Encoder(tiny, weights, most_tokens=64), reference)

@@ -1,0 +1,348 @@
+"""One model from its loading to its last answer, without HTTP around it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import structlog
+
+from model.backbone import FNetBackbone
+from model.encoder import Encoding, Tokens
+from model.errors import PresetError
+from service import errors
+from service.engine import Engine
+from service.inputs import Text
+from service.records import (
+    BatchRan,
+    OutputNotFinite,
+    Record,
+    RequestCancelled,
+    RequestComputed,
+    TextsTokenized,
+    Timings,
+)
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Gate, Service
+
+    MakeEngine = Callable[..., Engine]
+    MakeHeld = Callable[..., tuple[Service, Gate]]
+
+POISON = 11_999
+HANG = 60.0
+
+
+def tokens(*lengths: int, seed: int = 0) -> list[Tokens]:
+    """Return random sequences of the given lengths, with segments."""
+    random = np.random.default_rng(seed)
+    return [
+        Tokens(random.integers(0, POISON, n).astype(np.int32), random.integers(0, 3, n).astype(np.int32))
+        for n in lengths
+    ]
+
+
+def same_bits(one: Sequence[Encoding], other: Sequence[Encoding]) -> bool:
+    """Return whether all outputs are equal to the last bit."""
+    return len(one) == len(other) and all(
+        np.array_equal(a.sequence_output, b.sequence_output) and np.array_equal(a.pooled_output, b.pooled_output)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture
+def records(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """What the shared engine tells of its work during a test."""
+    told: list[Record] = []
+    monkeypatch.setattr(service.engine, "_observe", told.append)
+    return told
+
+
+# === Becoming ready ===
+
+
+def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """Its state and progress tell how far it is, and until it is ready it says so to whoever asks."""
+    engine = make_engine(smallest_preset, ready=False)
+    assert (engine.state, engine.progress, engine.alive, engine.idle) == ("loading", (0, 0), True, True)
+    assert (engine.queue_tokens, engine.queue_requests) == (0, 0)
+    with pytest.raises(errors.NotReadyError) as caught:
+        engine.ready()
+    assert caught.value.retry_after
+    engine.start()
+    states = ["loading"]
+    end = time.monotonic() + HANG
+    while engine.state not in ("ready", "failed"):
+        assert time.monotonic() < end
+        if engine.state != states[-1]:
+            states.append(engine.state)
+        time.sleep(0.0005)
+    assert states == ["loading", "compiling"]
+    assert engine.state == "ready"
+    loaded = engine.ready()
+    assert engine.progress == (1, 1)
+    assert loaded.test.rows == loaded.encoder.rows == (16,)
+    assert loaded.tokenizer is None
+    assert len(loaded.digest) == 64
+    assert loaded.seconds > 0
+
+
+def test_random_weights_are_warned_of(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """Without the preset's weights the engine runs, with no digest, and the log says what that means."""
+    with structlog.testing.capture_logs() as logs:
+        engine = make_engine(smallest_preset, load_weights=False)
+    assert engine.ready().digest == ""
+    (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert warning["event"] == "weights not loaded"
+    assert "random" in warning["meaning"]
+
+
+def test_an_untrained_preset_is_warned_of(make_engine: MakeEngine, smallest_preset: Path, tmp_path: Path) -> None:
+    """What its metadata says is told at each start."""
+    untrained = shutil.copytree(smallest_preset, tmp_path / "untrained")
+    (untrained / "metadata.json").write_text('{"fnet_service": {"trained": false}}')
+    with structlog.testing.capture_logs() as logs:
+        engine = make_engine(untrained)
+    assert engine.state == "ready"
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["preset not trained"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", "{"), ("config.json", None), ("model.weights.h5", "no weights"), ("model.weights.h5", None)],
+)
+def test_a_broken_preset_fails_the_engine(
+    make_engine: MakeEngine, smallest_preset: Path, tmp_path: Path, file: str, content: str | None
+) -> None:
+    """It is told once, the log names the file in one line, and nobody is let in."""
+    broken = shutil.copytree(smallest_preset, tmp_path / "broken")
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_text(content)
+    failures: list[BaseException] = []
+    failed = threading.Event()
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        failed.set()
+
+    with structlog.testing.capture_logs() as logs:
+        engine = make_engine(broken, on_failure=on_failure)
+        assert failed.wait(HANG)
+    assert (engine.state, engine.alive) == ("failed", False)
+    assert [type(error) for error in failures] == [PresetError]
+    (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert entry["reason"].startswith(f"{file}: ")
+    assert "exc_info" not in entry
+    with pytest.raises(errors.WorkerFailedError):
+        engine.ready()
+    engine.drain()
+    assert engine.state == "failed"
+
+
+# === Encoding ===
+
+
+def test_an_encoding_is_what_the_backbone_gives_for_the_sequence_alone(service: Service, tiny_preset: Path) -> None:
+    """Any lengths, asked for together: each is as if alone and unpadded."""
+    backbone = FNetBackbone.from_preset(tiny_preset)
+    sequences = tokens(1, 2, 17, 33, 64, 5)
+    encodings, _ = service.run(service.engine.encode(sequences, HANG))
+    for sequence, encoding in zip(sequences, encodings, strict=True):
+        sequence_output, pooled_output = backbone.encode_one(*sequence)
+        np.testing.assert_allclose(encoding.sequence_output, sequence_output, atol=1e-4)
+        np.testing.assert_allclose(encoding.pooled_output, pooled_output, atol=1e-4)
+        np.testing.assert_allclose(encoding.mean_output, sequence_output.mean(axis=0), atol=1e-4)
+
+
+def test_company_does_not_change_a_bit(service: Service) -> None:
+    """The same sequence in ten requests at once and alone has equal outputs."""
+    assert service.engine.ready().test.batch_invariant
+    (sequence,) = tokens(23)
+
+    async def together() -> list[list[Encoding]]:
+        work = [service.engine.encode([sequence, *tokens(n, seed=n)], HANG) for n in range(1, 11)]
+        return [encodings for encodings, _ in await asyncio.gather(*work)]
+
+    alone, _ = service.run(service.engine.encode([sequence], HANG))
+    assert all(same_bits(encodings[:1], alone) for encodings in service.run(together()))
+
+
+def test_work_is_told_of(service: Service, records: list[Record]) -> None:
+    """One record a run, and one a request that adds up to it."""
+    _, timings = service.run(service.engine.encode(tokens(10, 20), HANG))
+    ran, computed = records
+    assert isinstance(ran, BatchRan)
+    assert (ran.tokens, ran.sequences) == (30, 2)
+    assert ran.row_tokens >= ran.tokens
+    assert isinstance(computed, RequestComputed)
+    assert computed.lengths == (10, 20)
+    assert timings == Timings(computed.queue_seconds, computed.compute_seconds)
+    assert timings.compute >= ran.seconds > 0
+
+
+def test_texts_are_tokenised_off_the_event_loop(service: Service, records: list[Record]) -> None:
+    """By another thread, and told of."""
+    loop_thread = threading.get_ident()
+    assert service.run(service.engine.in_worker(threading.get_ident)) != loop_thread
+    (made,) = service.run(service.engine.tokenize([Text("a dog")], truncate=False, padding=None))
+    assert len(made.token_ids) > 2
+    assert [type(record) for record in records] == [TextsTokenized]
+
+
+def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
+    """More tokens than the queue may hold: no Retry-After would be true."""
+    with pytest.raises(errors.InvalidInputError, match="split it"):
+        service.run(service.engine.encode(tokens(*[64] * 37), HANG))
+
+
+def test_an_output_that_is_not_finite_fails_alone(service: Service, records: list[Record]) -> None:
+    """Whoever shared the row with it gets results, the very ones that it gets alone."""
+    good = tokens(5, 6)
+    bad = Tokens(np.array([1, POISON, 2], np.int32), np.zeros(3, np.int32))
+
+    async def together() -> list[tuple[list[Encoding], Timings] | BaseException]:
+        work = [service.engine.encode([sequence], HANG) for sequence in (good[0], bad, good[1])]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    first, failed, second = service.run(together())
+    assert isinstance(failed, errors.NonFiniteOutputError)
+    assert not isinstance(first, BaseException)
+    assert not isinstance(second, BaseException)
+    assert OutputNotFinite() in records
+    alone, _ = service.run(service.engine.encode(good, HANG))
+    assert same_bits([*first[0], *second[0]], alone)
+
+
+# === Leaving ===
+
+
+def test_time_that_is_up_is_an_error_of_its_own(make_held: MakeHeld) -> None:
+    """The waiter is told on time, and its place in the queue is free."""
+    held, gate = make_held()
+
+    async def wait() -> None:
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        with pytest.raises(errors.DeadlineExceededError):
+            await held.engine.encode(tokens(64, 64), 0.05)
+        assert held.engine.queue_tokens == 0
+        gate.opened.set()
+        await running
+
+    held.run(wait())
+
+
+def test_a_request_that_is_cancelled_leaves_the_queue(make_held: MakeHeld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of, and does not run."""
+    held, gate = make_held()
+    told: list[Record] = []
+    monkeypatch.setattr(held.engine, "_observe", told.append)
+
+    async def leave() -> None:
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        await asyncio.sleep(0)
+        assert held.engine.queue_tokens == 64
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (held.engine.queue_tokens, held.engine.queue_requests) == (0, 0)
+        gate.opened.set()
+        await running
+
+    held.run(leave())
+    assert [type(record) for record in told] == [RequestCancelled, RequestComputed]
+
+
+def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld) -> None:
+    """The engine is idle when the last accepted request is answered."""
+    held, gate = make_held()
+
+    async def drain() -> None:
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        await asyncio.sleep(0)
+        held.engine.drain()
+        assert (held.engine.state, held.engine.alive, held.engine.idle) == ("draining", True, False)
+        with pytest.raises(errors.DrainingError):
+            await held.engine.encode(tokens(1), HANG)
+        gate.opened.set()
+        assert len((await running)[0]) == len((await waiting)[0]) == 1
+        while not held.engine.idle:
+            await asyncio.sleep(0.001)
+
+    held.run(drain())
+
+
+def test_closing_leaves_nobody_waiting(make_held: MakeHeld) -> None:
+    """What could not run fails as draining."""
+    held, gate = make_held()
+
+    async def close() -> None:
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(asyncio.to_thread(held.engine.close))
+        with pytest.raises(errors.DrainingError):
+            await waiting
+        gate.opened.set()
+        await closing
+        await asyncio.gather(running, return_exceptions=True)
+
+    held.run(close())
+
+
+def test_a_dead_model_thread_fails_the_engine(make_held: MakeHeld) -> None:
+    """The waiter is told, the process is told once, and nobody is let in any more."""
+    held, gate = make_held()
+    gate.death = SystemExit("the thread ends")
+    gate.opened.set()
+    with pytest.raises(errors.WorkerFailedError):
+        held.run(held.engine.encode(tokens(5), HANG))
+    with pytest.raises(errors.WorkerFailedError):
+        held.run(held.engine.encode(tokens(5), HANG))
+
+    async def told() -> None:
+        while not held.app.state.failures:
+            await asyncio.sleep(0.001)
+
+    held.run(told())
+    assert held.app.state.failures == [gate.death]
+    assert (held.engine.state, held.engine.alive) == ("failed", False)
+
+
+# === Kept results ===
+
+
+def test_repeated_inputs_are_answered_from_the_kept_results(
+    make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
+) -> None:
+    """The same bits without a run; of a request that is partly known, only the rest runs."""
+    records: list[Record] = []
+    engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
+    known, new = tokens(3, 16), tokens(7, seed=1)
+
+    def batches() -> list[tuple[int, int]]:
+        return [(record.sequences, record.tokens) for record in records if isinstance(record, BatchRan)]
+
+    first, _ = runner.run(engine.encode(known, HANG))
+    ran = batches()
+    again, timings = runner.run(engine.encode(known, HANG))
+    assert same_bits(again, first)
+    assert (batches(), timings) == (ran, Timings())
+    mixed, _ = runner.run(engine.encode([known[1], new[0], known[0]], HANG))
+    assert batches() == [*ran, (1, 7)]
+    assert same_bits([mixed[0], mixed[2]], [first[1], first[0]])
+    fresh, _ = runner.run(engine.encode(new, HANG))
+    assert same_bits(mixed[1:2], fresh)

@@ -1,0 +1,165 @@
+"""The rooms of the house and the arrows between them, read off the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import model
+import service
+
+PACKAGES = {package.__name__: Path(package.__file__ or "").parent for package in (model, service)}
+
+
+def module_name(path: Path, package: str) -> str:
+    """Return a source file's module name."""
+    parts = path.relative_to(PACKAGES[package].parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+SOURCES = {
+    module_name(path, package): path for package in PACKAGES for path in sorted(PACKAGES[package].rglob("*.py"))
+}
+
+
+def imports(module: str) -> set[str]:
+    """Return the names of all modules that a source imports, at its head or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            base = node.module or ""
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in SOURCES else base for alias in node.names}
+    return found
+
+
+def foreign(module: str) -> set[str]:
+    """Return what a source imports from outside the standard library, libraries by their first name."""
+    names = {name if name.split(".")[0] in PACKAGES else name.split(".")[0] for name in imports(module)}
+    return {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
+
+
+def users(library: str) -> set[str]:
+    """Return the modules of `service` that import a library."""
+    return {module for module in SOURCES if module.startswith("service") and library in foreign(module)}
+
+
+def test_the_sources_are_found() -> None:
+    """The tests below look at something."""
+    assert {"service.errors", "service.batcher", "service.protocols.native", "model.encoder"} <= set(SOURCES)
+    assert foreign("service.batcher")
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("model")])
+def test_the_model_knows_no_service(module: str) -> None:
+    """Arrays in, arrays out."""
+    assert not [name for name in imports(module) if name.split(".")[0] == "service"]
+
+
+@pytest.mark.parametrize("module", ["service", "service.errors", "service.records"])
+def test_leaves_need_the_standard_library_only(module: str) -> None:
+    """Anything may import them."""
+    assert foreign(module) == set()
+
+
+def test_the_batcher_knows_integers_and_errors() -> None:
+    """Neither a model nor an array."""
+    assert foreign("service.batcher") == {"service.errors"}
+
+
+def test_settings_know_what_a_preset_is_called() -> None:
+    """And nothing of the rest."""
+    assert foreign("service.settings") == {"pydantic", "model.errors", "model.presets"}
+
+
+def test_statuses_are_a_table_of_errors() -> None:
+    """No web framework is needed to know that full is 429."""
+    assert foreign("service.protocols.statuses") == {"service.errors"}
+
+
+def test_metrics_are_an_adapter_over_records() -> None:
+    """Prometheus is known in one place, which knows nothing but records."""
+    assert foreign("service.metrics") == {"prometheus_client", "service.records"}
+    assert users("prometheus_client") == {"service.metrics"}
+
+
+@pytest.mark.parametrize("library", ["fastapi", "starlette"])
+def test_the_web_stays_at_the_edge(library: str) -> None:
+    """Application, middleware and protocols; the engine would serve another transport as well."""
+    edge = {"service.app", "service.middleware"}
+    assert {module for module in users(library) if not module.startswith("service.protocols.")} <= edge
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("uvicorn", {"service.server"}),
+        ("click", {"service.cli"}),
+        ("jax", set[str]()),
+        ("jaxlib", set[str]()),
+        ("keras", set[str]()),
+        ("h5py", set[str]()),
+        ("sentencepiece", set[str]()),
+    ],
+)
+def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
+    """NumPy arrays are all that crosses between service and model."""
+    assert users(library) <= homes
+
+
+@pytest.mark.parametrize("module", ["service.engine", "service.inputs", "service.cache", "service.batcher"])
+def test_the_core_knows_no_edge(module: str) -> None:
+    """Arrows point inwards: protocols use the engine, never the other way round."""
+    outer = ("service.app", "service.protocols", "service.middleware", "service.server", "service.cli", "service.settings")
+    assert not [name for name in imports(module) if name.startswith(outer)]
+
+
+def test_protocols_do_not_know_the_application() -> None:
+    """They are given their engine."""
+    outer = ("service.app", "service.middleware", "service.server", "service.cli", "service.settings")
+    for module in SOURCES:
+        if module.startswith("service.protocols"):
+            assert not [name for name in imports(module) if name.startswith(outer)]
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """The arrows make no circle."""
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join([*path, module])
+        if module in finished:
+            return
+        for name in imports(module) & set(SOURCES):
+            # The package's own front door imports lazily.
+            if name not in PACKAGES:
+                visit(name, (*path, module))
+        finished.add(module)
+
+    for module in SOURCES:
+        visit(module, ())
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return the first names of what a fresh interpreter has loaded after an import."""
+    script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(ran.stdout.split())
+
+
+def test_serving_loads_no_other_framework() -> None:
+    """Neither TensorFlow nor keras-hub nor PyTorch, and Keras only when the port is open."""
+    loaded = loaded_by("service.server")
+    assert "jax" in loaded
+    assert not loaded & {"tensorflow", "keras_hub", "keras_nlp", "torch", "transformers", "keras"}
+
+
+def test_help_is_quick() -> None:
+    """The command itself loads no numerical library."""
+    assert not loaded_by("service.cli") & {"jax", "numpy", "keras", "fastapi"}
