@@ -159,7 +159,9 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `most_sequences`.
     """
-    wire = _validated(_json(body))
+    value = _json(body)
+    _refuse_too_many(value, most_sequences)
+    wire = _validated(value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
         raise _refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
@@ -201,6 +203,15 @@ def _json(body: bytes) -> Any:
 
 # pydantic's own would name our classes, or say less.
 _OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
+
+
+def _refuse_too_many(value: Any, most: int) -> None:
+    """Count before anything else is looked at: to check a million entries takes seconds."""
+    for field in ("token_ids", "segment_ids", "texts"):
+        found = value.get(field) if isinstance(value, dict) else None
+        # A bare list of ids is one sequence.
+        if isinstance(found, list) and len(found) > most and not isinstance(found[0], int):
+            check_count(len(found), most, field)
 
 
 def _validated(value: Any) -> EncodeRequest:

@@ -342,9 +342,7 @@ def test_a_body_has_a_limit_however_it_comes(service: Service) -> None:
     problem(service.post("/v1/encode", content=large), 413, "body_too_large")
     problem(service.post("/v1/encode", content=pieces()), 413, "body_too_large")
     packed = gzip.compress(large)
-    problem(
-        service.post("/v1/encode", content=packed, headers={"Content-Encoding": "gzip"}), 413, "body_too_large"
-    )
+    problem(service.post("/v1/encode", content=packed, headers={"Content-Encoding": "gzip"}), 413, "body_too_large")
 
 
 def test_a_request_has_so_many_sequences(service: Service) -> None:
@@ -566,9 +564,7 @@ def test_info_describes_what_is_served(service: Service) -> None:
     assert info["ready_seconds"] > 0
 
 
-def test_random_weights_are_no_trained_ones(
-    smallest_preset: Path, runner: asyncio.Runner, service: Service
-) -> None:
+def test_random_weights_are_no_trained_ones(smallest_preset: Path, runner: asyncio.Runner, service: Service) -> None:
     """Without the preset's weights, the description has no digest and says untrained."""
     settings = Settings(preset=str(smallest_preset), load_weights=False, max_batch_tokens=16)
     other = type(service)(create_app(settings), runner)
@@ -744,7 +740,10 @@ def test_the_description_has_the_request_and_no_loose_end(service: Service) -> N
     assert {"200", "400", "401", "413", "422", "429", "500", "503", "504"} <= set(operation["responses"])
     assert {"application/json", "application/x-npz"} <= set(operation["responses"]["200"]["content"])
     operations = [
-        operation for path in description["paths"].values() for operation in path.values() if isinstance(operation, dict)
+        operation
+        for path in description["paths"].values()
+        for operation in path.values()
+        if isinstance(operation, dict)
     ]
     assert all(operation["summary"] and operation["responses"] for operation in operations)
     names = [operation["operationId"] for operation in operations]

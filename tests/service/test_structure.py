@@ -21,9 +21,7 @@ def module_name(path: Path, package: str) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-SOURCES = {
-    module_name(path, package): path for package in PACKAGES for path in sorted(PACKAGES[package].rglob("*.py"))
-}
+SOURCES = {module_name(path, package): path for package in PACKAGES for path in sorted(PACKAGES[package].rglob("*.py"))}
 
 
 def imports(module: str) -> set[str]:
@@ -116,7 +114,14 @@ def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
 @pytest.mark.parametrize("module", ["service.engine", "service.inputs", "service.cache", "service.batcher"])
 def test_the_core_knows_no_edge(module: str) -> None:
     """Arrows point inwards: protocols use the engine, never the other way round."""
-    outer = ("service.app", "service.protocols", "service.middleware", "service.server", "service.cli", "service.settings")
+    outer = (
+        "service.app",
+        "service.protocols",
+        "service.middleware",
+        "service.server",
+        "service.cli",
+        "service.settings",
+    )
     assert not [name for name in imports(module) if name.startswith(outer)]
 
 

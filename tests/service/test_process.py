@@ -1,0 +1,258 @@
+"""The real process: the command itself, a real port, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+HANG = 120.0
+COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
+
+
+class Process:
+    """A running `fnet-service serve`.
+
+    Attributes:
+        lines: What it wrote to standard error so far.
+        url: Where it listens.
+    """
+
+    def __init__(self, *options: str, **environ: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
+        self._process = subprocess.Popen(
+            [str(COMMAND), "serve", *options],
+            env={**inherited, "FNET_PORT": "0", "FNET_LOG_FORMAT": "json", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
+        end = time.monotonic() + HANG
+        while not condition():
+            assert self._process.poll() is None, self.lines
+            assert time.monotonic() < end, self.lines
+            time.sleep(0.01)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return its log lines of one event."""
+        found = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [line for line in found if line["event"] == name]
+
+    @property
+    def url(self) -> str:
+        """Return where it listens, once it says so."""
+        self.wait_until(lambda: bool(self.events("listening")))
+        return str(self.events("listening")[0]["url"])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for its end and return its exit code."""
+        code = self._process.wait(HANG)
+        self._reader.join(HANG)
+        assert self._process.stdout is not None
+        assert self._process.stdout.read() == ""
+        return code
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(HANG)
+        self._reader.join(HANG)
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Start a process, ended with the test; arguments are options and environment variables."""
+    started: list[Process] = []
+
+    def start(*options: str, **environ: str) -> Process:
+        started.append(Process(*options, **environ))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Process]) -> None:
+    """The port answers before the model is there; then it is ready, encodes, compiles nothing, and ends in order.
+
+    On SIGTERM the request in flight is answered, a new one is refused as draining, and the exit code is 0.
+    """
+    process = start()
+    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+        # === Not yet ready ===
+        early = client.get("/health/ready")
+        assert early.status_code == 503
+        assert set(early.json()) == {"state", "done", "of"}
+        assert early.json()["state"] in ("loading", "compiling")
+        assert client.get("/health/live").status_code == 200
+        refused = client.post("/v1/encode", json={"texts": "a"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        assert int(refused.headers["retry-after"]) >= 1
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        ready = client.get("/health/ready").json()
+        assert ready["state"] == "ready"
+        assert ready["done"] == ready["of"] > 0
+
+        # === Ready ===
+        texts = ["a dog runs", "a puppy is running", "interest rates rose"]
+        answer = client.post("/v1/encode", json={"texts": texts, "outputs": ["pooled_output"], "normalize": True})
+        assert answer.status_code == 200
+        rows = np.array(answer.json()["pooled_output"])
+        near, far = rows[0] @ rows[1], rows[0] @ rows[2]
+        assert near > far
+        alone = client.post("/v1/encode", json={"texts": texts[0], "outputs": ["pooled_output"], "normalize": True})
+        assert np.array_equal(alone.json()["pooled_output"][0], answer.json()["pooled_output"][0])
+        lengths = [1, 2, 15, 16, 17, 100, 255, 511, 512]
+        mixed = client.post("/v1/encode", json={"token_ids": [[7] * length for length in lengths]})
+        assert [len(each) for each in mixed.json()["sequence_output"]] == lengths
+        assert client.post("/v1/encode", content=b"{").json()["code"] == "bad_request"
+        metrics = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+        }
+        assert metrics["fnet_compilations_total"] == 0
+        assert metrics["fnet_ready"] == 1
+        assert "server" not in answer.headers
+
+        # === A second one finds the port taken ===
+        port = client.base_url.port
+        second = start("--port", str(port))
+        assert second.end() == 1
+        assert any("address already in use" in line for line in second.lines)
+        assert client.get("/health").status_code == 200
+
+        # === Ending ===
+        body = {"token_ids": [[7] * 512] * 64, "outputs": ["pooled_output"]}
+        in_flight = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=HANG)
+        process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
+        process.signal(signal.SIGTERM)
+        process.wait_until(lambda: client.get("/health/ready").json()["state"] == "draining")
+        late = client.post("/v1/encode", json={"texts": "a"})
+        assert (late.status_code, late.json()["code"]) == (503, "draining")
+        assert late.headers["connection"] == "close"
+        finished = in_flight.result(HANG)
+        assert finished.status_code == 200
+        assert len(finished.json()["pooled_output"]) == 64
+    assert process.end() == 0
+    assert [line for line in process.lines if json.loads(line)["level"] not in ("info", "debug")] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], number: signal.Signals) -> None:
+    """It ends at once and in order: nobody waits for a model that nobody wants any more."""
+    process = start()
+    assert httpx.get(f"{process.url}/health/live").status_code == 200
+    process.signal(number)
+    assert process.end() == 0
+    assert process.events("ready") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "line"),
+    [
+        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32' or 'bfloat16'"),
+        ([], {"FNET_PORT": "http"}, "fnet-service: FNET_PORT: Input should be a valid integer"),
+        ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: no such setting"),
+        (["--preset", "no_such_preset"], {}, "fnet-service: --preset: preset 'no_such_preset': no such preset"),
+    ],
+)
+def test_a_bad_setting_stops_the_start(
+    start: Callable[..., Process], options: list[str], environ: dict[str, str], line: str
+) -> None:
+    """Exit code 2, and one line that names the setting as it was written."""
+    process = start(*options, **environ)
+    assert process.end() == 2
+    assert len(process.lines) == 1
+    assert process.lines[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", '{"class_name": "BertBackbone"}', "config.json: class_name is 'BertBackbone'"),
+        ("model.weights.h5", "no weights", "model.weights.h5: "),
+    ],
+)
+def test_a_broken_preset_ends_the_process(
+    start: Callable[..., Process], tiny_preset: Path, tmp_path: Path, file: str, content: str, reason: str
+) -> None:
+    """Its exit code is not 0, and one clear line names the file and what is wrong with it."""
+    broken = shutil.copytree(tiny_preset, tmp_path / "broken")
+    (broken / file).write_text(content)
+    process = start(FNET_PRESET=str(broken))
+    assert process.end() == 1
+    (line,) = [json.loads(line) for line in process.lines if json.loads(line)["level"] == "error"]
+    assert line["event"] == "cannot load the preset"
+    assert line["reason"].startswith(reason)
+    assert "Traceback" not in "".join(process.lines)
+
+
+def test_a_free_port_is_said_aloud(start: Callable[..., Process], smallest_preset: Path) -> None:
+    """Port 0 takes any, on any address; keys are asked for, and a model that is tiny is ready in a moment."""
+    process = start("--host", "localhost", FNET_PRESET=str(smallest_preset), FNET_API_KEYS="first,second")
+    url = process.url
+    assert not url.endswith(":0")
+    process.wait_until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    assert httpx.get(f"{url}/v1/info").status_code == 401
+    assert httpx.get(f"{url}/v1/info", headers={"X-API-Key": "second"}).json()["preset"] == "smallest_en"
+    process.signal(signal.SIGTERM)
+    assert process.end() == 0
+    assert "second" not in "".join(process.lines)
+
+
+def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """A connection that is closed in the middle is noticed, counted, and its work given up."""
+    process = start(FNET_PRESET=str(tiny_preset))
+    url = httpx.URL(process.url)
+    process.wait_until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    body = json.dumps({"token_ids": [[7] * 64] * 200, "outputs": ["pooled_output"]}).encode()
+    head = f"POST /v1/encode HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    def cancelled() -> bool:
+        # A small model is quick: what was answered before it was noticed is tried again.
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(head + body)
+        return "fnet_cancelled_total 0.0" not in httpx.get(f"{url}/metrics").text
+
+    process.wait_until(cancelled)
+    process.wait_until(lambda: "fnet_queue_tokens 0.0" in httpx.get(f"{url}/metrics").text)
+    answer = httpx.post(f"{url}/v1/encode", json={"token_ids": [1, 2], "outputs": ["pooled_output"]})
+    assert answer.status_code == 200
+    process.signal(signal.SIGTERM)
+    assert process.end() == 0
