@@ -233,7 +233,7 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
     block = _Fields("metadata.json", _read_json(directory, "metadata.json", required=False)).block("fnet_service")
     length = preprocessor.integer("sequence_length", default=architecture.max_sequence_length, least=1)
     preset = Preset(
-        name=block.text("name", default=name or directory.resolve().name),
+        name=block.text("name", default=_fit_name(name or directory.resolve().name)),
         directory=directory,
         architecture=architecture,
         dtype=dtype,
@@ -307,6 +307,11 @@ def _has_tokenizer(directory: Path) -> bool:
     if not (directory / VOCABULARY_FILE).is_file():
         raise PresetError(f"{VOCABULARY_FILE}: missing, although tokenizer.json is there")
     return True
+
+
+def _fit_name(name: str) -> str:
+    """Return a directory's or repository's name with what a name may not hold replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "preset"
 
 
 def _read_padding(block: _Fields, default: int) -> Padding:

@@ -19,7 +19,7 @@ from service.middleware import Bodies, Context, Departures, Keys
 from service.protocols import native
 from service.protocols.codec import json_bytes
 from service.protocols.statuses import STATUSES
-from service.records import Record, RequestRejected
+from service.records import Record, RequestCancelled, RequestRejected
 from service.settings import Settings
 
 DESCRIPTION = """Embeddings from Fourier encoders (FNet), exact and padding-free.
@@ -101,7 +101,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         *middleware,
         Middleware(Keys, settings.keys()),
         Middleware(Bodies, settings.max_body_bytes),
-        Middleware(Departures),
+        Middleware(Departures, lambda: metrics.observe(RequestCancelled())),
     ]
 
 

@@ -35,7 +35,6 @@ from service.records import (
     Observer,
     OutputNotFinite,
     ProgramCompiled,
-    RequestCancelled,
     RequestComputed,
     TextsTokenized,
     Timings,
@@ -221,9 +220,6 @@ class Engine:
         except NonFiniteOutputError as error:
             self._observe(OutputNotFinite())
             raise errors.NonFiniteOutputError("the network's output for this input is not finite") from error
-        except asyncio.CancelledError:
-            self._observe(RequestCancelled())
-            raise
         finally:
             if self._batcher is not None:
                 self._batcher.withdraw(job)

@@ -224,10 +224,11 @@ class Departures:
 
     Args:
         app: The rest.
+        left: Told of each such client.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, left: Callable[[], None]) -> None:
+        self._app, self._left = app, left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -243,6 +244,7 @@ class Departures:
             if not client.left:
                 work.cancel()
                 raise
+            self._left()
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
 
 import structlog
@@ -82,7 +83,9 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     server = Server(config, app.state.engine, settings.drain_seconds)
-    server.run()
+    # uvicorn leaves this way when it cannot listen, and has logged why.
+    with suppress(SystemExit):
+        server.run()
     code = 1 if failures or not server.started else 0
     if app.state.engine.loading:
         # Its thread is inside a compiler or a download; an interpreter that is taken down around it aborts.

@@ -131,7 +131,7 @@ def main(out: Path) -> None:
     found = keras_hub.models.FNetTokenizer(
         train(120, normalization_rule_name="identity", specials="user_defined_symbols")
     )
-    write_network(fresh(out / "waterfall"), network(130, 1, 4, 6, max_sequence_length=24), (1, 24))
+    write_network(fresh(out / "waterfall"), network(130, 1, 8, 12, max_sequence_length=24), (1, 24))
     write_texts(
         out / "waterfall",
         keras_hub.models.FNetTextClassifierPreprocessor(found, sequence_length=24, truncate="waterfall"),
@@ -141,6 +141,7 @@ def main(out: Path) -> None:
 def train(size: int, specials: str = "control_symbols", **options: Any) -> bytes:
     """Train a vocabulary whose special tokens have the ids of the published one."""
     proto = io.BytesIO()
+    options[specials] = ["[CLS]", "[SEP]", "[MASK]"]
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(SENTENCES),
         model_writer=proto,
@@ -154,7 +155,6 @@ def train(size: int, specials: str = "control_symbols", **options: Any) -> bytes
         eos_id=2,
         pad_id=3,
         pad_piece="<pad>",
-        **{specials: ["[CLS]", "[SEP]", "[MASK]"]},
         **options,
     )
     return proto.getvalue()

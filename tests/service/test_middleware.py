@@ -430,6 +430,11 @@ class Connection:
         self.sent.append(message)
 
 
+def nobody_left() -> None:
+    """Fail where somebody is said to have left who has not."""
+    pytest.fail("nobody left")
+
+
 def talk(
     runner: asyncio.Runner,
     app: ASGIApp,
@@ -466,8 +471,10 @@ def test_a_client_that_leaves_ends_its_work(runner: asyncio.Runner) -> None:
         connection.left.set()
 
     seen: list[tuple[str, int]] = []
-    connection = talk(runner, in_context(Departures(app), seen=seen), leave)
+    told: list[bool] = []
+    connection = talk(runner, in_context(Departures(app, lambda: told.append(True)), seen=seen), leave)
     assert ended.is_set()
+    assert told == [True]
     assert not connection.sent
     assert not seen
 
@@ -478,7 +485,7 @@ def test_a_client_that_stays_gets_its_answer(runner: asyncio.Runner) -> None:
     async def stay(_connection: Connection) -> None:
         pass
 
-    connection = talk(runner, Departures(echo), stay)
+    connection = talk(runner, Departures(echo, nobody_left), stay)
     assert connection.sent[1]["body"] == b"{}"
 
 
@@ -499,13 +506,13 @@ def test_an_answer_that_has_begun_is_not_cancelled(runner: asyncio.Runner) -> No
         connection.left.set()
         left.set()
 
-    connection = talk(runner, Departures(app), leave)
+    connection = talk(runner, Departures(app, nobody_left), leave)
     assert connection.sent[-1]["body"] == b"whole"
 
 
 def test_a_limit_that_is_passed_reaches_the_application(runner: asyncio.Runner, ask: Ask) -> None:
     """An error of the body's outer layer is raised where the body is read, and answered once."""
-    response = ask(in_context(Bodies(Departures(echo), LIMIT)), content=chunks(*[b"x" * 600] * 3))
+    response = ask(in_context(Bodies(Departures(echo, nobody_left), LIMIT)), content=chunks(*[b"x" * 600] * 3))
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
@@ -524,7 +531,7 @@ def test_a_stopped_server_ends_the_work(runner: asyncio.Runner) -> None:
 
         connection = Connection()
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-        task = asyncio.ensure_future(_run(Departures(app), scope, connection))
+        task = asyncio.ensure_future(_run(Departures(app, nobody_left), scope, connection))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -546,7 +553,7 @@ def test_what_is_no_http_passes_through(runner: asyncio.Runner) -> None:
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         seen.append(scope["type"])
 
-    stack = in_context(Keys(Bodies(Departures(app), LIMIT), KEYS))
+    stack = in_context(Keys(Bodies(Departures(app, nobody_left), LIMIT), KEYS))
     connection = Connection()
     runner.run(_run(stack, {"type": "lifespan"}, connection))
     assert seen == ["lifespan"]
