@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,8 +76,7 @@ def make_preset(
     return directory
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return once `condition` holds, and fail rather than hang."""
+def _wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -168,13 +166,15 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_preset: Path) -> Settings:
     """Settings of a small service for the tiny preset."""
-    return Settings(
-        preset=str(tiny_preset),
-        max_batch_tokens=64,
-        max_queue_tokens=2304,
-        max_sequences=40,
-        max_body_bytes=1 << 20,
-        request_timeout=HANG,
+    return Settings.model_validate(
+        {
+            "preset": str(tiny_preset),
+            "max_batch_tokens": 64,
+            "max_queue_tokens": 2304,
+            "max_sequences": 40,
+            "max_body_bytes": 1 << 20,
+            "request_timeout": HANG,
+        }
     )
 
 
@@ -184,7 +184,7 @@ def service(tiny_settings: Settings, runner: asyncio.Runner) -> Iterator[Service
     service = Service(create_app(tiny_settings), runner)
     lifespan = service.app.router.lifespan_context(service.app)
     service.run(lifespan.__aenter__())
-    wait_until(lambda: service.engine.state in ("ready", "failed"))
+    _wait_until(lambda: service.engine.state in ("ready", "failed"))
     assert service.engine.state == "ready"
     yield service
     service.run(service.http.aclose())
@@ -200,7 +200,9 @@ def make_held(
 
     def make(**settings: Any) -> tuple[Service, Gate]:
         failures: list[BaseException] = []
-        held = Service(create_app(Settings(**{**dict(tiny_settings), **settings}), failures.append), runner)
+        held = Service(
+            create_app(Settings.model_validate({**dict(tiny_settings), **settings}), failures.append), runner
+        )
         held.app.state.failures = failures
         engine = held.engine
         gate = Gate(service.engine)
@@ -251,7 +253,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         made.append(engine)
         if ready:
             engine.start()
-            wait_until(lambda: engine.state in ("ready", "failed"))
+            _wait_until(lambda: engine.state in ("ready", "failed"))
         return engine
 
     yield make
@@ -266,9 +268,9 @@ def smallest_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def result_of() -> Callable[[Future[T]], T]:
-    """Wait for a future's result, and fail rather than hang."""
-    return lambda future: future.result(timeout=HANG)
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Wait until a condition holds, and fail rather than hang."""
+    return _wait_until
 
 
 @pytest.fixture(scope="session")

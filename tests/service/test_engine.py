@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     MakeEngine = Callable[..., Engine]
     MakeHeld = Callable[..., tuple[Service, Gate]]
+    WaitUntil = Callable[[Callable[[], bool]], None]
 
 POISON = 11_999
 HANG = 60.0
@@ -262,7 +263,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue(make_held: MakeHeld, monke
     assert [type(record) for record in told] == [RequestComputed]
 
 
-def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld) -> None:
+def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """The engine is idle when the last accepted request is answered."""
     held, gate = make_held()
 
@@ -277,8 +278,7 @@ def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld) -> N
             await held.engine.encode(tokens(1), HANG)
         gate.opened.set()
         assert len((await running)[0]) == len((await waiting)[0]) == 1
-        while not held.engine.idle:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: held.engine.idle)
 
     held.run(drain())
 
@@ -302,7 +302,7 @@ def test_closing_leaves_nobody_waiting(make_held: MakeHeld) -> None:
     held.run(close())
 
 
-def test_a_dead_model_thread_fails_the_engine(make_held: MakeHeld) -> None:
+def test_a_dead_model_thread_fails_the_engine(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """The waiter is told, the process is told once, and nobody is let in any more."""
     held, gate = make_held()
     gate.death = SystemExit("the thread ends")
@@ -312,11 +312,7 @@ def test_a_dead_model_thread_fails_the_engine(make_held: MakeHeld) -> None:
     with pytest.raises(errors.WorkerFailedError):
         held.run(held.engine.encode(tokens(5), HANG))
 
-    async def told() -> None:
-        while not held.app.state.failures:
-            await asyncio.sleep(0.001)
-
-    held.run(told())
+    wait_until(lambda: bool(held.app.state.failures))
     assert held.app.state.failures == [gate.death]
     assert (held.engine.state, held.engine.alive) == ("failed", False)
 

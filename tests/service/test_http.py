@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
 
     MakeHeld = Callable[..., tuple[Service, Gate]]
+    WaitUntil = Callable[[Callable[[], bool]], None]
 
 Array = npt.NDArray[np.float32]
+# Reads all samples of `/metrics`, by name and labels.
+Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 HANG = 60.0
 HIDDEN = 32
@@ -232,7 +235,7 @@ def test_concurrent_requests_get_what_each_gets_alone(
     service: Service, random_ids: Callable[..., list[list[int]]]
 ) -> None:
     """32 requests of mixed lengths at once: every number is equal to the last bit."""
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"token_ids": random_ids([1 + (7 * n) % 63] + [1 + (11 * n) % 30] * (n % 3), seed=n), "outputs": OUTPUTS}
         for n in range(32)
     ]
@@ -358,7 +361,7 @@ def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
     assert "split it" in document["detail"]
 
 
-def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld) -> None:
+def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
     held, gate = make_held(max_queue_tokens=128)
 
@@ -370,15 +373,13 @@ def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld) -> None:
         running = send(5)
         assert await asyncio.to_thread(gate.entered.wait, HANG)
         waiting = send(64, 36)
-        while held.engine.queue_tokens != 100:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 100)
         refused = await send(20, 9)
         problem(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         assert held.engine.queue_tokens == 100
         fits = send(20, 8)
-        while held.engine.queue_tokens != 128:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 128)
         gate.opened.set()
         assert [(await task).status_code for task in (running, waiting, fits)] == [200, 200, 200]
 
@@ -448,7 +449,7 @@ def test_a_draining_service_takes_nothing_new(make_held: MakeHeld) -> None:
     held.run(drain())
 
 
-def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld) -> None:
+def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """503 to whoever waited and whoever comes, and the process is not alive any more."""
     held, gate = make_held()
     gate.death = SystemExit("the thread ends")
@@ -457,11 +458,7 @@ def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld) -> None:
     problem(waited, 503, "worker_failed")
     assert int(waited.headers["retry-after"]) >= 1
 
-    async def told() -> None:
-        while not held.app.state.failures:
-            await asyncio.sleep(0.001)
-
-    held.run(told())
+    wait_until(lambda: bool(held.app.state.failures))
     came = held.encode(texts="a")
     problem(came, 503, "worker_failed")
     assert int(came.headers["retry-after"]) >= 1
@@ -469,7 +466,7 @@ def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld) -> None:
     assert held.get("/health/ready").json()["state"] == "failed"
 
 
-def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld) -> None:
+def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """Its tokens leave the queue at once, it is counted, and its sequences never run."""
     held, gate = make_held()
 
@@ -502,8 +499,7 @@ def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld) -> None:
             "root_path": "",
         }
         request = asyncio.ensure_future(held.app(scope, receive, send))
-        while held.engine.queue_tokens != 3:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 3)
         left.set()
         await request
         assert held.engine.queue_tokens == 0
@@ -564,15 +560,16 @@ def test_info_describes_what_is_served(service: Service) -> None:
     assert info["ready_seconds"] > 0
 
 
-def test_random_weights_are_no_trained_ones(smallest_preset: Path, runner: asyncio.Runner, service: Service) -> None:
+def test_random_weights_are_no_trained_ones(
+    smallest_preset: Path, runner: asyncio.Runner, service: Service, wait_until: WaitUntil
+) -> None:
     """Without the preset's weights, the description has no digest and says untrained."""
-    settings = Settings(preset=str(smallest_preset), load_weights=False, max_batch_tokens=16)
+    settings = Settings.model_validate({"preset": str(smallest_preset), "load_weights": False, "max_batch_tokens": 16})
     other = type(service)(create_app(settings), runner)
 
     async def described() -> dict[str, Any]:
         async with other.app.router.lifespan_context(other.app), other.http:
-            while (await other.http.get("/health")).status_code != 200:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until, lambda: other.engine.state == "ready")
             answer: dict[str, Any] = (await other.http.get("/v1/info")).json()
             texts = await other.http.post("/v1/encode", json={"texts": "a"})
             assert problem(texts, 422, "invalid_input")["errors"][0]["loc"] == ["texts"]
@@ -604,7 +601,7 @@ METRICS = {
 
 
 @pytest.fixture
-def scrape(service: Service) -> Iterator[Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]]:
+def scrape(service: Service) -> Scrape:
     """Read all samples of `/metrics`, by name and labels."""
 
     def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -628,12 +625,11 @@ def test_all_metrics_of_the_contract_are_exposed(service: Service) -> None:
     assert {sample.name for family in parse_text(text.text) for sample in family.samples} >= METRICS
     openmetrics = service.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
-    assert {sample.name for family in parse_openmetrics(openmetrics.text) for sample in family.samples} >= METRICS
+    families = parse_openmetrics(openmetrics.text)  # type: ignore[no-untyped-call] # prometheus_client leaves it out
+    assert {sample.name for family in families for sample in family.samples} >= METRICS
 
 
-def test_requests_are_counted_by_route_and_status(
-    service: Service, scrape: Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
-) -> None:
+def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scrape) -> None:
     """One encoding is one request, its tokens and its time; one refusal is one of its reason."""
     before = scrape()
     service.encode(texts=["a", "b"])
@@ -665,9 +661,7 @@ def test_requests_are_counted_by_route_and_status(
     }
 
 
-def test_labels_are_bounded(
-    service: Service, scrape: Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
-) -> None:
+def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
     """Whatever paths and methods come, they add no new label but the one for all that is unknown."""
     service.get("/nothing")
     before = set(scrape())

@@ -137,6 +137,7 @@ def test_openmetrics_is_given_on_request(metrics: Metrics) -> None:
     content, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert content.endswith(b"# EOF\n")
-    families = {family.name: family for family in parse_openmetrics(content.decode())}
+    parsed = parse_openmetrics(content.decode())  # type: ignore[no-untyped-call] # prometheus_client leaves it out
+    families = {family.name: family for family in parsed}
     assert families["fnet_requests"].type == "counter"
     assert families["fnet_model"].type == "info"

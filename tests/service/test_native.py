@@ -237,9 +237,9 @@ def test_deep_nesting_that_is_json_is_refused_by_its_place() -> None:
 def test_too_many_sequences_are_their_own_error(field: str) -> None:
     """The limit is counted before the engine is asked."""
     one: Any = [1] if field == "token_ids" else "a"
-    assert call(**{field: [one] * MOST})
+    assert parse(json.dumps({field: [one] * MOST}).encode(), "", MOST)
     with pytest.raises(TooManySequencesError):
-        call(**{field: [one] * (MOST + 1)})
+        parse(json.dumps({field: [one] * (MOST + 1)}).encode(), "", MOST)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_secrets_are_never_shown() -> None:
 def test_settings_cannot_change() -> None:
     """What the service was started with is what it runs with."""
     with pytest.raises(ValidationError):
-        Settings.load({}).port = 1  # type: ignore[misc]
+        Settings.load({}).port = 1
 
 
 @pytest.mark.parametrize("handle", [DEFAULT_PRESET, "f_net_base_en", "hf://owner/name", "hf://owner/name@main"])
