@@ -537,11 +537,13 @@ def test_info_describes_what_is_served(service: Service) -> None:
         "tokenizer": True,
         "pooling": "pooled",
         "padding": "none",
-        "shapes": [16, 32, 48, 64],
-        "shapes_dropped": [],
         "batch_invariant": True,
     }
     assert {name: info[name] for name in expected} == expected
+    # Which lengths pass the self-test is the machine's business; the longest has to.
+    dropped = [each["shape"] for each in info["shapes_dropped"]]
+    assert sorted([*info["shapes"], *dropped]) == [16, 32, 48, 64]
+    assert info["shapes"][-1] == 64
     assert info["digest"].startswith("sha256:")
     assert len(info["digest"]) == 7 + 64
     assert info["devices"]
