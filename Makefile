@@ -28,7 +28,7 @@ types: $(VENV)/.dev  ## check types, strictly
 	@$(VENV)/bin/mypy
 
 parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slow, about 1 GB to install)
-	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W default tests/parity $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/parity $(TEST_ARGS)
 
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock

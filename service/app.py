@@ -15,7 +15,7 @@ from service import __version__
 from service.engine import Engine, EngineOptions
 from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.metrics import Metrics
-from service.middleware import Bodies, Context, Departures, Keys
+from service.middleware import Bodies, Context, Departures, Keys, Refusals
 from service.protocols import native
 from service.protocols.codec import json_bytes
 from service.protocols.statuses import STATUSES
@@ -86,19 +86,18 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         metrics.observe(RequestRejected(error.code))
         return _render(path, error)
 
-    middleware = [Middleware(Context, render, metrics.answered, settings.request_timeout)]
-    if settings.cors_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
-            )
-        )
+    # Outside of what refuses, so that a page may read why it was refused.
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+    )
     return [
-        *middleware,
+        Middleware(Context, metrics.answered),
+        *([cors] if settings.cors_origins else []),
+        Middleware(Refusals, render, settings.request_timeout),
         Middleware(Keys, settings.keys()),
         Middleware(Bodies, settings.max_body_bytes),
         Middleware(Departures, lambda: metrics.observe(RequestCancelled())),

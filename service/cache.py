@@ -32,9 +32,10 @@ class ResultCache:
 
     def put(self, tokens: Tokens, encoding: Encoding) -> None:
         """Keep a result, at the price of those not used for longest."""
-        if not self._max_bytes:
-            return
         key = _key(tokens)
+        # One that is too large by itself would only drive out all others.
+        if len(key) + encoding.nbytes > self._max_bytes:
+            return
         kept = encoding.detached()
         with self._lock:
             if key in self._kept:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from model.encoder import Tokens
 from model.presets import Padding, Preset
 from model.tokenizer import FNetTokenizer
-from service.errors import InvalidInputError, Problem, TooManySequencesError
+from service.errors import MOST_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,5 +151,5 @@ def from_texts(
 def _out_of_range(ids: Sequence[int], end: int, where: tuple[str | int, ...], what: str) -> list[Problem]:
     if min(ids) >= 0 and max(ids) < end:
         return []
-    wrong = ((place, value) for place, value in enumerate(ids) if not 0 <= value < end)
+    wrong = islice(((place, value) for place, value in enumerate(ids) if not 0 <= value < end), MOST_PROBLEMS)
     return [Problem((*where, place), f"{what} {value} is outside [0, {end})") for place, value in wrong]

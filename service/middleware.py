@@ -1,6 +1,6 @@
 """What every request passes before its route: an id and a clock, the key, limits of its body, its client's leaving.
 
-Plain ASGI, outermost first: `Context`, `Keys`, `Bodies`, `Departures`.
+Plain ASGI, outermost first: `Context`, `Refusals`, `Keys`, `Bodies`, `Departures`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import suppress
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequestError, BodyTooLargeError, InternalError, ServiceError, UnauthorizedError
@@ -35,17 +36,15 @@ log = structlog.get_logger("fnet.http")
 
 
 class Context:
-    """Gives a request its id, clock and deadline, and its answer's count and log line; answers for what nobody caught.
+    """Gives a request its id and clock, and its answer an id, timings, a count and a log line.
 
     Args:
         app: The rest.
-        render: Turns an error into the answer that the path's protocol wants.
         answered: Told of each answer: route template, status, seconds.
-        longest: Seconds that a request may take, which `X-Request-Timeout` can only lower.
     """
 
-    def __init__(self, app: ASGIApp, render: Render, answered: Answered, longest: float) -> None:
-        self._app, self._render, self._answered, self._longest = app, render, answered, longest
+    def __init__(self, app: ASGIApp, answered: Answered) -> None:
+        self._app, self._answered = app, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -53,10 +52,12 @@ class Context:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        asked = Headers(scope=scope)
-        given = asked.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         status = 0
+
+        def elapsed() -> float:
+            return time.monotonic() - started
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -68,32 +69,57 @@ class Context:
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
 
-        def elapsed() -> float:
-            return time.monotonic() - started
-
         state = scope.setdefault("state", {})
         state["elapsed"] = elapsed
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            timeout = self._timeout(asked.get("x-request-timeout"))
-            state["time_left"] = lambda: max(0.0, timeout - elapsed())
             await self._app(scope, receive, send_with_id)
-        except ServiceError as error:
-            await self._render(scope["path"], error)(scope, receive, send_with_id)
-        except Exception:
-            log.exception("unexpected error")
-            if status:
-                raise  # the answer has begun: only the connection's end can tell the client
-            defect = InternalError("an unexpected error occurred; the log has it under this request's id")
-            await self._render(scope["path"], defect)(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", _UNMATCHED)
-            seconds = elapsed()
+            route, seconds = _route(scope), elapsed()
             if status:
                 self._answered(route, status, seconds)
             level = log.debug if route in OPEN_ROUTES else log.info
             level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+
+
+class Refusals:
+    """Sets a request's deadline, and answers for whatever is raised before its route, or by nobody's intention.
+
+    Args:
+        app: The rest.
+        render: Turns an error into the answer that the path's protocol wants.
+        longest: Seconds that a request may take, which `X-Request-Timeout` can only lower.
+    """
+
+    def __init__(self, app: ASGIApp, render: Render, longest: float) -> None:
+        self._app, self._render, self._longest = app, render, longest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            timeout = self._timeout(Headers(scope=scope).get("x-request-timeout"))
+            elapsed = scope["state"]["elapsed"]
+            scope["state"]["time_left"] = lambda: max(0.0, timeout - elapsed())
+            await self._app(scope, receive, send_noting)
+        except ServiceError as error:
+            await self._render(scope["path"], error)(scope, receive, send)
+        except Exception:
+            log.exception("unexpected error")
+            if begun:
+                raise  # only the connection's end can tell the client
+            defect = InternalError("an unexpected error occurred; the log has it under this request's id")
+            await self._render(scope["path"], defect)(scope, receive, send)
 
     def _timeout(self, value: str | None) -> float:
         if value is None:
@@ -105,6 +131,14 @@ class Context:
         if not 0 < seconds < float("inf"):
             raise BadRequestError("header X-Request-Timeout: expected a number of seconds above 0")
         return min(seconds, self._longest)
+
+
+def _route(scope: Scope) -> str:
+    """Return the template of the route that a request took, or would have taken had it not been refused."""
+    taken = scope.get("route")
+    if taken is None and "app" in scope:
+        taken = next((route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE), None)
+    return str(getattr(taken, "path", _UNMATCHED))
 
 
 def _server_timing(timings: Timings, total: float) -> str:

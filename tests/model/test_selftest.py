@@ -72,6 +72,9 @@ def reference(tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..
     return encode
 
 
+OTHER_BITS = "differs in its last bits from the longest row"
+
+
 def sound(tiny: Architecture, make_weights: MakeWeights, dtype: Dtype = "float32") -> PackedEncoder:
     """Return an encoder with nothing wrong."""
     return Encoder(tiny, make_weights(tiny), dtype=dtype, most_tokens=64)
@@ -81,11 +84,13 @@ def sound(tiny: Architecture, make_weights: MakeWeights, dtype: Dtype = "float32
 def test_a_sound_encoder_passes(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference, dtype: Dtype
 ) -> None:
-    """Every row length is kept, and the report says at which alignment and how exact."""
+    """Every row length that gives equal bits on this processor is kept; the report says at which alignment."""
     encoder = sound(tiny, make_weights, dtype)
     report = prepare(encoder, reference)
-    assert report.rows == encoder.rows == ROWS
-    assert report.dropped == {}
+    assert report.rows == encoder.rows
+    assert report.rows[-1] == ROWS[-1]
+    assert {*report.rows, *report.dropped} == {*ROWS}
+    assert set(report.dropped.values()) <= {OTHER_BITS}
     assert report.batch_invariant
     assert report.alignment == encoder.alignment
     assert report.alignment in ALIGNMENTS
@@ -166,8 +171,10 @@ def test_a_row_length_that_lies_is_dropped(
     """A row length that computes something else is dropped with the reason, and the others serve."""
     encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies={length: 1.5})
     report = prepare(encoder, reference, batch_invariant=batch_invariant)
-    assert report.dropped == {length: "differs from the plain backbone"}
-    assert report.rows == encoder.rows == tuple(row for row in ROWS if row != length)
+    assert report.dropped.pop(length) == "differs from the plain backbone"
+    # A processor may give other bits in further rows.
+    assert set(report.dropped.values()) <= ({OTHER_BITS} if batch_invariant else set())
+    assert report.rows == encoder.rows == tuple(row for row in ROWS if row != length and row not in report.dropped)
     assert report.largest_error > FLOAT32_TOLERANCE
     random = np.random.default_rng(1)
     for size in (1, 10, 17, 24):
@@ -182,7 +189,7 @@ def test_a_row_length_with_other_last_bits_is_dropped(
     lies = {32: 1 + 1e-6}
     encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies)
     report = prepare(encoder, reference)
-    assert report.dropped == {32: "differs in its last bits from the longest row"}
+    assert report.dropped[32] == OTHER_BITS
     assert report.batch_invariant
     tolerant = prepare(
         LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies), reference, batch_invariant=False

@@ -17,7 +17,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import OverloadedError, ServiceError
-from service.middleware import OPEN_ROUTES, Bodies, Context, Departures, Keys
+from service.middleware import OPEN_ROUTES, Bodies, Context, Departures, Keys, Refusals
 from service.protocols.native import PROBLEM, render_error
 from service.records import Timings
 
@@ -83,7 +83,7 @@ def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] 
     def render(_path: str, error: ServiceError) -> Any:
         return render_error(error)
 
-    return Context(app, render, answered, longest)
+    return Context(Refusals(app, render, longest), answered)
 
 
 def code(response: httpx.Response) -> str:
