@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 from service import __version__
 from service.engine import Engine, EngineOptions
@@ -44,6 +45,8 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     engine = Engine(_engine_options(settings), metrics.observe, on_failure)
 
+    protocols = [native.router(engine, settings.max_sequences)]
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
@@ -57,11 +60,12 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_middleware(settings, metrics),
+        middleware=_middleware(settings, metrics, lambda: [*(r for p in protocols for r in p.routes), *app.routes]),
         exception_handlers={ServiceError: _on_service_error(metrics.observe), HTTPException: _on_http_exception},
     )
     app.state.engine, app.state.metrics = engine, metrics
-    app.include_router(native.router(engine, settings.max_sequences))
+    for protocol in protocols:
+        app.include_router(protocol)
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
     _describe_wire_types(app)
@@ -81,7 +85,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
     )
 
 
-def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def _middleware(settings: Settings, metrics: Metrics, routes: Callable[[], Iterable[BaseRoute]]) -> list[Middleware]:
     def render(path: str, error: ServiceError) -> Response:
         metrics.observe(RequestRejected(error.code))
         return _render(path, error)
@@ -95,7 +99,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
     )
     return [
-        Middleware(Context, metrics.answered),
+        Middleware(Context, metrics.answered, routes),
         *([cors] if settings.cors_origins else []),
         Middleware(Refusals, render, settings.request_timeout),
         Middleware(Keys, settings.keys()),

@@ -11,13 +11,13 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequestError, BodyTooLargeError, InternalError, ServiceError, UnauthorizedError
@@ -41,10 +41,11 @@ class Context:
     Args:
         app: The rest.
         answered: Told of each answer: route template, status, seconds.
+        routes: Gives all routes, to name the one that a refused request would have taken.
     """
 
-    def __init__(self, app: ASGIApp, answered: Answered) -> None:
-        self._app, self._answered = app, answered
+    def __init__(self, app: ASGIApp, answered: Answered, routes: Callable[[], Iterable[BaseRoute]] = list) -> None:
+        self._app, self._answered, self._routes = app, answered, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -76,11 +77,17 @@ class Context:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            route, seconds = _route(scope), elapsed()
+            route, seconds = self._route(scope), elapsed()
             if status:
                 self._answered(route, status, seconds)
             level = log.debug if route in OPEN_ROUTES else log.info
             level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+
+    def _route(self, scope: Scope) -> str:
+        taken = scope.get("route")
+        if taken is None:
+            taken = next((route for route in self._routes() if route.matches(scope)[0] is not Match.NONE), None)
+        return getattr(taken, "path", None) or _UNMATCHED
 
 
 class Refusals:
@@ -131,14 +138,6 @@ class Refusals:
         if not 0 < seconds < float("inf"):
             raise BadRequestError("header X-Request-Timeout: expected a number of seconds above 0")
         return min(seconds, self._longest)
-
-
-def _route(scope: Scope) -> str:
-    """Return the template of the route that a request took, or would have taken had it not been refused."""
-    taken = scope.get("route")
-    if taken is None and "app" in scope:
-        taken = next((route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE), None)
-    return str(getattr(taken, "path", _UNMATCHED))
 
 
 def _server_timing(timings: Timings, total: float) -> str:

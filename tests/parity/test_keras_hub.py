@@ -151,7 +151,13 @@ def test_the_constructor_takes_the_same_arguments() -> None:
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "mixed_bfloat16"])
 def test_the_configuration_is_the_same(dtype: str | None) -> None:
     """`get_config` returns the same, so either side can build the other's network."""
-    arguments = {"vocabulary_size": 9, "num_layers": 1, "hidden_dim": 4, "intermediate_dim": 5, "name": "mine"}
+    arguments: dict[str, Any] = {
+        "vocabulary_size": 9,
+        "num_layers": 1,
+        "hidden_dim": 4,
+        "intermediate_dim": 5,
+        "name": "mine",
+    }
     ours = FNetBackbone(**arguments, dtype=dtype)
     theirs = keras_hub.models.FNetBackbone(**arguments, dtype=dtype)
     assert ours.get_config() == theirs.get_config()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,18 +59,18 @@ def randomised(network: Any) -> Any:
             scale = parameter.shape[1] ** -0.5 if parameter.ndim == 2 and "embeddings." not in name else 0.2
             parameter.normal_(std=scale, generator=generator)
             if name.endswith("LayerNorm.weight"):
-                parameter += 1
+                parameter.add_(1)
     return network.eval()
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
-def checkpoint(request: pytest.FixtureRequest) -> Iterator[Checkpoint]:
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """One of the networks; its files are removed at once, for base takes 330 MB."""
     network = randomised(transformers.FNetModel(transformers.FNetConfig(**CONFIGURATIONS[request.param])))
     with TemporaryDirectory() as directory:
         network.save_pretrained(directory)
         architecture, weights = read_hugging_face(Path(directory))
-    yield Checkpoint(network, architecture, weights)
+    return Checkpoint(network, architecture, weights)
 
 
 def sequences(architecture: Architecture) -> list[Tokens]:

@@ -320,6 +320,16 @@ def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
     assert held.get("/health").status_code == held.get("/metrics").status_code == 200
 
 
+def test_what_is_refused_before_its_route_counts_under_it(make_held: MakeHeld) -> None:
+    """A request without a key, or with too large a body, is one of the route that it was sent to."""
+    held, _ = make_held(api_keys=["first"], max_body_bytes=100)
+    held.encode(texts="a")
+    held.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
+    exposition = held.get("/metrics").text
+    for status in ("401", "413"):
+        assert f'fnet_requests_total{{route="/v1/encode",status="{status}"}} 1.0' in exposition
+
+
 def test_an_unknown_route_is_not_found(service: Service) -> None:
     """404 for any method."""
     problem(service.get("/nothing"), 404, "not_found")
@@ -764,5 +774,7 @@ def test_web_pages_may_call_where_they_are_allowed(make_held: MakeHeld) -> None:
     headers = {"Origin": "http://page", "X-API-Key": "first"}
     answer = held.post("/v1/encode", json={"texts": "a"}, headers=headers)
     assert answer.headers["access-control-allow-origin"] == "http://page"
+    refused = held.post("/v1/encode", json={"texts": "a"}, headers={"Origin": "http://page"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "http://page")
     stranger = held.post("/v1/encode", json={"texts": "a"}, headers={**headers, "Origin": "http://other"})
     assert "access-control-allow-origin" not in stranger.headers
