@@ -28,6 +28,7 @@ types: $(VENV)/.dev  ## check types, strictly
 	@$(VENV)/bin/mypy
 
 parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slow, about 1 GB to install)
+	@# The other libraries' own warnings are not this project's.
 	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/parity $(TEST_ARGS)
 
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
@@ -53,7 +54,7 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.serve
 
-.venv-parity/.done: requirements/parity.txt pyproject.toml
+.venv-parity/.done: requirements/parity.txt requirements/parity-nodeps.txt pyproject.toml
 	@$(PYTHON) -m venv .venv-parity
 	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r requirements/parity.txt
 	@# keras-hub asks for tensorflow-text, 2 GB that nothing here uses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -222,9 +223,14 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
             PresetError: The preset cannot be had or is damaged.
         """
         description = load_preset(str(preset))
+        known = Architecture.__dataclass_fields__
+        given = {name: value for name, value in kwargs.items() if name in known}
+        architecture = dataclasses.replace(description.architecture, **given)
+        # Before the network is built: a configuration that lies may describe one that no memory holds.
+        weights = read_weights(description.directory, architecture) if load_weights else None
         model = cls.from_architecture(description.architecture, **{"dtype": description.dtype, **kwargs})
-        if load_weights:
-            model.assign_weights(read_weights(description.directory, model.architecture))
+        if weights is not None:
+            model.assign_weights(weights)
         return model
 
     def save_to_preset(self, preset_dir: str | Path) -> None:

@@ -41,6 +41,7 @@ _KERAS_PATHS: dict[str, tuple[str, ...]] = {
     "pooled_dense/kernel": ("dense_1/vars/0",),
     "pooled_dense/bias": ("dense_1/vars/1",),
 }
+_LAYER_GROUP = re.compile(r"\w+/f_net_encoder(?:_(\d{1,9}))?(?=/)", re.ASCII)
 _ROOTS = ("layers", "_layer_checkpoint_dependencies")
 
 # A plain file name: an index is not to lead out of its directory.
@@ -82,6 +83,12 @@ def read_weights(directory: Path, architecture: Architecture) -> dict[str, npt.N
             file, not a floating-point array, or not finite. Nothing is returned then.
     """
     files = _variable_files(directory)
+    for path in files:
+        layer = _LAYER_GROUP.match(path)
+        if layer and int(layer[1] or 0) >= architecture.num_layers:
+            raise PresetError(
+                f"{files[path].name}: holds {layer[0]}, more layers than config.json's num_layers, {architecture.num_layers}"
+            )
     weights = {}
     for name, shape in architecture.variable_shapes().items():
         file, path = _find(name, files)

@@ -58,6 +58,8 @@ VOCABULARY_FILE = "assets/tokenizer/vocabulary.spm"
 Pooling = Literal["pooled", "mean"]
 Padding = Literal["none", "max_length"] | int
 
+# The first is what releases before keras-hub called the second.
+_PREPROCESSORS = ("FNetPreprocessor", "FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor")
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16", "float64")
 _MAX_JSON_BYTES = 4 << 20
 _MAX_PARAMETERS = 20_000_000_000
@@ -118,7 +120,9 @@ def bundled_presets() -> list[str]:
 
 
 def default_cache_dir() -> Path:
-    """Return the user's cache directory for downloads (XDG Base Directory Specification)."""
+    """Return where downloads are kept: `FNET_CACHE_DIR`, else the user's cache directory (XDG Base Directory)."""
+    if chosen := os.environ.get("FNET_CACHE_DIR"):
+        return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnet-encode"
 
 
@@ -295,7 +299,7 @@ def _read_dtype(fields: _Fields) -> str:
 def _read_preprocessor(directory: Path) -> _Fields:
     document = _read_json(directory, "preprocessor.json", required=False)
     if document:
-        _check_class(document, "preprocessor.json", ("FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor"))
+        _check_class(document, "preprocessor.json", _PREPROCESSORS)
     return _Fields("preprocessor.json", document).block("config")
 
 

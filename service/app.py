@@ -202,14 +202,17 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
 
 
 def _describe_wire_types(app: FastAPI) -> None:
-    """Add the request types, which routes parse themselves, to the OpenAPI description."""
+    """Add the types that routes parse and render themselves to the OpenAPI description."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             description = generate()
-            request = native.EncodeRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            description.setdefault("components", {}).setdefault("schemas", {})["EncodeRequest"] = request
+            schemas = description.setdefault("components", {}).setdefault("schemas", {})
+            for wire_type in (native.EncodeRequest, native.ProblemDocument):
+                schema = wire_type.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs", {})
+                schemas[wire_type.__name__] = schema
             app.openapi_schema = description
         return app.openapi_schema
 

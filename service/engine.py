@@ -110,6 +110,8 @@ class Engine:
         self._batcher: Batcher[Tokens, Encoding] | None = None
         self._cache = ResultCache(options.result_cache_bytes)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+        # A signal may ask to drain while the loader is about to say ready.
+        self._state_lock = threading.RLock()
         self._loader = threading.Thread(target=self._load, name="loader", daemon=True)
 
     @property
@@ -143,10 +145,11 @@ class Engine:
 
     def drain(self) -> None:
         """Take no new work; what is accepted is finished."""
-        if self.state != "failed":
-            self.state = "draining"
-        if self._batcher is not None:
-            self._batcher.drain()
+        with self._state_lock:
+            if self.state != "failed":
+                self.state = "draining"
+            if self._batcher is not None:
+                self._batcher.drain()
 
     def close(self) -> None:
         """Stop the threads; what still waits fails."""
@@ -235,9 +238,8 @@ class Engine:
         sizes = [len(tokens.token_ids) for tokens in sequences]
         if sum(sizes) > self.options.max_queue_tokens:
             # No wait would ever help, so it is no overload.
-            raise errors.InvalidInputError(
-                f"the request has {sum(sizes)} tokens, but only {self.options.max_queue_tokens} may ever wait: split it"
-            )
+            problem = f"has {sum(sizes)} tokens, but only {self.options.max_queue_tokens} may ever wait"
+            raise errors.InvalidInputError.of([errors.Problem((), problem)])
         return self._batcher.submit(sequences, sizes, timeout)
 
     def _run(self, batch: list[Tokens]) -> list[Encoding]:
@@ -266,17 +268,21 @@ class Engine:
         gc.collect()
         self.loaded = loaded
         encoder = loaded.encoder
-        self._batcher = Batcher(
+        batcher = Batcher(
             self._run,
             row=encoder.rows[-1],
             room=lambda size: aligned(size, encoder.alignment),
             max_queue_tokens=self.options.max_queue_tokens,
             on_death=self._fail,
         )
-        self._batcher.start()
+        batcher.start()
         on_compilation(lambda: self._observe(ProgramCompiled()))
-        if self.state != "draining":
-            self.state = "ready"
+        with self._state_lock:
+            self._batcher = batcher
+            if self.state == "draining":
+                batcher.drain()
+            else:
+                self.state = "ready"
         log.info(
             "ready",
             preset=loaded.preset.name,
@@ -296,11 +302,13 @@ class Engine:
         preset = load_preset(options.preset, options.cache_dir)
         tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
         architecture = preset.architecture
-        plain = FNetBackbone.from_architecture(architecture)
         if options.load_weights:
+            # Before the network is built: a configuration that lies may describe one that no memory holds.
             weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
+            plain = FNetBackbone.from_architecture(architecture)
             plain.assign_weights(weights)
         else:
+            plain = FNetBackbone.from_architecture(architecture)
             weights, digest = plain.named_weights(), ""
             log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
         if not preset.trained:
@@ -321,9 +329,10 @@ class Engine:
         return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
 
     def _advance(self, state: State, done: int, of: int) -> None:
-        if self.state != "draining":
-            self.state = state
         self.progress = (done, of)
+        with self._state_lock:
+            if self.state != "draining":
+                self.state = state
 
     def _fail(self, error: BaseException) -> None:
         self.state = "failed"

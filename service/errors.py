@@ -113,7 +113,9 @@ class InvalidInputError(ServiceError):
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> InvalidInputError:
         """Return the error for what is wrong at one place or more; a message too long to read helps nobody."""
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        rest = len(problems) - 1
+        # Whoever counts stops at some point.
+        more = "" if not rest else f" (and {rest} more)" if len(problems) < MOST_PROBLEMS else " (and more)"
         return cls(f"{problems[0]}{more}", problems=problems[:MOST_PROBLEMS])
 
 

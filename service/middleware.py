@@ -20,7 +20,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequestError, BodyTooLargeError, InternalError, ServiceError, UnauthorizedError
+from service.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    InternalError,
+    ServiceError,
+    UnauthorizedError,
+)
 from service.records import Timings
 
 Render = Callable[[str, ServiceError], Response]
@@ -108,20 +115,30 @@ class Refusals:
             await self._app(scope, receive, send)
             return
         begun = False
+        limit = asyncio.timeout(None)
 
         async def send_noting(message: Message) -> None:
             nonlocal begun
-            begun = True
+            if not begun:
+                begun = True
+                limit.reschedule(None)  # an answer that has begun is finished
             await send(message)
 
         try:
             timeout = self._timeout(Headers(scope=scope).get("x-request-timeout"))
             elapsed = scope["state"]["elapsed"]
             scope["state"]["time_left"] = lambda: max(0.0, timeout - elapsed())
-            await self._app(scope, receive, send_noting)
+            # The whole of it: a body that trickles in and a wait for a worker take time as well as the queue.
+            async with limit:
+                limit.reschedule(asyncio.get_running_loop().time() + timeout)
+                await self._app(scope, receive, send_noting)
         except ServiceError as error:
             await self._render(scope["path"], error)(scope, receive, send)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired() and not begun:
+                late = DeadlineExceededError("the request's time was up before its answer was there")
+                await self._render(scope["path"], late)(scope, receive, send)
+                return
             log.exception("unexpected error")
             if begun:
                 raise  # only the connection's end can tell the client
@@ -164,7 +181,7 @@ class Keys:
             headers = Headers(scope=scope)
             scheme, _, token = headers.get("authorization", "").partition(" ")
             presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            # Every key is compared, each in constant time: neither a match's place nor its length shows.
+            # Every key is compared, each in constant time, so that a match's place does not show.
             if not sum(hmac.compare_digest(presented.encode("latin-1", "replace"), key) for key in self._keys):
                 raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
         await self._app(scope, receive, send)

@@ -55,8 +55,13 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether it is time to stop."""
-        drained = self._drain_ends is not None and (self._engine.idle or time.monotonic() > self._drain_ends)
-        return await super().on_tick(counter) or drained
+        stop = await super().on_tick(counter)
+        if self._drain_ends is None:
+            return stop
+        # What is left of the drain time is for answers that are still on their way.
+        left = self._drain_ends - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, round(left))
+        return stop or self._engine.idle or left < 0
 
 
 def serve(settings: Settings) -> int:

@@ -58,7 +58,7 @@ class Settings(BaseModel):
     api_keys: Annotated[list[SecretStr], CommaSeparated] = Field(
         [], description="Keys that clients must present, separated by commas; none lets everybody in."
     )
-    api_keys_file: Path | None = Field(None, description="File of such keys, one a line.")
+    api_keys_file: Path | None = Field(None, description="File of such keys, one a line; # begins a comment.")
     cors_origins: Annotated[list[str], CommaSeparated] = Field(
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
@@ -101,17 +101,22 @@ class Settings(BaseModel):
         except PresetError as error:
             raise SettingsError(f"{_source('preset', given)}: {error}") from error
         try:
-            settings.keys()
+            keys = settings.keys()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise SettingsError(f"{_source('api_keys_file', given)}: {settings.api_keys_file}: {reason}") from error
+        for name in ("api_keys", "api_keys_file"):
+            # Whoever names keys wants a lock: an empty secret must not open the door.
+            if not keys and (name in from_environ or name in given):
+                raise SettingsError(f"{_source(name, given)}: holds no key")
         return settings
 
     def keys(self) -> frozenset[str]:
         """Return the keys that clients may present, none where everybody may come in."""
         keys = {key.get_secret_value() for key in self.api_keys}
         if self.api_keys_file is not None:
-            keys |= {line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines() if line.strip()}
+            lines = (line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines())
+            keys |= {line for line in lines if line and not line.startswith("#")}
         return frozenset(keys)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, ValidationError
 
 from model.encoder import Encoding, Tokens
 from service.engine import Engine, normalized
-from service.errors import BadRequestError, InvalidInputError, Problem, ServiceError
+from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem, ServiceError
 from service.inputs import Text, check_count, from_ids
 from service.protocols.codec import Array, base64_array, json_array, json_bytes, npz
 from service.protocols.statuses import headers, status, title
@@ -43,15 +44,19 @@ def _text_or_pair(value: Any) -> str:
     return "pair" if isinstance(value, list) else "text"
 
 
+# The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
 Id = Annotated[int, Field(strict=True)]
+IdList = Annotated[list[Id], FailFast()]
 Ids = Annotated[
-    Annotated[list[list[Id]], Tag("batch")] | Annotated[list[Id], Tag("one")], Discriminator(_one_or_batch_of_ids)
+    Annotated[list[IdList], FailFast(), Tag("batch")] | Annotated[IdList, Tag("one")],
+    Discriminator(_one_or_batch_of_ids),
 ]
 OneText = Annotated[str, Field(strict=True)]
 Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
 TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
 Texts = Annotated[
-    Annotated[list[TextOrPair], Tag("batch")] | Annotated[OneText, Tag("one")], Discriminator(_one_or_batch_of_texts)
+    Annotated[list[TextOrPair], FailFast(), Tag("batch")] | Annotated[OneText, Tag("one")],
+    Discriminator(_one_or_batch_of_texts),
 ]
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
 PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
@@ -74,7 +79,9 @@ class EncodeRequest(BaseModel):
     token_ids: Ids | None = Field(None, description="One list of token ids a sequence, or a single list.")
     segment_ids: Ids | None = Field(None, description="Segment ids in the shape of token_ids; zeros by default.")
     texts: Texts | None = Field(None, description="A text, or texts and pairs of texts.")
-    outputs: list[Output] = Field(["sequence_output", "pooled_output"], min_length=1, description="What to return.")
+    outputs: list[Output] = Field(
+        ["sequence_output", "pooled_output"], min_length=1, max_length=3, description="What to return."
+    )
     normalize: Annotated[bool, Field(strict=True)] = Field(
         False, description="Give pooled and mean rows a Euclidean length of 1."
     )
@@ -207,8 +214,14 @@ _OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON
 
 def _refuse_too_many(value: Any, most: int) -> None:
     """Count before anything else is looked at: to check a million entries takes seconds."""
+    if not isinstance(value, dict):
+        return
+    unknown = (name for name in value if name not in EncodeRequest.model_fields)
+    problems = [Problem((name,), "no such field") for name in islice(unknown, MOST_PROBLEMS)]
+    if len(problems) == MOST_PROBLEMS:
+        raise InvalidInputError.of(problems)
     for field in ("token_ids", "segment_ids", "texts"):
-        found = value.get(field) if isinstance(value, dict) else None
+        found = value.get(field)
         # A bare list of ids is one sequence.
         if isinstance(found, list) and len(found) > most and not isinstance(found[0], int):
             check_count(len(found), most, field)
@@ -291,6 +304,11 @@ def render_error(error: ServiceError) -> Response:
 
 # === Router ===
 
+_REFUSAL: dict[str, Any] = {
+    "description": "Refused or failed, with the reason",
+    "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+}
+
 
 def router(engine: Engine, most_sequences: int) -> APIRouter:
     """Return the routes of the native protocol.
@@ -324,10 +342,7 @@ def router(engine: Engine, most_sequences: int) -> APIRouter:
         response_model=EncodeResponse,
         responses={
             200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
-            **{
-                code: {"model": ProblemDocument, "content": {PROBLEM: {}}}
-                for code in (400, 401, 413, 422, 429, 500, 503, 504)
-            },
+            **{code: _REFUSAL for code in (400, 401, 413, 422, 429, 500, 503, 504)},
         },
         openapi_extra={
             "requestBody": {

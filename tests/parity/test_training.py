@@ -57,13 +57,14 @@ found["training without dropout"] = difference(outputs, steady(inputs, training=
 half = backbone.vocabulary_size // 2
 labels = (np.arange(256) % 2).astype("int32")
 ids = (np.random.default_rng(15).integers(0, half, (256, 10)) + half * labels[:, None]).astype("int32")
-before = backbone.named_weights()
-model = keras.Model(backbone.input, keras.layers.Dense(2)(backbone.output["pooled_output"]))
-model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
-model.optimizer.learning_rate = 3e-3
-history = model.fit({"token_ids": ids, "segment_ids": np.zeros_like(ids)}, labels, batch_size=32, epochs=6, verbose=0)
+fresh = FNetBackbone.from_architecture(backbone.architecture)
+before = fresh.named_weights()
+model = keras.Model(fresh.input, keras.layers.Dense(2)(fresh.output["pooled_output"]))
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=False)
+history = model.fit({"token_ids": ids, "segment_ids": np.zeros_like(ids)}, labels, batch_size=32, epochs=5, verbose=0)
 found["losses"] = history.history["loss"]
-found["unmoved"] = [name for name, array in backbone.named_weights().items() if np.array_equal(array, before[name])]
+found["unmoved"] = [name for name, array in fresh.named_weights().items() if np.array_equal(array, before[name])]
 print(json.dumps(found))
 """
 
@@ -147,5 +148,5 @@ def test_fitting_lowers_the_loss(under_torch: dict[str, Any]) -> None:
     """A few epochs learn a simple task, and every variable moves."""
     losses = under_torch["losses"]
     assert np.isfinite(losses).all()
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert under_torch["unmoved"] == []
