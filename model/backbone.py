@@ -217,7 +217,8 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
             preset: A bundled or built-in name, `kaggle://owner/model/keras/variation[/version]`,
                 `hf://owner/name[@revision]`, or a local directory.
             load_weights: Whether to load the weights, or leave them at their random start.
-            **kwargs: Constructor arguments that replace the preset's, `dtype` for example.
+            **kwargs: Constructor arguments that replace the preset's. Without `dtype` the network gets Keras's own
+                dtype policy, whichever it was saved with, as in keras-hub.
 
         Raises:
             PresetError: The preset cannot be had or is damaged.
@@ -228,7 +229,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         architecture = dataclasses.replace(description.architecture, **given)
         # Before the network is built: a configuration that lies may describe one that no memory holds.
         weights = read_weights(description.directory, architecture) if load_weights else None
-        model = cls.from_architecture(description.architecture, **{"dtype": description.dtype, **kwargs})
+        model = cls.from_architecture(architecture, **kwargs)
         if weights is not None:
             model.assign_weights(weights)
         return model

@@ -87,7 +87,7 @@ def read_weights(directory: Path, architecture: Architecture) -> dict[str, npt.N
         layer = _LAYER_GROUP.match(path)
         if layer and int(layer[1] or 0) >= architecture.num_layers:
             raise PresetError(
-                f"{files[path].name}: holds {layer[0]}, more layers than config.json's num_layers, {architecture.num_layers}"
+                f"{files[path].name}: holds {layer[0]}, but config.json's num_layers is {architecture.num_layers}"
             )
     weights = {}
     for name, shape in architecture.variable_shapes().items():

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from model.encoder import Encoding, Tokens
 from service.engine import Engine, normalized
@@ -46,16 +46,16 @@ def _text_or_pair(value: Any) -> str:
 
 # The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
 Id = Annotated[int, Field(strict=True)]
-IdList = Annotated[list[Id], FailFast()]
+IdList = Annotated[list[Id], Field(fail_fast=True)]
 Ids = Annotated[
-    Annotated[list[IdList], FailFast(), Tag("batch")] | Annotated[IdList, Tag("one")],
+    Annotated[list[IdList], Field(fail_fast=True), Tag("batch")] | Annotated[IdList, Tag("one")],
     Discriminator(_one_or_batch_of_ids),
 ]
 OneText = Annotated[str, Field(strict=True)]
 Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
 TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
 Texts = Annotated[
-    Annotated[list[TextOrPair], FailFast(), Tag("batch")] | Annotated[OneText, Tag("one")],
+    Annotated[list[TextOrPair], Field(fail_fast=True), Tag("batch")] | Annotated[OneText, Tag("one")],
     Discriminator(_one_or_batch_of_texts),
 ]
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
@@ -80,7 +80,7 @@ class EncodeRequest(BaseModel):
     segment_ids: Ids | None = Field(None, description="Segment ids in the shape of token_ids; zeros by default.")
     texts: Texts | None = Field(None, description="A text, or texts and pairs of texts.")
     outputs: list[Output] = Field(
-        ["sequence_output", "pooled_output"], min_length=1, max_length=3, description="What to return."
+        ["sequence_output", "pooled_output"], min_length=1, max_length=16, description="What to return."
     )
     normalize: Annotated[bool, Field(strict=True)] = Field(
         False, description="Give pooled and mean rows a Euclidean length of 1."
@@ -342,7 +342,7 @@ def router(engine: Engine, most_sequences: int) -> APIRouter:
         response_model=EncodeResponse,
         responses={
             200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
-            **{code: _REFUSAL for code in (400, 401, 413, 422, 429, 500, 503, 504)},
+            **dict.fromkeys((400, 401, 413, 422, 429, 500, 503, 504), _REFUSAL),
         },
         openapi_extra={
             "requestBody": {

@@ -234,7 +234,7 @@ def test_narrow_networks_go_both_ways(dtype: str, tmp_path: Path) -> None:
     network.save_to_preset(tmp_path / "ours")
     there = keras_hub.models.FNetBackbone.from_preset(str(tmp_path / "ours"), dtype=dtype)
     there.save_to_preset(str(tmp_path / "theirs"))
-    back = FNetBackbone.from_preset(tmp_path / "theirs")
+    back = FNetBackbone.from_preset(tmp_path / "theirs", dtype=dtype)
     assert back.dtype_policy.name == there.dtype_policy.name == dtype
     kept = back.named_weights()
     for name, array in network.named_weights().items():

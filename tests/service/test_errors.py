@@ -99,9 +99,11 @@ def test_a_problem_reads_as_a_sentence_that_begins_with_the_place() -> None:
 
 
 def test_many_problems_make_a_short_answer() -> None:
-    """The first is spelled out, the rest counted, and only so many are listed."""
-    error = InvalidInputError.of([Problem(("texts", index), "is wrong") for index in range(500)])
-    assert error.detail == "texts[0]: is wrong (and 499 more)"
+    """The first is spelled out, the rest counted as far as anybody counts, and only so many are listed."""
+    problems = [Problem(("texts", index), "is wrong") for index in range(500)]
+    assert InvalidInputError.of(problems[:3]).detail == "texts[0]: is wrong (and 2 more)"
+    error = InvalidInputError.of(problems)
+    assert error.detail == "texts[0]: is wrong (and more)"
     assert len(error.problems) == MOST_PROBLEMS
 
 

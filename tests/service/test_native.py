@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from model.encoder import Encoding
 from service.engine import normalized
-from service.errors import BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
+from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.inputs import Text
 from service.protocols.native import NPZ, EncodeCall, EncodeRequest, parse, render_json, render_npz
 
@@ -191,9 +191,24 @@ def test_a_wrong_value_is_named_by_its_place_in_the_clients_own_json(
 
 
 def test_several_mistakes_are_told_together() -> None:
-    """Each place once."""
+    """Each field's first, each place once."""
     found = [loc for loc, _ in refusal({"texts": [1, "a", 2], "padding": 0, "x": 1})]
-    assert sorted(found, key=str) == sorted([["texts", 0], ["texts", 2], ["padding"], ["x"]], key=str)
+    assert sorted(found, key=str) == sorted([["texts", 0], ["padding"], ["x"]], key=str)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"token_ids": [1, *["a"] * 100_000]},
+        {"token_ids": [["a"] * 100_000]},
+        {"texts": "a", "outputs": ["x"] * 100_000},
+        {"texts": "a", **{f"x{index}": 1 for index in range(100_000)}},
+    ],
+    ids=["ids", "inner ids", "outputs", "fields"],
+)
+def test_a_great_many_mistakes_make_a_short_answer(request_: dict[str, Any]) -> None:
+    """Whatever a body is full of, the answer names no more than a few places."""
+    assert 1 <= len(refusal(request_)) <= MOST_PROBLEMS
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,12 @@ def test_nothing_is_read_at_import() -> None:
         timeout=60,
     )
     assert (ran.returncode, ran.stdout) == (0, "8000\n"), ran.stderr
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# nothing yet\n"])
+def test_a_lock_without_a_key_is_refused(tmp_path: Path, content: str) -> None:
+    """Whoever names a file of keys wants a lock: an empty one must not let everybody in."""
+    keys = tmp_path / "keys"
+    keys.write_text(content)
+    assert refusal({"FNET_API_KEYS_FILE": str(keys)}) == "FNET_API_KEYS_FILE: holds no key"
+    assert refusal({"FNET_API_KEYS": " , "}) == "FNET_API_KEYS: holds no key"
