@@ -281,6 +281,13 @@ def test_a_missing_variable_is_named(stored: Path, tiny: Architecture, name: str
     assert f"variable layers/{KERAS_PATHS[name]} ({name}) is missing" in message
 
 
+def test_layers_that_nobody_describes_are_refused(stored: Path, tiny: Architecture) -> None:
+    """A configuration with fewer layers than the file holds describes another network."""
+    fewer = dataclasses.replace(tiny, num_layers=tiny.num_layers - 1)
+    message = refusal(lambda: read_weights(stored, fewer), WEIGHTS_FILE)
+    assert f"config.json's num_layers is {fewer.num_layers}" in message
+
+
 def test_a_file_for_another_network_is_refused(stored: Path, tiny: Architecture) -> None:
     """Weights of another hidden size are refused with both shapes."""
     message = refusal(lambda: read_weights(stored, dataclasses.replace(tiny, hidden_dim=13)), WEIGHTS_FILE)

@@ -262,6 +262,19 @@ def test_a_directory_without_configuration_is_no_preset(tmp_path: Path) -> None:
     assert refusal(lambda: read_preset(tmp_path)).startswith("config.json: missing")
 
 
+@pytest.mark.parametrize("name", ["FNetPreprocessor", "FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor"])
+def test_every_name_of_the_preprocessor_is_known(preset_directory: Path, name: str) -> None:
+    """The class has had two names, and masked language modelling has one of its own."""
+    edit(preset_directory / "preprocessor.json", "class_name", name)
+    assert read_preset(preset_directory).has_tokenizer
+
+
+def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`FNET_CACHE_DIR` serves the library as it serves the service."""
+    monkeypatch.setenv("FNET_CACHE_DIR", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+
+
 @pytest.mark.parametrize("file", ["config.json", "metadata.json", "preprocessor.json", "tokenizer.json"])
 @pytest.mark.parametrize(
     "content",

@@ -162,6 +162,28 @@ def test_a_timeout_that_makes_no_sense_is_refused(ask: Ask, asked: str) -> None:
     assert "X-Request-Timeout" in response.json()["detail"]
 
 
+def test_the_deadline_covers_the_whole_request(ask: Ask) -> None:
+    """Whatever a request waits for, a body that trickles in for example, its time ends."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    response = ask(in_context(app), headers={"X-Request-Timeout": "0.05"})
+    assert (response.status_code, code(response)) == (504, "deadline_exceeded")
+
+
+def test_an_answer_that_has_begun_is_finished(ask: Ask) -> None:
+    """The deadline is for the wait: who is being answered is not cut off."""
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(scope["state"]["time_left"]() + 0.05)
+        await send({"type": "http.response.body", "body": b"whole"})
+
+    response = ask(in_context(app), headers={"X-Request-Timeout": "0.05"})
+    assert (response.status_code, response.text) == (200, "whole")
+
+
 def test_a_defect_shows_nothing_of_the_inside(ask: Ask) -> None:
     """The client gets a problem document and an id, the log gets the trace under the same id."""
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
