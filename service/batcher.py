@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 from service.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
@@ -188,7 +189,8 @@ class Batcher(Generic[T, R]):
         batch: list[Entry[T, R]] = []
         used = looked_at = 0
         now = self._clock()
-        for job in list(self._queue):
+        # A copy, since expired jobs leave the queue; each of the others has an item to look at.
+        for job in list(islice(self._queue, LOOK_AHEAD)):
             if job.deadline <= now:
                 self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
                 continue
