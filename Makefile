@@ -9,11 +9,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 HOST ?= 127.0.0.1
 PORT ?= 8000
+MINUTES ?= 105
 
-.PHONY: help serve test lint types parity lock clean
+.PHONY: help serve test lint types parity distill test-distill lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
@@ -31,11 +32,17 @@ parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slo
 	@# The other libraries' own warnings are not this project's.
 	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/parity $(TEST_ARGS)
 
+distill: .venv-distill/.done  ## make the bundled preset anew (hours; MINUTES sets those of training)
+	@.venv-distill/bin/python -m model.distill all --minutes $(MINUTES)
+
+test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sentences
+	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/distill $(TEST_ARGS)
+
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -59,4 +66,11 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r requirements/parity.txt
 	@# keras-hub asks for tensorflow-text, 2 GB that nothing here uses.
 	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/parity-nodeps.txt
+	@touch $@
+
+.venv-distill/.done: requirements/serve.txt requirements/distill.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-distill
+	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
+	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check -r requirements/distill.txt
+	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

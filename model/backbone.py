@@ -263,7 +263,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         """Return every variable as float32, by the names of `Architecture.variable_shapes`."""
         return {
             name: np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
-            for name, variable in self._named_variables().items()
+            for name, variable in self.named_variables().items()
         }
 
     def assign_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -272,7 +272,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         Args:
             weights: Arrays by the names of `Architecture.variable_shapes`.
         """
-        for name, variable in self._named_variables().items():
+        for name, variable in self.named_variables().items():
             variable.assign(weights[name])
 
     def encode_one(
@@ -290,7 +290,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         outputs = self.predict_on_batch({"token_ids": token_ids[None], "segment_ids": segment_ids[None]})
         return outputs["sequence_output"][0].astype(np.float32), outputs["pooled_output"][0].astype(np.float32)
 
-    def _named_variables(self) -> dict[str, Any]:
+    def named_variables(self) -> dict[str, Any]:
         """Map the names of `Architecture.variable_shapes` to this model's variables."""
         variables = {}
         for layer in self.layers:

@@ -99,17 +99,19 @@ def read_weights(directory: Path, architecture: Architecture) -> dict[str, npt.N
     return weights
 
 
-def write_weights(path: Path, weights: Weights, dtype: npt.DTypeLike = np.float32) -> None:
+def write_weights(path: Path, weights: Weights, dtype: npt.DTypeLike = np.float32, *, compressed: bool = False) -> None:
     """Write `weights` as a Keras weights file that keras-hub loads.
 
     Args:
         path: The file, `model.weights.h5` in a preset.
         weights: Every variable of an architecture.
         dtype: How the values are kept, for example float16 to halve the file; loading casts back.
+        compressed: Whether to compress them without loss, which any HDF5 library reads.
     """
+    filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compressed else {}
     with h5py.File(path, "w") as file:
         for name, array in weights.items():
-            file[f"layers/{_keras_paths(name)[0]}"] = np.asarray(array).astype(dtype)
+            file.create_dataset(f"layers/{_keras_paths(name)[0]}", data=np.asarray(array).astype(dtype), **filters)
 
 
 def weights_digest(directory: Path) -> str:

@@ -1,0 +1,159 @@
+"""Fine-tune a preset on labelled pairs of texts, and save it as a preset of your own.
+
+    .venv/bin/python examples/finetune.py pairs.tsv --out my_fnet
+
+The file has the columns text_a, text_b and score, 0 (unrelated) to 1 (the same). docs/finetune.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from model import FNetBackbone, FNetTokenizer, load_preset
+
+# isort: split
+import keras  # after `model`, which chooses Keras's backend
+
+TOKENIZER_FILES = ("tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts as token ids, the shorter one first, and how alike they are."""
+
+    first: list[int]
+    second: list[int]
+    score: float
+
+
+def read_pairs(file: Path, tokenizer: FNetTokenizer, longest: int) -> list[Pair]:
+    """Read and tokenise a .csv or .tsv file; texts of more than `longest` tokens are cut."""
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
+    pairs = []
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, **dialect)
+        for row in rows:
+            try:
+                score = float(row["score"])
+                ids = [tokenizer.encode_truncated(row[name], None, longest).token_ids for name in ("text_a", "text_b")]
+            except (KeyError, TypeError, ValueError):
+                score = np.nan
+            if not 0 <= score <= 1:
+                raise click.ClickException(f"{file}:{rows.line_num}: expected text_a, text_b and a score from 0 to 1")
+            # The cosine does not mind which is which, and this leaves half as many combinations of lengths.
+            first, second = sorted(ids, key=len)
+            pairs.append(Pair(first, second, score))
+    return pairs
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of pairs whose first texts are equally long, and whose second texts are: nothing is padded.
+
+    A group of such pairs has at most two shapes, full batches and what is left over. The shapes stay from epoch to
+    epoch, so that each is compiled once, while the pairs change their company.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], size: int) -> None:
+        super().__init__()
+        groups = defaultdict(list)
+        for pair in pairs:
+            groups[len(pair.first), len(pair.second)].append(pair)
+        self._groups, self._size = list(groups.values()), size
+        self.on_epoch_end()
+
+    @property
+    def shapes(self) -> int:
+        """How many different shapes the batches have."""
+        return len({(len(batch), len(batch[0].first), len(batch[0].second)) for batch in self._batches})
+
+    def on_epoch_end(self) -> None:
+        """Deal the batches anew; `fit` itself shuffles their order."""
+        self._batches = []
+        for group in self._groups:
+            random.shuffle(group)
+            self._batches += [group[start : start + self._size] for start in range(0, len(group), self._size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], Any]:
+        batch = self._batches[index]
+        ids = {side: np.array([getattr(pair, side) for pair in batch], np.int32) for side in ("first", "second")}
+        return ids, np.array([[pair.score] for pair in batch], np.float32)
+
+
+def similarity_model(backbone: FNetBackbone) -> Any:
+    """Return a model from two batches of token ids, each of its own length, to the cosines of their embeddings."""
+    ids = {side: keras.Input((None,), dtype="int32", name=side) for side in ("first", "second")}
+    inputs = [{"token_ids": each, "segment_ids": keras.ops.zeros_like(each)} for each in ids.values()]
+    embeddings = [backbone(each)["pooled_output"] for each in inputs]
+    return keras.Model(ids, keras.layers.Dot(axes=1, normalize=True, name="cosine")(embeddings))
+
+
+def save(backbone: FNetBackbone, source: Path, out: Path, description: str) -> None:
+    """Write a preset directory that the service, this project and keras-hub load."""
+    backbone.save_to_preset(out)  # config.json, metadata.json, model.weights.h5
+    for file in TOKENIZER_FILES:  # the vocabulary stays what it was
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, out / file)
+    metadata = json.loads((out / "metadata.json").read_text())
+    metadata["fnet_service"] = {
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("-._")[:100] or "preset",
+        "version": "1",
+        "trained": True,
+        "padding": "none",
+        "pooling": "pooled",
+        "description": description,
+    }
+    (out / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    load_preset(str(out))  # raises if anything is missing
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--preset", default="fnet_mini_en", show_default=True, help="What to start from.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--epochs", default=3, show_default=True, type=click.IntRange(1), help="Passes over the pairs.")
+@click.option("--learning-rate", default=5e-5, show_default=True, help="Adam's.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Most pairs of one step.")
+@click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Share only evaluated.")
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+def main(
+    *, file: Path, preset: str, out: Path, epochs: int, learning_rate: float, batch: int, held_out: float, seed: int
+) -> None:
+    """Fine-tune PRESET on the labelled pairs of FILE, and save it to OUT."""
+    if out.exists():
+        raise click.BadParameter(f"{out} exists already", param_hint="--out")
+    keras.utils.set_random_seed(seed)
+    source = load_preset(preset)
+    if missing := [name for name in TOKENIZER_FILES if not (source.directory / name).is_file()]:
+        raise click.BadParameter(f"{preset} lacks {', '.join(missing)}", param_hint="--preset")
+    pairs = read_pairs(file, FNetTokenizer.from_preset(source), source.architecture.max_sequence_length)
+    random.shuffle(pairs)
+    kept = round(held_out * len(pairs))
+    if kept == len(pairs):
+        raise click.ClickException(f"{file}: holds too few pairs")
+    backbone = FNetBackbone.from_preset(preset)
+    model = similarity_model(backbone)
+    model.compile(keras.optimizers.Adam(learning_rate), loss="mean_squared_error")
+    training, validation = Batches(pairs[kept:], batch), Batches(pairs[:kept], batch)
+    click.echo(f"{len(pairs) - kept} pairs, in {training.shapes} shapes that compile once each, in the first epoch.")
+    model.fit(training, validation_data=validation if kept else None, epochs=epochs)
+    save(backbone, source.directory, out, f"{source.name}, fine-tuned on {len(pairs) - kept} pairs of {file.name}.")
+    click.echo(f"{out} is ready: fnet-service serve --preset {out}")
+
+
+if __name__ == "__main__":
+    main()

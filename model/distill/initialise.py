@@ -1,0 +1,105 @@
+"""The student's start: a bag of the teacher's words that the Fourier layers hand through to the pooler.
+
+Position 0 receives the cosine transform of the sum over all tokens, of which only the even half survives. So the
+pieces' vectors, 192 principal components of what the teacher says of each piece alone, are laid on the even (cosine)
+vectors of the hidden axis. The feed-forward parts start near 0, and the pooler is solved by least squares.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.distill.examples import Examples, sampled
+from model.distill.student import Student, pack
+from model.distill.teacher import Teacher
+
+_SOLVED_TEXTS = 24_000
+_SOLVED_TOKENS = 128
+_SOLVED_ROWS = 48
+_RIDGE = 1e-3
+# Words above this share of the text are held to say less (Arora et al. 2017, "A simple but tough-to-beat baseline").
+_COMMON = 1e-3
+_TARGET_SCALE = 3.0
+
+Floats = npt.NDArray[np.float32]
+
+
+def initialise(student: Student, examples: Examples, teacher: Teacher, seed: int) -> None:
+    """Set every variable of the student.
+
+    Args:
+        student: Its backbone's variables are overwritten.
+        examples: What it will be trained on.
+        teacher: Says what each piece means.
+        seed: Of what is random.
+    """
+    backbone = student.backbone
+    rng = np.random.default_rng(seed)
+    hidden = backbone.hidden_dim
+    even = _even_vectors(hidden)
+    count = examples.pieces.get_piece_size()
+    surfaces = [examples.pieces.id_to_piece(piece).replace("▁", " ").strip() for piece in range(count)]
+    vectors = teacher.embed([surface or "." for surface in surfaces], progress="pieces")
+    sample = examples.vectors[sampled(examples, 60_000, seed)].astype(np.float32)
+    _, _, components = np.linalg.svd(sample.T @ sample)
+    components = components[: len(even)]
+    frequency = np.bincount(np.concatenate([np.asarray(ids) for ids in examples.token_ids]), minlength=count)
+    weight = _COMMON / (_COMMON + frequency / frequency.sum())
+    weight[[examples.pieces.is_control(piece) or examples.pieces.is_unknown(piece) for piece in range(count)]] = 0.0
+
+    def random(*shape: int, scale: float) -> Floats:
+        return (rng.normal(size=shape) * scale).astype(np.float32)
+
+    values = {name: random(*variable.shape, scale=0.003) for name, variable in student.variables.items()}
+    tokens = values["token_embedding/embeddings"]
+    tokens[:count] += (weight[:, None] * (vectors @ components.T)) @ even
+    # Normalisation would give every token the same size; beside a constant vector the sizes survive it.
+    odd = np.sqrt(2 / hidden) * np.sin(2 * np.pi * np.arange(hidden) / hidden)
+    values["segment_embedding/embeddings"][:] = odd
+    values["embedding_projection/kernel"] += even.T @ even
+    for name, value in values.items():
+        if name.endswith("gamma"):
+            value[:] = 1.0
+        elif name.endswith(("beta", "bias")):
+            value[:] = 0.0
+        elif name.endswith("intermediate_dense/kernel"):
+            value[:] = random(*value.shape, scale=1 / np.sqrt(hidden))
+    _assign(student, values)
+    kernel, bias = _solved_pooler(student, examples, seed)
+    _assign(student, {"pooled_dense/kernel": kernel, "pooled_dense/bias": bias})
+
+
+def _even_vectors(hidden: int) -> Floats:
+    """Return the orthonormal vectors that are even around 0, without the constant one: `[hidden // 2, hidden]`."""
+    places = np.arange(hidden)
+    vectors = np.stack([np.cos(2 * np.pi * k * places / hidden) for k in range(1, hidden // 2 + 1)])
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def _solved_pooler(student: Student, examples: Examples, seed: int) -> tuple[Floats, Floats]:
+    """Return the pooler's kernel and bias that come nearest to the teacher on a sample of texts."""
+    waiting = [index for index in sampled(examples, _SOLVED_TEXTS, seed) if examples.lengths[index] <= _SOLVED_TOKENS]
+    targets = examples.vectors[waiting].astype(np.float32)
+    found: list[Floats] = []
+    start = 0
+    while start < len(waiting):
+        rows, count = pack([examples.token_ids[index] for index in waiting[start:]], _SOLVED_TOKENS, _SOLVED_ROWS)
+        with torch.no_grad():
+            found.append(student.states(rows).flatten(0, 1)[rows.firsts].numpy())
+        start += count
+    features = np.concatenate(found).astype(np.float64)
+    centre = features.mean(axis=0)
+    features -= centre
+    gram = features.T @ features / len(features) + _RIDGE * np.eye(features.shape[1])
+    # A tanh follows; values small enough pass it unchanged.
+    scaled = targets * _TARGET_SCALE
+    kernel = np.linalg.solve(gram, features.T @ (scaled - scaled.mean(axis=0)) / len(features))
+    return kernel.astype(np.float32), (scaled.mean(axis=0) - centre @ kernel).astype(np.float32)
+
+
+def _assign(student: Student, values: dict[str, Floats]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            student.variables[name].copy_(torch.from_numpy(value))

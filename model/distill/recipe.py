@@ -1,0 +1,87 @@
+"""The recipe's knobs, each with its reason. A variant is `dataclasses.replace(FNET_MINI, …)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from model.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides what the student becomes, apart from the time it is given.
+
+    Attributes:
+        name: The preset's name.
+        version: The preset's version.
+        architecture: The student. Its number of layers is odd: position 0 holds the sum over the tokens only after an
+            odd number of mixings (the transform of the transform is the sequence itself), and the pooler reads
+            position 0.
+        seed: Of every random choice.
+        sources: Names of the sources to read, all of them where none is named.
+        teacher_words: How many of the teacher's whole words become pieces, most frequent first. A word that is one
+            piece starts with the teacher's own vector; a word in several has to be learned.
+        everyday_words: How many words become pieces that everyday text uses and the teacher has in pieces itself.
+        composed: How many texts of each composed kind (`model.distill.compose`) to make.
+        most_sentences: Most sentences of one prose source: technical manuals would drown everything else.
+        passages: How many passages of several sentences to cut from the prose.
+        passage_words: Fewest and most words of a passage.
+        shuffled: How many sentences also appear with their words in another order.
+        fragments: How many fragments of sentences to cut.
+        held_out: One family of texts in this many is never trained on.
+        row_tokens: Tokens of a packed training row, for sentences and for passages.
+        batch_tokens: Tokens of one training step.
+        passage_steps: One step in this many is of passages.
+        learning_rate: Peak rate of AdamW, reached after `warmup` of the time, falling to nearly 0 by a cosine.
+        embedding_learning_rate: The same for the token embedding, of which each step sees few rows.
+        warmup: Share of the steps.
+        weight_decay: Of kernels; vectors and embeddings have none.
+        similarity_weight: Weight of the squared error of the similarities between texts of a batch.
+        family_weight: Weight of the same error between texts of one family, which are few among all pairs.
+        mean_weight: Weight of the mean output's cosine beside the pooled output's.
+        resegmented: Share of the texts shown in a random segmentation, so that words in pieces mean what words mean.
+    """
+
+    name: str
+    version: str
+    architecture: Architecture
+    seed: int = 20261124
+    sources: tuple[str, ...] = ()
+    teacher_words: int = 13_500
+    everyday_words: int = 3_500
+    composed: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "captions": 300_000,
+            "headlines": 140_000,
+            "questions": 80_000,
+            "statements": 100_000,
+            "mentions": 100_000,
+        }
+    )
+    most_sentences: int = 40_000
+    passages: int = 20_000
+    passage_words: tuple[int, int] = (45, 330)
+    shuffled: int = 30_000
+    fragments: int = 80_000
+    held_out: int = 60
+    row_tokens: tuple[int, int] = (128, 512)
+    batch_tokens: int = 6144
+    passage_steps: int = 16
+    learning_rate: float = 8e-4
+    embedding_learning_rate: float = 1.2e-3
+    warmup: float = 0.02
+    weight_decay: float = 0.01
+    similarity_weight: float = 8.0
+    family_weight: float = 4.0
+    mean_weight: float = 0.2
+    resegmented: float = 0.1
+
+
+FNET_MINI = Recipe(
+    name="fnet_mini_en",
+    version="1.0",
+    architecture=Architecture(
+        vocabulary_size=20_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
+    ),
+)

