@@ -51,9 +51,11 @@ PRESET_FILES = [
     "model.weights.h5",
     "model.weights.json",
     "model_*.weights.h5",
+    "README.md",
 ]
 
 VOCABULARY_FILE = "assets/tokenizer/vocabulary.spm"
+CARD_FILE = "README.md"
 
 Pooling = Literal["pooled", "mean"]
 Padding = Literal["none", "max_length"] | int
@@ -62,6 +64,7 @@ Padding = Literal["none", "max_length"] | int
 _PREPROCESSORS = ("FNetPreprocessor", "FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor")
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16", "float64")
 _MAX_JSON_BYTES = 4 << 20
+_MAX_CARD_BYTES = 1 << 20
 _MAX_PARAMETERS = 20_000_000_000
 # A name becomes part of URLs, labels and log lines.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -98,6 +101,16 @@ class Preset:
     padding: Padding
     pooling: Pooling
     description: str
+
+    def card(self) -> str | None:
+        """Return the model card, Markdown for people; nothing where there is none, or one too long to be read."""
+        path = self.directory / CARD_FILE
+        try:
+            if path.stat().st_size > _MAX_CARD_BYTES:
+                return None
+            return path.read_text("utf-8", errors="replace")
+        except OSError:
+            return None
 
 
 def load_preset(handle: str, cache_dir: Path | None = None) -> Preset:

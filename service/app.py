@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -16,9 +17,10 @@ from service import __version__
 from service.engine import Engine, EngineOptions
 from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.metrics import Metrics
-from service.middleware import Bodies, Context, Departures, Keys, Refusals
+from service.middleware import Bodies, Context, Departures, Keys, Refusals, Render
 from service.protocols import native
 from service.protocols.codec import json_bytes
+from service.protocols.protocol import Protocol
 from service.protocols.statuses import STATUSES
 from service.records import Record, RequestCancelled, RequestRejected
 from service.settings import Settings
@@ -45,7 +47,8 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     engine = Engine(_engine_options(settings), metrics.observe, on_failure)
 
-    protocols = [native.router(engine, settings.max_sequences)]
+    protocols = [native.protocol(engine, settings.max_sequences)]
+    render = _renderer(protocols)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -60,15 +63,20 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_middleware(settings, metrics, lambda: [*(r for p in protocols for r in p.routes), *app.routes]),
-        exception_handlers={ServiceError: _on_service_error(metrics.observe), HTTPException: _on_http_exception},
+        middleware=_middleware(
+            settings, metrics, render, lambda: [*(r for p in protocols for r in p.routes.routes), *app.routes]
+        ),
+        exception_handlers={
+            ServiceError: _on_service_error(metrics.observe, render),
+            HTTPException: _on_http_exception(render),
+        },
     )
     app.state.engine, app.state.metrics = engine, metrics
     for protocol in protocols:
-        app.include_router(protocol)
+        app.include_router(protocol.routes)
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
-    _describe_wire_types(app)
+    _describe_wire_types(app, [wire_type for protocol in protocols for wire_type in protocol.wire_types])
     return app
 
 
@@ -82,13 +90,16 @@ def _engine_options(settings: Settings) -> EngineOptions:
         batch_invariant=settings.batch_invariant,
         cache_dir=settings.cache_dir,
         result_cache_bytes=settings.result_cache_mb << 20,
+        pooling=settings.pooling,
     )
 
 
-def _middleware(settings: Settings, metrics: Metrics, routes: Callable[[], Iterable[BaseRoute]]) -> list[Middleware]:
-    def render(path: str, error: ServiceError) -> Response:
+def _middleware(
+    settings: Settings, metrics: Metrics, render: Render, routes: Callable[[], Iterable[BaseRoute]]
+) -> list[Middleware]:
+    def refuse(path: str, error: ServiceError) -> Response:
         metrics.observe(RequestRejected(error.code))
-        return _render(path, error)
+        return render(path, error)
 
     # Outside of what refuses, so that a page may read why it was refused.
     cors = Middleware(
@@ -101,36 +112,44 @@ def _middleware(settings: Settings, metrics: Metrics, routes: Callable[[], Itera
     return [
         Middleware(Context, metrics.answered, routes),
         *([cors] if settings.cors_origins else []),
-        Middleware(Refusals, render, settings.request_timeout),
+        Middleware(Refusals, refuse, settings.request_timeout),
         Middleware(Keys, settings.keys()),
         Middleware(Bodies, settings.max_body_bytes),
         Middleware(Departures, lambda: metrics.observe(RequestCancelled())),
     ]
 
 
-def _render(_path: str, error: ServiceError) -> Response:
-    """Return an error in the words of the protocol that the path belongs to."""
-    return native.render_error(error)
+def _renderer(protocols: Sequence[Protocol]) -> Render:
+    """Tell an error in the words of the protocol that its path belongs to; those of the first for any other path."""
+
+    def render(path: str, error: ServiceError) -> Response:
+        speaks = next((protocol for protocol in protocols if protocol.owns(path)), protocols[0])
+        return speaks.render_error(error)
+
+    return render
 
 
-def _on_service_error(observe: Callable[[Record], None]) -> Any:
+def _on_service_error(observe: Callable[[Record], None], render: Render) -> Any:
     async def handle(request: Request, error: ServiceError) -> Response:
         observe(RequestRejected(error.code))
-        return _render(request.url.path, error)
+        return render(request.url.path, error)
 
     return handle
 
 
-async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    """Put the framework's own refusals into the tree of `service.errors`."""
-    path = request.url.path
-    refusals: dict[int, ServiceError] = {
-        STATUSES["not_found"]: NotFoundError("there is no such route"),
-        STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
-    }
-    response = _render(path, refusals.get(error.status_code, InternalError("an unexpected error occurred")))
-    response.headers.update(error.headers or {})
-    return response
+def _on_http_exception(render: Render) -> Any:
+    async def handle(request: Request, error: HTTPException) -> Response:
+        """Put the framework's own refusals into the tree of `service.errors`."""
+        refusals: dict[int, ServiceError] = {
+            STATUSES["not_found"]: NotFoundError("there is no such route"),
+            STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
+        }
+        refusal = refusals.get(error.status_code, InternalError("an unexpected error occurred"))
+        response = render(request.url.path, refusal)
+        response.headers.update(error.headers or {})
+        return response
+
+    return handle
 
 
 def _add_health(app: FastAPI, engine: Engine) -> None:
@@ -150,6 +169,19 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
     @app.get("/v1/info", tags=["description"], summary="What is served, and how")
     async def info() -> Response:
         return _json(_info(engine, settings))
+
+    @app.get(
+        "/v1/card",
+        tags=["description"],
+        summary="The preset's model card, as Markdown",
+        response_class=Response,
+        responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}},
+    )
+    async def card() -> Response:
+        preset = engine.ready().preset if engine.loaded is None else engine.loaded.preset
+        if (text := preset.card()) is None:
+            raise NotFoundError(f"the preset {preset.name} has no card")
+        return Response(text, media_type="text/markdown")
 
     @app.get("/metrics", tags=["description"], summary="Prometheus metrics, as text or OpenMetrics")
     async def exposition(request: Request) -> Response:
@@ -174,6 +206,7 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "preset": preset.name,
         "preset_version": preset.version,
         "description": preset.description,
+        "card": "/v1/card" if preset.card() is not None else None,
         "digest": f"sha256:{loaded.digest}" if loaded.digest else None,
         "trained": preset.trained and settings.load_weights,
         "dtype": settings.dtype,
@@ -201,7 +234,7 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _describe_wire_types(app: FastAPI) -> None:
+def _describe_wire_types(app: FastAPI, wire_types: Iterable[type[BaseModel]]) -> None:
     """Add the types that routes parse and render themselves to the OpenAPI description."""
     generate = app.openapi
 
@@ -209,7 +242,7 @@ def _describe_wire_types(app: FastAPI) -> None:
         if app.openapi_schema is None:
             description = generate()
             schemas = description.setdefault("components", {}).setdefault("schemas", {})
-            for wire_type in (native.EncodeRequest, native.ProblemDocument):
+            for wire_type in wire_types:
                 schema = wire_type.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[wire_type.__name__] = schema

@@ -14,16 +14,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from model.checkpoints import read_weights, weights_digest
 from model.encoder import Dtype, Encoding, NonFiniteOutputError, PackedEncoder, Tokens, on_compilation
 from model.errors import PresetError
 from model.packing import aligned
-from model.presets import Padding, Preset, load_preset
+from model.presets import Padding, Pooling, Preset, load_preset
 from model.selftest import SelfTest, SelfTestError, prepare
 from model.tokenizer import FNetTokenizer
 from service import errors
@@ -63,6 +64,7 @@ class EngineOptions:
     batch_invariant: bool
     cache_dir: Path | None
     result_cache_bytes: int
+    pooling: Pooling | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,31 @@ class Engine:
             self._cache.put(sequences[index], encoding)
         return [known[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
 
+    @property
+    def pooling(self) -> Pooling:
+        """Which output is a text's embedding: the setting's choice, else the preset's."""
+        return self.options.pooling or self.ready().preset.pooling
+
+    async def embed(
+        self,
+        sequences: Sequence[Tokens],
+        timeout: float,  # noqa: ASYNC109 - as in `encode`
+        *,
+        normalize: bool = True,
+    ) -> tuple[npt.NDArray[np.float32], Timings]:
+        """Return one embedding a sequence: the output that `pooling` names.
+
+        Args:
+            sequences: As for `encode`, and the same errors.
+            timeout: Seconds until the request is given up.
+            normalize: Whether each has a Euclidean length of 1.
+
+        Returns:
+            `[len(sequences), hidden_dim]` float32, and what it took.
+        """
+        encodings, timings = await self.encode(sequences, timeout)
+        return await self.in_worker(_pooled, encodings, self.pooling, normalize=normalize), timings
+
     def _submit(self, sequences: list[Tokens], timeout: float) -> Job[Tokens, Encoding]:
         if self._batcher is None:
             raise errors.NotReadyError("the model is loading", retry_after=1)
@@ -343,7 +370,12 @@ class Engine:
         self._on_failure(error)
 
 
-def normalized(vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _pooled(encodings: Sequence[Encoding], pooling: Pooling, *, normalize: bool) -> npt.NDArray[np.float32]:
+    rows = [each.pooled_output if pooling == "pooled" else each.mean_output for each in encodings]
+    return np.stack([normalized(row) for row in rows] if normalize else rows)
+
+
+def normalized(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the vector with a Euclidean length of 1; a zero vector stays zero."""
     length = np.sqrt(np.square(vector, dtype=np.float64).sum())
     return (vector / length).astype(np.float32) if length else vector

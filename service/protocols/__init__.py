@@ -1,1 +1,1 @@
-"""The protocols that clients speak: each one file of wire types, a pure parse, a pure render, and a router."""
+"""Protocols: each one file of wire types, a pure `parse`, a pure `render`, and routes over the same engine."""

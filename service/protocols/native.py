@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.encoder import Encoding, Tokens
 from service.engine import Engine, normalized
-from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem, ServiceError
+from service.errors import ServiceError
 from service.inputs import Text, check_count, from_ids
+from service.protocols.body import Flag, IdList, OneText, read_json, refuse_too_many, refused, validated
 from service.protocols.codec import Array, base64_array, json_array, json_bytes, npz
+from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status, title
 from service.records import Timings
 
@@ -44,14 +44,10 @@ def _text_or_pair(value: Any) -> str:
     return "pair" if isinstance(value, list) else "text"
 
 
-# The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
-Id = Annotated[int, Field(strict=True)]
-IdList = Annotated[list[Id], Field(fail_fast=True)]
 Ids = Annotated[
     Annotated[list[IdList], Field(fail_fast=True), Tag("batch")] | Annotated[IdList, Tag("one")],
     Discriminator(_one_or_batch_of_ids),
 ]
-OneText = Annotated[str, Field(strict=True)]
 Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
 TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
 Texts = Annotated[
@@ -82,10 +78,8 @@ class EncodeRequest(BaseModel):
     outputs: list[Output] = Field(
         ["sequence_output", "pooled_output"], min_length=1, max_length=16, description="What to return."
     )
-    normalize: Annotated[bool, Field(strict=True)] = Field(
-        False, description="Give pooled and mean rows a Euclidean length of 1."
-    )
-    truncate: Annotated[bool, Field(strict=True)] = Field(False, description="Cut what is too long; else refuse it.")
+    normalize: Flag = Field(False, description="Give pooled and mean rows a Euclidean length of 1.")
+    truncate: Flag = Field(False, description="Cut what is too long; else refuse it.")
     padding: PaddingField | None = Field(
         None, description="Texts only: pad with `<pad>` to this length. By default as the preset was trained."
     )
@@ -166,16 +160,16 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `most_sequences`.
     """
-    value = _json(body)
-    _refuse_too_many(value, most_sequences)
-    wire = _validated(value)
+    value = read_json(body)
+    refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), most_sequences)
+    wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
-        raise _refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
+        raise refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
     if wire.texts is None:
         return _parse_ids(wire, accept, most_sequences)
     if wire.segment_ids is not None:
-        raise _refused("segment_ids", "is taken with token_ids only: texts have their own segments")
+        raise refused("segment_ids", "is taken with token_ids only: texts have their own segments")
     texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
     check_count(len(texts), most_sequences, "texts")
     return EncodeCall(
@@ -190,54 +184,15 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
 
 def _parse_ids(wire: EncodeRequest, accept: str, most_sequences: int) -> EncodeCall:
     if wire.padding is not None:
-        raise _refused("padding", "is taken with texts only: ids are encoded as they are")
+        raise refused("padding", "is taken with texts only: ids are encoded as they are")
     token_ids, single = _batch(wire.token_ids or [])
     check_count(len(token_ids), most_sequences, "token_ids")
     segment_ids = None
     if wire.segment_ids is not None:
         segment_ids, flat = _batch(wire.segment_ids)
         if flat != single:
-            raise _refused("segment_ids", "has another shape than token_ids")
+            raise refused("segment_ids", "has another shape than token_ids")
     return EncodeCall(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from None
-
-
-# pydantic's own would name our classes, or say less.
-_OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
-
-
-def _refuse_too_many(value: Any, most: int) -> None:
-    """Count before anything else is looked at: to check a million entries takes seconds."""
-    if not isinstance(value, dict):
-        return
-    unknown = (name for name in value if name not in EncodeRequest.model_fields)
-    problems = [Problem((name,), "no such field") for name in islice(unknown, MOST_PROBLEMS)]
-    if len(problems) == MOST_PROBLEMS:
-        raise InvalidInputError.of(problems)
-    for field in ("token_ids", "segment_ids", "texts"):
-        found = value.get(field)
-        # A bare list of ids is one sequence.
-        if isinstance(found, list) and len(found) > most and not isinstance(found[0], int):
-            check_count(len(found), most, field)
-
-
-def _validated(value: Any) -> EncodeRequest:
-    try:
-        return EncodeRequest.model_validate(value)
-    except ValidationError as error:
-        messages: dict[tuple[str | int, ...], list[str]] = {}
-        for item in error.errors(include_url=False, include_context=False, include_input=False):
-            # No field nests objects: a word behind the field's name is the tag of a union, and no part of the place.
-            place = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
-            messages.setdefault(place, []).append(_OWN_WORDS.get(item["type"], item["msg"]))
-        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
-        raise InvalidInputError.of(problems) from None
 
 
 def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
@@ -249,12 +204,8 @@ def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
     wanted = NPZ in accept
     if wanted and wire.encoding_format != "float":
-        raise _refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
+        raise refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
     return wanted
-
-
-def _refused(field: str, message: str) -> InvalidInputError:
-    return InvalidInputError.of([Problem((field,), message)])
 
 
 # === Render ===
@@ -310,8 +261,8 @@ _REFUSAL: dict[str, Any] = {
 }
 
 
-def router(engine: Engine, most_sequences: int) -> APIRouter:
-    """Return the routes of the native protocol.
+def protocol(engine: Engine, most_sequences: int) -> Protocol:
+    """Return the native protocol, in whose words errors on unknown paths are told as well.
 
     Args:
         engine: What encodes.
@@ -374,7 +325,12 @@ def router(engine: Engine, most_sequences: int) -> APIRouter:
             content = await engine.in_worker(b"".join, pieces)
         return Response(content, media_type=media_type)
 
-    return routes
+    return Protocol(
+        routes=routes,
+        prefixes=("/v1/encode",),
+        render_error=render_error,
+        wire_types=(EncodeRequest, ProblemDocument),
+    )
 
 
 async def _streamed(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -248,6 +248,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             "batch_invariant": True,
             "cache_dir": None,
             "result_cache_bytes": 0,
+            "pooling": None,
         }
         engine = Engine(EngineOptions(preset=str(preset), **{**defaults, **options}), observe, on_failure)
         made.append(engine)

@@ -1,0 +1,84 @@
+"""Bodies: bytes become a checked wire type, or an error that names the place. The same for every JSON protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, Field, ValidationError
+
+from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem
+from service.inputs import check_count
+
+Wire = TypeVar("Wire", bound=BaseModel)
+
+# The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
+Id = Annotated[int, Field(strict=True)]
+IdList = Annotated[list[Id], Field(fail_fast=True)]
+OneText = Annotated[str, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+# pydantic's own would name our classes, or say less.
+_OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
+
+
+def read_json(body: bytes) -> Any:
+    """Return the value that a body holds.
+
+    Raises:
+        BadRequestError: The body is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+
+
+def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], most: int) -> None:
+    """Count before anything else is looked at: to check a million entries takes seconds.
+
+    Args:
+        value: The body's value.
+        wire: What it is to become.
+        lists: Fields that may hold one entry a sequence; a list that begins with a number is one sequence.
+        most: Sequences that a request may hold.
+
+    Raises:
+        InvalidInputError: There are many unknown fields, or a list is empty.
+        TooManySequencesError: A list is too long.
+    """
+    if not isinstance(value, dict):
+        return
+    unknown = (name for name in value if name not in wire.model_fields)
+    problems = [Problem((name,), "no such field") for name in islice(unknown, MOST_PROBLEMS)]
+    if len(problems) == MOST_PROBLEMS:
+        raise InvalidInputError.of(problems)
+    for field in lists:
+        found = value.get(field)
+        if isinstance(found, list) and len(found) > most and not isinstance(found[0], int):
+            check_count(len(found), most, field)
+
+
+def validated(wire: type[Wire], value: Any) -> Wire:
+    """Return the value as a wire type whose fields nest no objects.
+
+    Raises:
+        InvalidInputError: It is none; every place is named.
+    """
+    try:
+        return wire.model_validate(value)
+    except ValidationError as error:
+        messages: dict[tuple[str | int, ...], list[str]] = {}
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            # A word behind the field's name is the tag of a union, and no part of the place.
+            place = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
+            messages.setdefault(place, []).append(_OWN_WORDS.get(item["type"], item["msg"]))
+        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
+        raise InvalidInputError.of(problems) from None
+
+
+def refused(field: str, message: str) -> InvalidInputError:
+    """Return the error that refuses one field."""
+    return InvalidInputError.of([Problem((field,), message)])

