@@ -88,6 +88,8 @@ class Preset:
         padding: Default padding of texts: `none`, or the length to pad to.
         pooling: Which output is the text's embedding.
         description: One sentence for people.
+        matryoshka: Whether it was trained so that the leading components of an embedding are one by themselves
+            (Kusupati et al. 2022, arXiv 2205.13147).
     """
 
     name: str
@@ -101,6 +103,7 @@ class Preset:
     padding: Padding
     pooling: Pooling
     description: str
+    matryoshka: bool
 
     def card(self) -> str | None:
         """Return the model card, Markdown for people; nothing where there is none, or one too long to be read."""
@@ -262,6 +265,7 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
         padding=_read_padding(block, default=min(length, architecture.max_sequence_length)),
         pooling=block.choice("pooling", ("pooled", "mean"), default="pooled"),
         description=block.text("description", default=""),
+        matryoshka=block.boolean("matryoshka", default=False),
     )
     if not _NAME.fullmatch(preset.name):
         wanted = "letters, digits, dots, dashes and underscores"

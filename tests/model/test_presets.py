@@ -175,6 +175,7 @@ def test_a_preset_of_keras_hub_needs_no_block_of_ours(preset_directory: Path, ti
         padding=16,
         pooling="pooled",
         description="",
+        matryoshka=False,
     )
 
 
@@ -193,6 +194,7 @@ def test_the_block_is_honoured(preset_directory: Path) -> None:
         "padding": "none",
         "pooling": "mean",
         "description": "For tests.",
+        "matryoshka": True,
     }
     edit(preset_directory / "metadata.json", "fnet_service", block)
     edit(preset_directory / "preprocessor.json", "config.truncate", "waterfall")
@@ -400,6 +402,7 @@ WRONG_IN_BLOCK: dict[str, list[Any]] = {
     "padding": [True, False, 0, -1, 1.5, "longest", [], {}, 25, 10**30],
     "pooling": ["cls", True, 0, [], {}],
     "description": [7, [], {}],
+    "matryoshka": [1, "yes", []],
 }
 WRONG_IN_PREPROCESSOR: dict[str, list[Any]] = {
     "sequence_length": [0, -1, True, "16", 1.5, 10**30],
