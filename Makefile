@@ -11,7 +11,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
 
-.PHONY: help serve test lint types parity distill test-distill lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,14 @@ distill: .venv-distill/.done  ## make the bundled preset anew (hours; MINUTES se
 test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sentences
 	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/distill $(TEST_ARGS)
 
+test-clients: .venv-clients/.done  ## prove every protocol with its own clients, and fuzz the OpenAPI description
+	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/clients $(TEST_ARGS)
+
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .venv-clients .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -73,4 +76,11 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check -r requirements/distill.txt
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-clients/.done: requirements/dev.txt requirements/clients.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check -r requirements/clients.txt
+	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -6,8 +6,9 @@ Source: keras-hub's FNetTokenizer and MultiSegmentPacker, whose ids these are: t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,10 @@ from model.errors import PresetError
 from model.presets import VOCABULARY_FILE, Preset, load_preset
 
 Truncation = Literal["round_robin", "waterfall"]
+Side = Literal["left", "right"]
 
+# SentencePiece's sign for a space.
+_SPACE = "\u2581"
 _SPECIAL_TOKENS = ("[CLS]", "[SEP]", "<pad>", "[MASK]")
 
 
@@ -32,6 +36,23 @@ class Tokens:
 
     token_ids: list[int]
     segment_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token of a text, and what it was made of.
+
+    Attributes:
+        id: The token's id.
+        text: The vocabulary's piece; `▁` stands for a space, or at the text's beginning for nothing.
+        start: Where in the text it begins, counted in Unicode code points.
+        stop: Where it ends, likewise; pieces of one character, such as `½`, have the same place.
+    """
+
+    id: int
+    text: str
+    start: int
+    stop: int
 
 
 class FNetTokenizer:
@@ -60,6 +81,7 @@ class FNetTokenizer:
         self.cls_token_id, self.sep_token_id, self.pad_token_id, self.mask_token_id = map(
             self._pieces.PieceToId, _SPECIAL_TOKENS
         )
+        self._special_ids = frozenset(map(self._pieces.PieceToId, _SPECIAL_TOKENS))
 
     @classmethod
     def from_preset(cls, preset: str | Path | Preset) -> FNetTokenizer:
@@ -100,16 +122,49 @@ class FNetTokenizer:
         """Return the ids of a text, without special tokens."""
         return list(self._pieces.EncodeAsIds(text))
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Return the text that ids stand for; control tokens stand for none."""
-        return str(self._pieces.DecodeIds(list(token_ids)))
+    def pieces(self, text: str) -> list[Piece]:
+        """Return the tokens of a text with their places in it, without special tokens.
+
+        The vocabulary's normalisation may fold, compose, expand and drop characters: places are those in `text` itself.
+        """
+        found = self._pieces.Encode(text, return_type="offset_mapping")
+        normalized, origins = self._pieces.Normalize(text, with_offsets=True)
+        spans: list[tuple[int, int]] = found["offsets"]
+        if "".join(found["pieces"]) == normalized:  # not where a vocabulary spells unknown characters as bytes
+            lengths = [len(piece) for piece in found["pieces"]]
+            spans = _whole_characters(lengths, origins, spaced=normalized.startswith(_SPACE))
+        return [
+            Piece(token_id, self.id_to_token(token_id), start, stop)
+            for token_id, (start, stop) in zip(found["ids"], spans, strict=True)
+        ]
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether an id is none of a text's own, but `[CLS]`, `[SEP]`, `<pad>`, `[MASK]` or another control token."""
+        return token_id in self._special_ids or bool(self._pieces.IsControl(token_id))
+
+    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text that ids stand for.
+
+        Args:
+            token_ids: The ids, each within the vocabulary.
+            skip_special_tokens: Whether special tokens stand for nothing, rather than for their names.
+        """
+        if skip_special_tokens:
+            return str(self._pieces.DecodeIds([i for i in token_ids if not self.is_special(i)]))
+        return "".join(self._with_names(token_ids))
 
     def encode(self, text: str, pair: str | None = None) -> Tokens:
         """Tokenise a text, or a pair of them, with special tokens and nothing cut."""
         return self._join(self.tokenize(text), None if pair is None else self.tokenize(pair))
 
-    def encode_truncated(self, text: str, pair: str | None, length: int) -> Tokens:
+    def encode_truncated(self, text: str, pair: str | None, length: int, side: Side = "right") -> Tokens:
         """Tokenise as `encode`, cut to at most `length` tokens; special tokens are always kept.
+
+        Args:
+            text: The text.
+            pair: The second text, where there is one.
+            length: Most tokens to keep.
+            side: Where texts lose what is too long, at their end or at their beginning.
 
         Raises:
             ValueError: `length` has no room for the special tokens.
@@ -120,14 +175,27 @@ class FNetTokenizer:
         if room < 0:
             raise ValueError(f"{length} tokens have no room for the special tokens")
         if second is None:
-            return self._join(first[:room], None)
+            return self._join(_cut(first, room, side), None)
         kept = self._share(room, len(first), len(second))
-        return self._join(first[:kept], second[: room - kept])
+        return self._join(_cut(first, kept, side), _cut(second, room - kept, side))
 
     def pad(self, tokens: Tokens, length: int) -> Tokens:
         """Append `<pad>` tokens of segment 0 up to `length`; a longer sequence stays as it is."""
         missing = max(0, length - len(tokens.token_ids))
         return Tokens(tokens.token_ids + [self.pad_token_id] * missing, tokens.segment_ids + [0] * missing)
+
+    def _with_names(self, token_ids: Sequence[int]) -> Iterator[str]:
+        """Yield the texts of ids that stand together, and the names of special tokens between them."""
+        first = True
+        for special, run in groupby(token_ids, self.is_special):
+            ids = list(run)
+            if special:
+                yield from map(self.id_to_token, ids)
+            else:
+                # The space before a text's first word is left out; behind a special token there is one.
+                spaced = not first and self.id_to_token(ids[0]).startswith(_SPACE)
+                yield (" " if spaced else "") + str(self._pieces.DecodeIds(ids))
+            first = False
 
     def _share(self, room: int, first: int, second: int) -> int:
         """Return how many tokens of the first text are kept when both share `room`."""
@@ -143,3 +211,34 @@ class FNetTokenizer:
             token_ids += [*second, self.sep_token_id]
             segment_ids += [1] * (len(second) + 1)
         return Tokens(token_ids, segment_ids)
+
+
+def _cut(ids: list[int], kept: int, side: Side) -> list[int]:
+    return ids[:kept] if side == "right" else ids[max(0, len(ids) - kept) :]
+
+
+def _whole_characters(lengths: Sequence[int], origins: Sequence[int], *, spaced: bool) -> list[tuple[int, int]]:
+    """Return where in the original text each piece comes from.
+
+    SentencePiece gives a character that became several, such as `½`, to the last of their pieces alone, and nothing to
+    the others. Here it belongs to each of them.
+
+    Args:
+        lengths: Characters of each piece in the normalised text.
+        origins: For each character of the normalised text where it comes from, and where the last one ends.
+        spaced: Whether the normalised text begins with a space.
+    """
+    # Where in the original text the character ends that a normalised one comes from.
+    ends = list(origins[1:])
+    for index in range(len(ends) - 2, -1, -1):
+        if ends[index] == origins[index]:
+            ends[index] = ends[index + 1]
+    spans = []
+    begin = 0
+    for length in lengths:
+        end = begin + length
+        # The `▁` before a text's first word was put there, and comes from nothing.
+        added = spaced and end == 1 and origins[0] == origins[1]
+        spans.append((origins[begin], origins[0] if added else ends[end - 1]))
+        begin = end
+    return spans

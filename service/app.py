@@ -18,7 +18,8 @@ from service.engine import Engine, EngineOptions
 from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.metrics import Metrics
 from service.middleware import Bodies, Context, Departures, Keys, Refusals, Render
-from service.protocols import native
+from service.pages import add_docs
+from service.protocols import native, oip, openai, tei, tokens
 from service.protocols.codec import json_bytes
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import STATUSES
@@ -47,7 +48,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     engine = Engine(_engine_options(settings), metrics.observe, on_failure)
 
-    protocols = [native.protocol(engine, settings.max_sequences)]
+    protocols = [each.protocol(engine, settings.max_sequences) for each in (native, openai, oip, tei, tokens)]
     render = _renderer(protocols)
 
     @asynccontextmanager
@@ -76,6 +77,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         app.include_router(protocol.routes)
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
+    add_docs(app)
     _describe_wire_types(app, [wire_type for protocol in protocols for wire_type in protocol.wire_types])
     return app
 
@@ -107,7 +109,7 @@ def _middleware(
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
-        expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length"],
     )
     return [
         Middleware(Context, metrics.answered, routes),
@@ -175,7 +177,10 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
         tags=["description"],
         summary="The preset's model card, as Markdown",
         response_class=Response,
-        responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}},
+        responses={
+            200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
+            404: {"description": "The preset has no card", "content": native.PROBLEM_CONTENT},
+        },
     )
     async def card() -> Response:
         preset = engine.ready().preset if engine.loaded is None else engine.loaded.preset
@@ -183,7 +188,20 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
             raise NotFoundError(f"the preset {preset.name} has no card")
         return Response(text, media_type="text/markdown")
 
-    @app.get("/metrics", tags=["description"], summary="Prometheus metrics, as text or OpenMetrics")
+    @app.get(
+        "/metrics",
+        tags=["description"],
+        summary="Prometheus metrics, as text or OpenMetrics",
+        response_class=Response,
+        responses={
+            200: {
+                "content": {
+                    "text/plain": {"schema": {"type": "string"}},
+                    "application/openmetrics-text": {"schema": {"type": "string"}},
+                }
+            }
+        },
+    )
     async def exposition(request: Request) -> Response:
         if engine.loaded is not None:
             described = _info(engine, settings)

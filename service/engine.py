@@ -245,6 +245,7 @@ class Engine:
         timeout: float,  # noqa: ASYNC109 - as in `encode`
         *,
         normalize: bool = True,
+        dimensions: int | None = None,
     ) -> tuple[npt.NDArray[np.float32], Timings]:
         """Return one embedding a sequence: the output that `pooling` names.
 
@@ -252,12 +253,13 @@ class Engine:
             sequences: As for `encode`, and the same errors.
             timeout: Seconds until the request is given up.
             normalize: Whether each has a Euclidean length of 1.
+            dimensions: Leading components to keep, all by default; what is kept is normalised.
 
         Returns:
-            `[len(sequences), hidden_dim]` float32, and what it took.
+            `[len(sequences), dimensions]` float32, and what it took.
         """
         encodings, timings = await self.encode(sequences, timeout)
-        return await self.in_worker(_pooled, encodings, self.pooling, normalize=normalize), timings
+        return await self.in_worker(_pooled, encodings, self.pooling, dimensions, normalize=normalize), timings
 
     def _submit(self, sequences: list[Tokens], timeout: float) -> Job[Tokens, Encoding]:
         if self._batcher is None:
@@ -370,8 +372,10 @@ class Engine:
         self._on_failure(error)
 
 
-def _pooled(encodings: Sequence[Encoding], pooling: Pooling, *, normalize: bool) -> npt.NDArray[np.float32]:
-    rows = [each.pooled_output if pooling == "pooled" else each.mean_output for each in encodings]
+def _pooled(
+    encodings: Sequence[Encoding], pooling: Pooling, dimensions: int | None, *, normalize: bool
+) -> npt.NDArray[np.float32]:
+    rows = [(each.pooled_output if pooling == "pooled" else each.mean_output)[:dimensions] for each in encodings]
     return np.stack([normalized(row) for row in rows] if normalize else rows)
 
 

@@ -43,6 +43,21 @@ def check_count(count: int, most: int, field: str) -> None:
         )
 
 
+def check_dimensions(wanted: int | None, preset: Preset) -> None:
+    """Refuse embeddings of a length that a preset does not give.
+
+    Raises:
+        InvalidInputError: They would be longer than they are, or cut though the preset was not trained for it.
+    """
+    whole = preset.architecture.hidden_dim
+    if wanted is None or wanted == whole or (wanted < whole and preset.matryoshka):
+        return
+    message = f"is {wanted}, but the embeddings of {preset.name} have {whole}"
+    if wanted < whole:
+        message = f"is {wanted}, but {preset.name} was not trained to be cut: expected {whole}, or leave it out"
+    raise InvalidInputError.of([Problem(("dimensions",), message)])
+
+
 def from_ids(
     token_ids: Sequence[Sequence[int]],
     segment_ids: Sequence[Sequence[int]] | None,

@@ -36,7 +36,10 @@ Answered = Callable[[str, int, float], None]
 # Anything else could break a log line or a header.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked for by machines all the time, and by those who hold no key.
-OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+# What is described here is no secret, and a browser that follows a link presents no key.
+_OPEN_PAGES = frozenset({"/docs", "/openapi.json"})
+_OPEN_ASSETS = "/docs/assets/"
 _UNMATCHED = "unmatched"
 
 log = structlog.get_logger("fnet.http")
@@ -177,7 +180,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_ROUTES:
+        if scope["type"] == "http" and self._keys and not _is_open(scope["path"]):
             headers = Headers(scope=scope)
             scheme, _, token = headers.get("authorization", "").partition(" ")
             presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -185,6 +188,10 @@ class Keys:
             if not sum(hmac.compare_digest(presented.encode("latin-1", "replace"), key) for key in self._keys):
                 raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_ROUTES or path in _OPEN_PAGES or path.startswith(_OPEN_ASSETS)
 
 
 class Bodies:

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+(PROGRAM,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # The suite itself, which is running right now.
 RUNS_THIS_SUITE = "make test"
 
@@ -78,3 +80,10 @@ def test_every_command_succeeds(command: str, address: str, tmp_path: Path) -> N
     """Each further command ends without an error and prints or writes something."""
     printed = _run(command, address, tmp_path)
     assert printed or list(tmp_path.iterdir())
+
+
+def test_the_program_prints_what_it_says(address: str, tmp_path: Path) -> None:
+    """The comment behind its last line is what it prints."""
+    (tmp_path / "program.py").write_text(PROGRAM.replace("127.0.0.1:8000", address))
+    printed = _run(f"{shlex.quote(sys.executable)} program.py", address, tmp_path)
+    assert printed.strip() == PROGRAM.rstrip().rpartition("# ")[2]

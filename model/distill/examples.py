@@ -73,6 +73,7 @@ class Examples:
             self.sources += [file.stem] * len(kept)
         self.vectors = np.concatenate(vectors)
         self.families = np.asarray(families)
+        self._composed = np.isin(self.sources, list(recipe.composed))
         longest = recipe.architecture.max_sequence_length
         self._cls, self._sep = self.pieces.piece_to_id("[CLS]"), self.pieces.piece_to_id("[SEP]")
         self.token_ids = [
@@ -81,7 +82,14 @@ class Examples:
         self.lengths = np.asarray([len(ids) for ids in self.token_ids])
 
     def batches(
-        self, rng: np.random.Generator, texts: int, *, longer_than: int, at_most: int, resegmented: float
+        self,
+        rng: np.random.Generator,
+        texts: int,
+        *,
+        longer_than: int,
+        at_most: int,
+        resegmented: float,
+        composed: float = 1.0,
     ) -> Generator[Batch, int, None]:
         """Deal the texts of certain lengths once, in an order of its own for every `rng`.
 
@@ -91,11 +99,16 @@ class Examples:
             longer_than: Leave out texts of at most so many tokens,
             at_most: and those of more.
             resegmented: Share of the texts to split into pieces at random (Kudo 2018, section 3).
+            composed: Share of the composed families to deal.
 
         Yields:
             A batch of at most `texts`; send back how many of its first ones were used, the rest is dealt again.
         """
-        order = self._dealt(rng, (self.lengths > longer_than) & (self.lengths <= at_most))
+        wanted = (self.lengths > longer_than) & (self.lengths <= at_most)
+        if composed < 1.0:
+            kept = rng.random(int(self.families.max()) + 1) < composed
+            wanted &= kept[self.families] | ~self._composed
+        order = self._dealt(rng, wanted)
         place = 0
         while place < len(order):
             members = order[place : place + texts]

@@ -32,7 +32,9 @@ class Recipe:
         held_out: One family of texts in this many is never trained on.
         row_tokens: Tokens of a packed training row, for sentences and for passages.
         batch_tokens: Tokens of one training step.
-        passage_steps: One step in this many is of passages.
+        passage_steps: One step in this many is of passages, at first and late.
+        late: Share of the time after which composed text is thinned: its templates are learned by then.
+        late_composed: Share of the composed families still dealt.
         learning_rate: Peak rate of AdamW, reached after `warmup` of the time, falling to nearly 0 by a cosine.
         embedding_learning_rate: The same for the token embedding, of which each step sees few rows.
         warmup: Share of the steps.
@@ -67,7 +69,9 @@ class Recipe:
     held_out: int = 60
     row_tokens: tuple[int, int] = (128, 512)
     batch_tokens: int = 6144
-    passage_steps: int = 16
+    passage_steps: tuple[int, int] = (16, 10)
+    late: float = 0.6
+    late_composed: float = 0.4
     learning_rate: float = 8e-4
     embedding_learning_rate: float = 1.2e-3
     warmup: float = 0.02

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Progress:
         steps: Steps made.
         texts: Texts shown.
         tokens: Tokens shown.
-        epochs: Times that the shorter texts have all been dealt.
+        epochs: Texts shown, in times of all there are.
     """
 
     seconds: float = 0.0
@@ -105,7 +105,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) 
         progress = Progress()
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     saved = progress.seconds
-    batches = _mixture(recipe, examples, progress)
+    batches = _mixture(recipe, examples, progress, minutes)
     with tqdm(total=round(minutes * 60), initial=round(progress.seconds), desc="training", unit="s") as bar:
         while progress.seconds < minutes * 60:
             began = time.perf_counter()
@@ -163,39 +163,46 @@ def _step(
     return {name: float(part.detach()) for name, part in parts.items()}
 
 
-def _mixture(recipe: Recipe, examples: Examples, progress: Progress) -> Iterator[tuple[Batch, Any]]:
+def _mixture(recipe: Recipe, examples: Examples, progress: Progress, minutes: float) -> Iterator[tuple[Batch, Any]]:
     """Deal steps for ever: sentences, and now and then passages."""
     short, long = recipe.row_tokens
-    sentences = _stream(recipe, examples, progress, 0, short, counted=True)
-    passages = _stream(recipe, examples, progress, short, long, counted=False)
+
+    def late() -> bool:
+        return progress.seconds > recipe.late * minutes * 60
+
+    sentences = _stream(recipe, examples, progress, late, 0, short)
+    passages = _stream(recipe, examples, progress, late, short, long)
     while True:
-        yield next(passages if progress.steps % recipe.passage_steps == recipe.passage_steps - 1 else sentences)
+        every = recipe.passage_steps[late()]
+        yield next(passages if progress.steps % every == every - 1 else sentences)
 
 
 def _stream(
-    recipe: Recipe, examples: Examples, progress: Progress, longer_than: int, at_most: int, *, counted: bool
+    recipe: Recipe, examples: Examples, progress: Progress, late: Callable[[], bool], longer_than: int, at_most: int
 ) -> Iterator[tuple[Batch, Any]]:
     """Deal the texts of certain lengths over and over, in a new order each time."""
-    total = int(((examples.lengths > longer_than) & (examples.lengths <= at_most)).sum())
-    if not total:
-        yield from _stream(recipe, examples, progress, 0, at_most, counted=False)
-    epoch = int(progress.epochs)
+    if not ((examples.lengths > longer_than) & (examples.lengths <= at_most)).any():
+        longer_than = 0
     while True:
-        rng = np.random.default_rng([recipe.seed, at_most, epoch, progress.steps])
+        rng = np.random.default_rng([recipe.seed, at_most, progress.steps])
+        was_late = late()
         dealer = examples.batches(
-            rng, _MOST_TEXTS, longer_than=longer_than, at_most=at_most, resegmented=recipe.resegmented
+            rng,
+            _MOST_TEXTS,
+            longer_than=longer_than,
+            at_most=at_most,
+            resegmented=recipe.resegmented,
+            composed=recipe.late_composed if was_late else 1.0,
         )
         batch = next(dealer, None)
         while batch is not None:
             rows, count = pack(batch.token_ids, at_most, recipe.batch_tokens // at_most)
-            if counted:
-                progress.epochs += count / total
+            progress.epochs += count / len(examples.texts)
             yield batch.first(count), rows
             try:
-                batch = dealer.send(count)
+                batch = dealer.send(count) if late() == was_late else None
             except StopIteration:
                 batch = None
-        epoch += 1
 
 
 def _groups(recipe: Recipe, student: Student) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from service.protocols.body import Flag, IdList, OneText, read_json, refuse_too_
 from service.protocols.codec import Array, base64_array, json_array, json_bytes, npz
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status, title
+from service.protocols.stream import streamed
 from service.records import Timings
 
 NPZ = "application/x-npz"
@@ -255,10 +256,8 @@ def render_error(error: ServiceError) -> Response:
 
 # === Router ===
 
-_REFUSAL: dict[str, Any] = {
-    "description": "Refused or failed, with the reason",
-    "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-}
+PROBLEM_CONTENT: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "content": PROBLEM_CONTENT}
 
 
 def protocol(engine: Engine, most_sequences: int) -> Protocol:
@@ -321,7 +320,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
                 "sequence_output" in call.wire.outputs
                 and sum(lengths) * len(encodings[0].pooled_output) > _STREAM_VALUES
             ):
-                return StreamingResponse(_streamed(engine, pieces), media_type=media_type)
+                return StreamingResponse(streamed(engine, pieces), media_type=media_type)
             content = await engine.in_worker(b"".join, pieces)
         return Response(content, media_type=media_type)
 
@@ -331,9 +330,3 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         render_error=render_error,
         wire_types=(EncodeRequest, ProblemDocument),
     )
-
-
-async def _streamed(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Make each piece off the event loop, when the client is ready for it."""
-    while (piece := await engine.in_worker(next, pieces, None)) is not None:
-        yield piece

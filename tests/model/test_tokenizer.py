@@ -8,7 +8,7 @@ import random
 import string
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
-from model.tokenizer import FNetTokenizer, Tokens, Truncation
+from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 PAIR = "Another sentence."
@@ -50,7 +50,7 @@ def waterfall(proto: bytes) -> FNetTokenizer:
 
 def trained(specials: Sequence[str]) -> bytes:
     """Train a tiny vocabulary with some special tokens."""
-    words = random.Random(0)  # noqa: S311 - words, not secrets
+    words = random.Random(0)
     sentences = [" ".join("".join(words.choices(string.ascii_lowercase, k=4)) for _ in range(8)) for _ in range(100)]
     proto = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -301,3 +301,162 @@ def test_a_missing_vocabulary_is_named(preset: Preset, tmp_path: Path) -> None:
     """A preset for token ids alone has no tokenizer to give."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: not readable"):
         FNetTokenizer.from_preset(dataclasses.replace(preset, directory=tmp_path))
+
+
+# --- Places ---
+
+# What texts are made of that normalisation folds, composes, expands or drops.
+PARTS = st.sampled_from(
+    [
+        *"aeEß \u0301\u0308\u00a8½ⅷ㎞\ufb01\ufb03\uff21\u0130\ufdfa\u200d\ufeff\u00ad\u3000▁\t\n\0日本가각",
+        "  ",
+        "Hello",
+        " world",
+        "e\u0301",
+        "\u1112\u1161\u11ab",
+        "\uff76\uff9e",
+        "\U0001f469\u200d\U0001f467",
+        "\U0001d518",
+    ]
+)
+
+
+def places(tokenizer: FNetTokenizer, text: str) -> list[str]:
+    """Return what each piece of a text was made of."""
+    return [text[piece.start : piece.stop] for piece in tokenizer.pieces(text)]
+
+
+def normalized(proto: bytes, text: str) -> str:
+    """Return what SentencePiece makes of a text before it cuts it into pieces."""
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(proto)
+    return str(processor.Normalize(text))
+
+
+@given(
+    st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.lists(PARTS, max_size=12).map("".join))
+)
+def test_pieces_are_the_tokens_with_their_places(tokenizer: FNetTokenizer, proto: bytes, text: str) -> None:
+    """Ids are those of `tokenize`; places are in the text, in order, and hold what each piece was made of."""
+    pieces = tokenizer.pieces(text)
+    assert [piece.id for piece in pieces] == tokenizer.tokenize(text)
+    assert [piece.text for piece in pieces] == [tokenizer.id_to_token(piece.id) for piece in pieces]
+    starts, stops = [piece.start for piece in pieces], [piece.stop for piece in pieces]
+    assert starts == sorted(starts)
+    assert stops == sorted(stops)
+    assert all(0 <= piece.start <= piece.stop <= len(text) for piece in pieces)
+    for piece in pieces:
+        source = text[piece.start : piece.stop]
+        if piece.id:
+            # A place that is too wide holds more, and one beside the piece or in the midst of it does not hold it.
+            assert piece.text.strip("▁") in normalized(proto, source)
+        assert source or piece == Piece(piece.id, "▁", piece.start, piece.start)
+    # Nothing but what normalisation drops lies between two pieces.
+    for before, after in pairwise(pieces):
+        assert before.stop >= after.start
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("   ", []),
+        ("\ufeff", []),
+        ("hello world", ["hello", " world"]),
+        ("Hello World", ["Hello", " World"]),
+        ("hello   world ", ["hello", "   world"]),
+        ("hello\n\tworld", ["hello", "\n\tworld"]),
+        ("\ufb01ne", ["\ufb01ne"]),
+        ("\uff28\uff25\uff2c\uff2c\uff2f", ["\uff28\uff25\uff2c\uff2c\uff2f"]),
+    ],
+    ids=ascii,
+)
+def test_a_place_is_what_a_piece_was_made_of(tokenizer: FNetTokenizer, text: str, expected: list[str]) -> None:
+    """Cases, ligatures, widths, accents and spaces as they were written; the first `▁` may be made of nothing."""
+    found = places(tokenizer, text)
+    # Some vocabularies have a `▁` piece of its own before these words.
+    assert [place for place in found if place] == [place for place in expected if place]
+
+
+@pytest.mark.parametrize(
+    "text", ["日本語 日", "e\u0301 a", "\U0001f469\u200d\U0001f467", "stra\xdfe \u1e9e"], ids=ascii
+)
+def test_pieces_leave_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
+    """Whether the vocabulary knows a script or not, the places of its pieces are the whole text."""
+    pieces = tokenizer.pieces(text)
+    assert (pieces[0].start, pieces[-1].stop) == (0, len(text))
+    assert all(before.stop == after.start for before, after in pairwise(pieces))
+
+
+def test_leading_spaces_belong_to_no_piece(tokenizer: FNetTokenizer) -> None:
+    """They are dropped, and places count them."""
+    pieces = tokenizer.pieces("  hello")
+    assert (pieces[0].start, pieces[-1].stop) == (2, 7)
+
+
+def test_pieces_of_one_character_share_its_place(tokenizer: FNetTokenizer) -> None:
+    """A character that becomes several is the origin of all of them."""
+    assert [place.strip() for place in places(tokenizer, "one ½") if "½" in place] == ["½"] * 3
+    assert places(tokenizer, "\ufdfa")[1:].count("\ufdfa") == len(places(tokenizer, "\ufdfa")) - 1 >= 3
+
+
+def test_a_vocabulary_that_spells_bytes_has_places_too() -> None:
+    """The bytes of an unknown character are within it."""
+    proto = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(["some words of few letters"] * 20),
+        model_writer=proto,
+        vocab_size=290,
+        byte_fallback=True,
+        user_defined_symbols=["[CLS]", "[SEP]", "<pad>", "[MASK]"],
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = FNetTokenizer(proto.getvalue())
+    pieces = tokenizer.pieces("words 日")
+    assert [piece.id for piece in pieces] == tokenizer.tokenize("words 日")
+    assert [piece.text for piece in pieces[-3:]] == ["<0xE6>", "<0x97>", "<0xA5>"]
+    assert all(6 <= piece.start <= piece.stop <= 7 for piece in pieces[-3:])
+    assert pieces[-1].stop == 7
+
+
+# --- Back to text, and cutting at the beginning ---
+
+
+def test_special_tokens_can_be_shown(tokenizer: FNetTokenizer) -> None:
+    """By their names, with the words between them as they are."""
+    ids = tokenizer.encode("hello world", "the end").token_ids
+    shown = tokenizer.detokenize([*ids, tokenizer.pad_token_id], skip_special_tokens=False)
+    assert shown == "[CLS] hello world[SEP] the end[SEP]<pad>"
+    assert tokenizer.detokenize(ids) == "hello world the end"
+    assert tokenizer.detokenize([6, *tokenizer.tokenize("a")], skip_special_tokens=False) == "[MASK] a"
+    assert tokenizer.detokenize(tokenizer.tokenize("a b"), skip_special_tokens=False) == "a b"
+    assert tokenizer.detokenize([], skip_special_tokens=False) == ""
+
+
+def test_special_tokens_are_skipped_in_any_vocabulary() -> None:
+    """Also where it has them as words of its own, which SentencePiece would write out."""
+    tokenizer = FNetTokenizer(trained(["[MASK]", "<pad>", "[SEP]", "[CLS]"]))
+    ids = tokenizer.encode("ab").token_ids
+    assert tokenizer.detokenize(ids) == tokenizer.detokenize(ids[1:-1])
+    assert [tokenizer.is_special(token) for token in (0, 1, 2, 3, 4, 5, 6, 7)] == [False, *[True] * 6, False]
+
+
+def test_a_text_may_be_cut_at_its_beginning(tokenizer: FNetTokenizer) -> None:
+    """The end of a text is kept, and special tokens stay where they are."""
+    ids = tokenizer.tokenize(TEXT)
+    for length in range(2, len(ids) + 5):
+        kept = ids[max(0, len(ids) - (length - 2)) :] if length > 2 else []
+        assert tokenizer.encode_truncated(TEXT, None, length, "left") == Tokens([4, *kept, 5], [0] * (len(kept) + 2))
+
+
+def test_a_pair_may_be_cut_at_its_beginnings(tokenizer: FNetTokenizer) -> None:
+    """Each text keeps as many tokens as when cut at its end."""
+    first, second = tokenizer.tokenize(TEXT), tokenizer.tokenize(PAIR)
+    for length in range(3, len(first) + len(second) + 5):
+        right = tokenizer.encode_truncated(TEXT, PAIR, length)
+        left = tokenizer.encode_truncated(TEXT, PAIR, length, "left")
+        assert left.segment_ids == right.segment_ids
+        middle = left.token_ids.index(5)
+        assert left.token_ids[1:middle] == first[len(first) - (middle - 1) :]
+        assert left.token_ids[middle + 1 : -1] == second[len(second) - (len(left.token_ids) - middle - 2) :]

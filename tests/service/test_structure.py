@@ -90,7 +90,7 @@ def test_metrics_are_an_adapter_over_records() -> None:
 @pytest.mark.parametrize("library", ["fastapi", "starlette"])
 def test_the_web_stays_at_the_edge(library: str) -> None:
     """Application, middleware and protocols; the engine would serve another transport as well."""
-    edge = {"service.app", "service.middleware"}
+    edge = {"service.app", "service.middleware", "service.pages"}
     assert {module for module in users(library) if not module.startswith("service.protocols.")} <= edge
 
 
@@ -99,6 +99,7 @@ def test_the_web_stays_at_the_edge(library: str) -> None:
     [
         ("uvicorn", {"service.server"}),
         ("click", {"service.cli"}),
+        ("httpx", {"service.client"}),
         ("jax", set[str]()),
         ("jaxlib", set[str]()),
         ("keras", set[str]()),

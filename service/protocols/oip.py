@@ -1,0 +1,772 @@
+"""The Open Inference Protocol, version 2, as KServe and Triton speak it: `/v2`, with the binary tensor extension."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from math import prod
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.encoder import Encoding, Tokens
+from model.presets import Padding, Preset
+from service import __version__
+from service.engine import Engine, Loaded, normalized
+from service.errors import (
+    MOST_PROBLEMS,
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    Problem,
+    ServiceError,
+)
+from service.inputs import Text, check_count
+from service.protocols.body import Flag, OneText, read_json, refuse_too_many
+from service.protocols.codec import Array, json_bytes
+from service.protocols.native import Output, PaddingField
+from service.protocols.oip_tensors import (
+    FLOAT,
+    HEADER_LENGTH,
+    INTEGERS,
+    TEXT,
+    Binary,
+    Integers,
+    float_bytes,
+    float_size,
+    integers,
+    json_values,
+    refused,
+    split,
+    texts,
+)
+from service.protocols.protocol import Protocol
+from service.protocols.statuses import headers, status
+from service.protocols.stream import streamed
+
+SERVER = "FNet Encode"
+PLATFORM = "jax_fnet"
+EXTENSIONS = ["binary_tensor_data"]
+OCTETS = "application/octet-stream"
+# A preset that has no version of its own is served as this one.
+FIRST_VERSION = "1"
+VARIABLE = -1
+
+# Lengths of texts differ, and a tensor has one: what has a shape for any request is given unasked.
+DEFAULT_OUTPUTS: dict[str, tuple[Output, ...]] = {
+    "token_ids": ("sequence_output", "pooled_output", "mean_output"),
+    "texts": ("pooled_output", "mean_output"),
+}
+_MATRIX = 2
+_MICROSECONDS = 1e6
+# More fields than any object has, by far; to name a million unknown ones would take seconds.
+_MOST_FIELDS = 64
+# As in the native protocol: an answer beyond this many values is sent in pieces.
+_STREAM_VALUES = 65_536
+
+
+# === Wire types ===
+
+Name = Literal["token_ids", "segment_ids", "texts"]
+Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+class InferInputParameters(BaseModel):
+    """How an input comes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    binary_data_size: Count | None = Field(
+        None, description="Bytes of this tensor behind the JSON, in the order of the inputs; then `data` is left out."
+    )
+
+
+class InferInput(BaseModel):
+    """An input tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(description="`token_ids`, with them `segment_ids`; or `texts`.")
+    shape: list[Count] = Field(
+        min_length=1,
+        max_length=8,
+        description="`[B, L]` for ids: sequences of one length. `[B]` or `[B, 1]` for texts.",
+    )
+    datatype: Literal["INT32", "INT64", "BYTES"] = Field(description="`INT32` or `INT64` for ids, `BYTES` for texts.")
+    parameters: InferInputParameters | None = None
+    data: list[Any] | None = Field(None, description="Integers, or strings: in a row, or nested as the shape says.")
+
+
+class InferRequestedOutputParameters(BaseModel):
+    """How an output is to come."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    binary_data: Flag | None = Field(None, description="As bytes behind the JSON; by default as the request says.")
+
+
+class InferRequestedOutput(BaseModel):
+    """An output to return."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Output = Field(
+        description="`sequence_output` `[B, L, hidden]`, for texts only where all have one length in tokens; "
+        "`pooled_output` and `mean_output` `[B, hidden]`."
+    )
+    parameters: InferRequestedOutputParameters | None = None
+
+
+class InferParameters(BaseModel):
+    """What holds for the whole request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    binary_data_output: Flag = Field(False, description="Return outputs as bytes where they do not say themselves.")
+    timeout: Count = Field(
+        0, description="Microseconds until the request is given up, at most the service's own; 0 leaves it to that."
+    )
+    normalize: Flag = Field(False, description="Give pooled and mean rows a Euclidean length of 1.")
+    truncate: Flag = Field(False, description="Cut what is too long; else refuse it.")
+    padding: PaddingField | None = Field(
+        None, description="Texts only: pad with `<pad>` to this length. By default as the preset was trained."
+    )
+    priority: Literal[0] = Field(0, description="Requests have no priorities.")
+    sequence_id: Literal[0, ""] = Field(0, description="Requests do not depend on one another.")
+    sequence_start: Literal[False] = Field(False, description="As `sequence_id`.")
+    sequence_end: Literal[False] = Field(False, description="As `sequence_id`.")
+
+
+class InferRequest(BaseModel):
+    """Sequences to encode: as `token_ids` with or without `segment_ids`, or as `texts`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "42",
+                    "inputs": [{"name": "texts", "shape": [2], "datatype": "BYTES", "data": ["a text", "another"]}],
+                    "outputs": [{"name": "pooled_output"}],
+                },
+                {
+                    "inputs": [
+                        {"name": "token_ids", "shape": [2, 3], "datatype": "INT64", "data": [4, 25, 5, 4, 99, 5]},
+                        {"name": "segment_ids", "shape": [2, 3], "datatype": "INT32", "data": [[0, 0, 0], [0, 0, 0]]},
+                    ],
+                },
+            ]
+        },
+    )
+
+    id: OneText | None = Field(None, description="Comes back in the answer.")
+    model_name: OneText | None = Field(None, description="The name in the path, if it is given at all.")
+    parameters: InferParameters | None = None
+    inputs: Annotated[list[InferInput], Field(fail_fast=True, min_length=1, max_length=3)]
+    outputs: Annotated[list[InferRequestedOutput], Field(fail_fast=True, max_length=3)] | None = Field(
+        None,
+        description="What to return. By default all that have a shape for any such request: every output for ids, "
+        "`pooled_output` and `mean_output` for texts.",
+    )
+
+
+class InferTensorParameters(BaseModel):
+    """How an output comes."""
+
+    binary_data_size: int
+
+
+class InferTensor(BaseModel):
+    """An output tensor: `data` in a row, or so many bytes behind the JSON."""
+
+    name: Output
+    shape: list[int]
+    datatype: Literal["FP32"]
+    parameters: InferTensorParameters | None = None
+    data: list[float] | None = None
+
+
+class InferResponse(BaseModel):
+    """The outputs, in the order asked for."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[InferTensor]
+
+
+class InferError(BaseModel):
+    """What went wrong."""
+
+    error: str
+
+
+class ServerLive(BaseModel):
+    """Whether the process can serve, or will be able to."""
+
+    live: bool
+
+
+class ServerReady(BaseModel):
+    """Whether every program is compiled and tested."""
+
+    ready: bool
+
+
+class ServerMetadata(BaseModel):
+    """What the server is."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelReady(BaseModel):
+    """Whether a model answers."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    """A tensor; -1 stands for a length that varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What a model takes and gives: `token_ids` with or without `segment_ids`, or `texts`."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+_FIELDS = frozenset(
+    field
+    for wire in (InferRequest, InferParameters, InferInput, InferInputParameters, InferRequestedOutput)
+    for field in wire.model_fields
+) | frozenset(InferRequestedOutputParameters.model_fields)
+
+
+# === Parse ===
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output to return.
+
+    Attributes:
+        name: Which.
+        binary: Whether as bytes.
+        place: What errors call it.
+    """
+
+    name: Output
+    binary: bool
+    place: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferCall:
+    """A request that makes sense by itself; whether the model can take it is the engine's business.
+
+    Attributes:
+        id: The client's own name for it.
+        model_name: The model, if the body names one.
+        parameters: What holds for all of it.
+        token_ids: `[B, L]`, if it came as ids.
+        segment_ids: Their counterpart.
+        texts: One text a sequence, if it came as texts.
+        outputs: What to return, in this order.
+        places: What errors call each input.
+    """
+
+    id: str | None
+    model_name: str | None
+    parameters: InferParameters
+    token_ids: Integers | None
+    segment_ids: Integers | None
+    texts: list[str] | None
+    outputs: tuple[Wanted, ...]
+    places: Mapping[str, str]
+
+
+def parse(body: bytes, header_length: str | None, most_sequences: int) -> InferCall:
+    """Read a request.
+
+    Args:
+        body: JSON, and the bytes of tensors behind it.
+        header_length: The header `Inference-Header-Content-Length`, if there is one.
+        most_sequences: Sequences that a request may hold.
+
+    Raises:
+        BadRequestError: The header lies, or the body begins with no JSON.
+        InvalidInputError: It is no request of this protocol.
+        TooManySequencesError: It holds more than `most_sequences`.
+    """
+    text, binary = split(body, header_length)
+    value = read_json(text)
+    refuse_too_many(value, InferRequest, (), most_sequences)
+    _refuse_large_objects(value)
+    wire = _validated(value)
+    parameters = wire.parameters or InferParameters.model_validate({})
+    places = _places(wire.inputs)
+    for each in wire.inputs:
+        _check_shape(each, places[each.name], most_sequences)
+    found = {each.name: _read(each, binary, places[each.name]) for each in wire.inputs}
+    binary.check_end()
+    if "texts" not in found and parameters.padding is not None:
+        raise refused("parameters.padding", "is taken with texts only: ids are encoded as they are")
+    return InferCall(
+        id=wire.id,
+        model_name=wire.model_name,
+        parameters=parameters,
+        token_ids=found.get("token_ids"),
+        segment_ids=found.get("segment_ids"),
+        texts=found.get("texts"),
+        outputs=_wanted(wire, "texts" if "texts" in found else "token_ids"),
+        places=places,
+    )
+
+
+def _refuse_large_objects(value: Any) -> None:
+    """Count before anything else is looked at, as `refuse_too_many` does, in the objects that a request nests."""
+    if not isinstance(value, dict):
+        return
+    nested: list[tuple[str, Any]] = [("parameters", value.get("parameters"))]
+    for field in ("inputs", "outputs"):
+        items = value.get(field)
+        for index, item in enumerate(items[:MOST_PROBLEMS] if isinstance(items, list) else ()):
+            place = f"{field}[{index}]"
+            nested.append((place, item))
+            if isinstance(item, dict):
+                nested.append((f"{place}.parameters", item.get("parameters")))
+    for place, found in nested:
+        if isinstance(found, dict) and len(found) > _MOST_FIELDS:
+            raise refused(place, f"has {len(found)} fields")
+
+
+def _validated(value: Any) -> InferRequest:
+    """Return the value as a request, or every place at which it is none."""
+    try:
+        return InferRequest.model_validate(value)
+    except ValidationError as error:
+        messages: dict[tuple[str | int, ...], list[str]] = {}
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            if item["type"] == "extra_forbidden":
+                place, message = item["loc"], "no such field"
+            else:
+                # Any other word is the tag of a union, and no part of the place.
+                place = tuple(part for part in item["loc"] if isinstance(part, int) or part in _FIELDS)
+                message = "expected a JSON object" if item["type"] == "model_type" else item["msg"]
+            messages.setdefault(place, []).append(message)
+        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
+        raise InvalidInputError.of(problems) from None
+
+
+def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
+    """Return what errors call each input, if they go together."""
+    places: dict[str, str] = {}
+    for index, each in enumerate(inputs):
+        place = f"inputs[{index}] {each.name}"
+        if each.name in places:
+            raise refused(place, f"is given already, as {places[each.name]}")
+        places[each.name] = place
+    if ("token_ids" in places) == ("texts" in places):
+        count = "both" if "texts" in places else "neither"
+        raise refused("inputs", f"exactly one of token_ids and texts is expected, found {count}")
+    if "texts" in places and "segment_ids" in places:
+        raise refused(places["segment_ids"], "is taken with token_ids only: texts have their own segments")
+    return places
+
+
+def _check_shape(each: InferInput, place: str, most_sequences: int) -> None:
+    """Refuse a type or shape that the input has not, before its data is looked at."""
+    types = [TEXT] if each.name == "texts" else list(INTEGERS)
+    if each.datatype not in types:
+        raise refused(place, f"datatype is {each.datatype}, expected {' or '.join(types)}")
+    if each.name == "texts":
+        if each.shape[1:] not in ([], [1]):
+            raise refused(place, f"shape is {each.shape}, expected [texts] or [texts, 1]")
+    elif len(each.shape) != _MATRIX:
+        raise refused(place, f"shape is {each.shape}, expected [sequences, tokens]")
+    check_count(each.shape[0], most_sequences, place)
+    if not each.shape[-1]:
+        raise refused(place, f"shape is {each.shape}, expected at least one token in each sequence")
+
+
+def _read(each: InferInput, binary: Binary, place: str) -> Any:
+    """Return an input's data: an array of integers, or texts."""
+    size = each.parameters.binary_data_size if each.parameters is not None else None
+    if (each.data is None) == (size is None):
+        found = "neither" if size is None else "both"
+        raise refused(place, f"exactly one of data and parameters.binary_data_size is expected, found {found}")
+    data = binary.take(size or 0, place) if each.data is None else each.data
+    if each.name == "texts":
+        return texts(data, each.shape, place)
+    return integers(data, each.datatype, each.shape, place)
+
+
+def _wanted(wire: InferRequest, kind: str) -> tuple[Wanted, ...]:
+    """Return the outputs that are asked for, or those that are given unasked."""
+    binary = wire.parameters is not None and wire.parameters.binary_data_output
+    if not wire.outputs:
+        return tuple(Wanted(name, binary, name) for name in DEFAULT_OUTPUTS[kind])
+    wanted: dict[str, Wanted] = {}
+    for index, each in enumerate(wire.outputs):
+        place = f"outputs[{index}] {each.name}"
+        if each.name in wanted:
+            raise refused(place, f"is asked for already, as {wanted[each.name].place}")
+        own = each.parameters.binary_data if each.parameters is not None else None
+        wanted[each.name] = Wanted(each.name, binary if own is None else own, place)
+    return tuple(wanted.values())
+
+
+def sequences(call: InferCall, token_ids: Integers, preset: Preset) -> list[Tokens]:
+    """Check ids against a preset and lay them out row by row.
+
+    Args:
+        call: The request.
+        token_ids: Its ids.
+        preset: What they have to fit.
+
+    Raises:
+        InvalidInputError: They are too long, their segments have another shape, or there is an id that the network
+            does not have.
+    """
+    architecture = preset.architecture
+    segment_ids = np.zeros_like(token_ids) if call.segment_ids is None else call.segment_ids
+    if segment_ids.shape != token_ids.shape:
+        message = f"shape is {list(segment_ids.shape)}, expected {list(token_ids.shape)} as of token_ids"
+        raise refused(call.places["segment_ids"], message)
+    length, most = token_ids.shape[1], architecture.max_sequence_length
+    if length > most and not call.parameters.truncate:
+        raise refused(call.places["token_ids"], f"has {length} tokens a sequence, at most {most} are taken")
+    problems = [
+        *_out_of_range(token_ids, architecture.vocabulary_size, call.places["token_ids"], "token id"),
+        *_out_of_range(segment_ids, architecture.num_segments, call.places.get("segment_ids", ""), "segment id"),
+    ]
+    if problems:
+        raise InvalidInputError.of(problems)
+    rows = zip(token_ids[:, :most].astype(np.int32), segment_ids[:, :most].astype(np.int32), strict=True)
+    return [Tokens(*row) for row in rows]
+
+
+def _out_of_range(ids: Integers, end: int, place: str, what: str) -> list[Problem]:
+    wrong = np.argwhere((ids < 0) | (ids >= end))[:MOST_PROBLEMS].tolist()
+    return [Problem((place, *at), f"{what} {ids[tuple(at)]} is outside [0, {end})") for at in wrong]
+
+
+def check_outputs(call: InferCall, lengths: Sequence[int]) -> None:
+    """Refuse a sequence output that no tensor holds.
+
+    Args:
+        call: The request.
+        lengths: Tokens of each sequence.
+
+    Raises:
+        InvalidInputError: It is asked for, and lengths differ.
+    """
+    wanted = next((each for each in call.outputs if each.name == "sequence_output"), None)
+    if wanted is not None and any(one != other for one, other in pairwise(lengths)):
+        message = (
+            f"the texts have {min(lengths)} to {max(lengths)} tokens, and a tensor has one length: ask for "
+            "pooled_output or mean_output, set parameters.padding, or send texts of one length together"
+        )
+        raise refused(wanted.place, message)
+
+
+# === Render ===
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What the network gave for a request.
+
+    Attributes:
+        encodings: One a sequence.
+        length: Tokens of each sequence, where they all have one length.
+    """
+
+    encodings: Sequence[Encoding]
+    length: int
+
+    def shape(self, name: Output) -> list[int]:
+        """Return an output's shape, without putting it in order."""
+        hidden = len(self.encodings[0].pooled_output)
+        return [len(self.encodings), *([self.length] if name == "sequence_output" else []), hidden]
+
+    def arrays(self, name: Output, *, normalize: bool) -> Iterator[Array]:
+        """Yield an output in pieces: those of each sequence, or all rows."""
+        if name == "sequence_output":
+            yield from (each.sequence_output for each in self.encodings)
+            return
+        rows = [each.pooled_output if name == "pooled_output" else each.mean_output for each in self.encodings]
+        yield np.stack([normalized(row) for row in rows] if normalize else rows)
+
+
+def render_json(call: InferCall, model: str, version: str, result: Result) -> Iterator[bytes]:
+    """Yield the answer's JSON; where an output is binary, it says how many bytes follow."""
+    yield b'{"model_name":' + json_bytes(model) + b',"model_version":' + json_bytes(version)
+    if call.id is not None:
+        yield b',"id":' + json_bytes(call.id)
+    for place, wanted in enumerate(call.outputs):
+        shape = result.shape(wanted.name)
+        yield (b"," if place else b',"outputs":[') + b'{"name":' + json_bytes(wanted.name)
+        yield b',"shape":' + json_bytes(shape) + b',"datatype":' + json_bytes(FLOAT)
+        if wanted.binary:
+            yield b',"parameters":' + json_bytes({"binary_data_size": float_size(shape)}) + b"}"
+            continue
+        for index, array in enumerate(result.arrays(wanted.name, normalize=call.parameters.normalize)):
+            yield (b"," if index else b',"data":[') + json_values(array)
+        yield b"]}"
+    yield b"]}"
+
+
+def render_binary(call: InferCall, result: Result) -> Iterator[bytes]:
+    """Yield the bytes that follow the answer's JSON, in the order of the outputs."""
+    for wanted in call.outputs:
+        if wanted.binary:
+            yield from map(float_bytes, result.arrays(wanted.name, normalize=call.parameters.normalize))
+
+
+def binary_size(call: InferCall, result: Result) -> int:
+    """Return how many bytes `render_binary` gives."""
+    return sum(float_size(result.shape(wanted.name)) for wanted in call.outputs if wanted.binary)
+
+
+def model_metadata(preset: Preset) -> dict[str, Any]:
+    """Return what a model takes and gives."""
+    hidden = preset.architecture.hidden_dim
+    inputs = [_tensor(name, "INT64", VARIABLE, VARIABLE) for name in ("token_ids", "segment_ids")]
+    if preset.has_tokenizer:
+        inputs.append(_tensor("texts", TEXT, VARIABLE))
+    outputs = [_tensor("sequence_output", FLOAT, VARIABLE, VARIABLE, hidden)]
+    outputs += [_tensor(name, FLOAT, VARIABLE, hidden) for name in get_args(Output) if name != "sequence_output"]
+    return {
+        "name": preset.name,
+        "versions": [model_version(preset)],
+        "platform": PLATFORM,
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
+
+
+def model_version(preset: Preset) -> str:
+    """Return the version that a preset is served as."""
+    return preset.version or FIRST_VERSION
+
+
+def render_error(error: ServiceError) -> Response:
+    """Return an error as one string."""
+    return Response(json_bytes({"error": error.detail}), status(error), headers(error), media_type="application/json")
+
+
+# === Router ===
+
+_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "model": InferError}
+_REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 503, "default"), _REFUSAL)
+_OCTETS: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_INFER: dict[str, Any] = {
+    "response_model": InferResponse,
+    "responses": {
+        200: {
+            "content": {OCTETS: _OCTETS},
+            "headers": {
+                HEADER_LENGTH: {
+                    "description": "Bytes of the JSON, where those of binary outputs follow it.",
+                    "schema": {"type": "integer"},
+                }
+            },
+        },
+        **dict.fromkeys((400, 401, 404, 413, 422, 429, 500, 503, 504), _REFUSAL),
+    },
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": HEADER_LENGTH,
+                "in": "header",
+                "required": False,
+                "description": "Bytes of the JSON, where those of binary inputs follow it; 0 as if it were not there.",
+                "schema": {"type": "integer", "minimum": 0},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+                OCTETS: _OCTETS,
+            },
+        },
+    },
+}
+
+
+def protocol(engine: Engine, most_sequences: int) -> Protocol:
+    """Return the protocol.
+
+    Args:
+        engine: What encodes.
+        most_sequences: Sequences that one request may hold.
+    """
+    routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    _add_server(routes, engine)
+    _add_model(routes, engine)
+    _add_infer(routes, engine, most_sequences)
+    return Protocol(routes=routes, prefixes=("/v2",), render_error=render_error, wire_types=(InferRequest,))
+
+
+def _served(engine: Engine, model: str, version: str | None) -> Loaded:
+    """Return the model of this name and version, whether or not it takes requests any more.
+
+    Raises:
+        NotFoundError: There is none.
+        NotReadyError, WorkerFailedError: It is not known yet, or never will be.
+    """
+    loaded = engine.ready() if engine.loaded is None else engine.loaded
+    if model != loaded.preset.name:
+        raise NotFoundError(f"there is no such model; this one is {loaded.preset.name}")
+    if version is not None and version != (served := model_version(loaded.preset)):
+        raise NotFoundError(f"the model {model} has no such version; this one is {served}")
+    return loaded
+
+
+def _add_server(routes: APIRouter, engine: Engine) -> None:
+    @routes.get("", summary="What this server is", response_model=ServerMetadata, responses=_REFUSALS)
+    async def server_metadata() -> Response:
+        return _json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
+
+    @routes.get(
+        "/health/live",
+        summary="Whether the process can serve, or will be able to",
+        response_model=ServerLive,
+        responses={503: {"model": ServerLive}},
+    )
+    async def server_live() -> Response:
+        return _json({"live": engine.alive}, 200 if engine.alive else 503)
+
+    @routes.get(
+        "/health/ready",
+        summary="Whether every program is compiled and tested",
+        response_model=ServerReady,
+        responses={503: {"model": ServerReady}},
+    )
+    async def server_ready() -> Response:
+        ready = engine.state == "ready"
+        return _json({"ready": ready}, 200 if ready else 503)
+
+
+def _add_model(routes: APIRouter, engine: Engine) -> None:
+    def metadata(model: str, version: str | None) -> Response:
+        return _json(model_metadata(_served(engine, model, version).preset))
+
+    def ready(model: str, version: str | None) -> Response:
+        answers = engine.state == "ready"
+        if engine.loaded is not None:
+            _served(engine, model, version)
+        return _json({"name": model, "ready": answers}, 200 if answers else 503)
+
+    described: dict[str, Any] = {
+        "summary": "What the model takes and gives",
+        "response_model": ModelMetadata,
+        "responses": _REFUSALS,
+    }
+
+    @routes.get("/models/{model}", **described)
+    async def describe(model: str) -> Response:
+        return metadata(model, None)
+
+    @routes.get("/models/{model}/versions/{version}", **described)
+    async def describe_version(model: str, version: str) -> Response:
+        return metadata(model, version)
+
+    told: dict[str, Any] = {
+        "summary": "Whether the model answers",
+        "response_model": ModelReady,
+        "responses": {**_REFUSALS, 503: {"model": ModelReady}},
+    }
+
+    @routes.get("/models/{model}/ready", **told)
+    async def model_ready(model: str) -> Response:
+        return ready(model, None)
+
+    @routes.get("/models/{model}/versions/{version}/ready", **told)
+    async def model_version_ready(model: str, version: str) -> Response:
+        return ready(model, version)
+
+
+def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
+    async def tokens_of(call: InferCall, preset: Preset) -> list[Tokens]:
+        if call.token_ids is not None:
+            return await engine.in_worker(sequences, call, call.token_ids, preset)
+        padding: Padding | None = call.parameters.padding
+        tokens = await engine.tokenize(
+            [Text(text) for text in call.texts or []],
+            truncate=call.parameters.truncate,
+            padding=padding,
+            place=lambda index: (call.places["texts"], index),
+        )
+        check_outputs(call, [len(sequence.token_ids) for sequence in tokens])
+        return tokens
+
+    async def answer(request: Request, model: str, version: str | None) -> Response:
+        preset = _served(engine, model, version).preset
+        engine.ready()
+        header_length = request.headers.get(HEADER_LENGTH)
+        call = await engine.in_worker(parse, await request.body(), header_length, most_sequences)
+        if call.model_name not in (None, model):
+            raise refused("model_name", "is another than in the path")
+        left: float = request.state.time_left()
+        if call.parameters.timeout:
+            own = call.parameters.timeout / _MICROSECONDS - request.state.elapsed()
+            left = max(0.0, min(left, own))
+        try:
+            async with asyncio.timeout(left):
+                tokens = await tokens_of(call, preset)
+                encodings, request.state.timings = await engine.encode(tokens, left)
+        except TimeoutError:
+            raise DeadlineExceededError("the request's time was up before its answer was there") from None
+        return await _answer(engine, call, preset, Result(encodings, len(tokens[0].token_ids)))
+
+    @routes.post("/models/{model}/infer", summary="Encode token ids or texts", **_INFER)
+    async def infer(model: str, request: Request) -> Response:
+        """Encode sequences, each exactly as if it were alone."""
+        return await answer(request, model, None)
+
+    @routes.post("/models/{model}/versions/{version}/infer", summary="Encode token ids or texts", **_INFER)
+    async def infer_version(model: str, version: str, request: Request) -> Response:
+        """Encode sequences, each exactly as if it were alone."""
+        return await answer(request, model, version)
+
+
+async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Result) -> Response:
+    """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
+    pieces = render_json(call, preset.name, model_version(preset), result)
+    media_type, sizes = "application/json", dict[str, str]()
+    if any(wanted.binary for wanted in call.outputs):
+        head = await engine.in_worker(b"".join, pieces)
+        sizes[HEADER_LENGTH] = str(len(head))
+        sizes["Content-Length"] = str(len(head) + binary_size(call, result))
+        pieces = chain([head], render_binary(call, result))
+        media_type = OCTETS
+    if sum(prod(result.shape(wanted.name)) for wanted in call.outputs) > _STREAM_VALUES:
+        return StreamingResponse(streamed(engine, pieces), headers=sizes, media_type=media_type)
+    return Response(await engine.in_worker(b"".join, pieces), headers=sizes, media_type=media_type)
+
+
+def _json(content: dict[str, Any], code: int = 200) -> Response:
+    return Response(json_bytes(content), code, media_type="application/json")

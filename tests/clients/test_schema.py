@@ -1,0 +1,43 @@
+"""Every route keeps what the OpenAPI description promises, asked by a fuzzer that knows nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+
+# A request may ask for a time in which nothing can be done, and is told so.
+EXPECTED = "[checks.not_a_server_error]\nexpected-statuses = ['2xx', '3xx', '4xx', '504']\n"
+
+
+def test_every_route_answers_as_described(server: Any, tmp_path: Path) -> None:
+    """No 500, no status that is not documented, no answer that its schema does not allow."""
+    (tmp_path / "schemathesis.toml").write_text(EXPECTED)
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file",
+        str(tmp_path / "schemathesis.toml"),
+        "run",
+        f"{server.url}/openapi.json",
+        "--checks",
+        ",".join(CHECKS),
+        "--max-examples",
+        "25",
+        "--seed",
+        "1",
+        "--generation-deterministic",
+        "--continue-on-failure",
+        "--no-color",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-6000:]
