@@ -105,15 +105,15 @@ class Preset:
     description: str
     matryoshka: bool
 
-    def card(self) -> str | None:
-        """Return the model card, Markdown for people; nothing where there is none, or one too long to be read."""
+    @property
+    def has_card(self) -> bool:
+        """Whether there is a model card, of a length that people read."""
         path = self.directory / CARD_FILE
-        try:
-            if path.stat().st_size > _MAX_CARD_BYTES:
-                return None
-            return path.read_text("utf-8", errors="replace")
-        except OSError:
-            return None
+        return path.is_file() and path.stat().st_size <= _MAX_CARD_BYTES
+
+    def card(self) -> str:
+        """Return the model card, Markdown for people."""
+        return (self.directory / CARD_FILE).read_text("utf-8", errors="replace")
 
 
 def load_preset(handle: str, cache_dir: Path | None = None) -> Preset:

@@ -184,9 +184,9 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
     )
     async def card() -> Response:
         preset = engine.ready().preset if engine.loaded is None else engine.loaded.preset
-        if (text := preset.card()) is None:
+        if not preset.has_card:
             raise NotFoundError(f"the preset {preset.name} has no card")
-        return Response(text, media_type="text/markdown")
+        return Response(await engine.in_worker(preset.card), media_type="text/markdown")
 
     @app.get(
         "/metrics",
@@ -224,7 +224,7 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "preset": preset.name,
         "preset_version": preset.version,
         "description": preset.description,
-        "card": "/v1/card" if preset.card() is not None else None,
+        "card": "/v1/card" if preset.has_card else None,
         "digest": f"sha256:{loaded.digest}" if loaded.digest else None,
         "trained": preset.trained and settings.load_weights,
         "dtype": settings.dtype,

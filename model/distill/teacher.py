@@ -73,19 +73,25 @@ class Teacher:
 
 
 def teach(work: Path) -> None:
-    """Write `taught/NAME.npy` beside every `corpus/NAME.tsv`, float16 `[texts, 384]`; finished ones are kept."""
+    """Write `taught/NAME.npy` for every `corpus/NAME.tsv`, float16 `[texts, 384]`; those that still fit are kept."""
     home = work / "taught"
     home.mkdir(parents=True, exist_ok=True)
     teacher: Teacher | None = None
     for file in sorted((work / "corpus").glob("*.tsv")):
-        if (home / f"{file.stem}.npy").exists():
+        texts = [text for family in read_families(file) for text in family]
+        if (home / f"{file.stem}.npy").exists() and len(taught_vectors(work, file.stem)) == len(texts):
             continue
         teacher = teacher or Teacher()
-        texts = [text for family in read_families(file) for text in family]
         vectors = teacher.embed(texts, progress=file.stem).astype(np.float16)
         unfinished = home / f"{file.stem}.tmp.npy"
         np.save(unfinished, vectors)
         unfinished.replace(home / f"{file.stem}.npy")
+
+
+def taught_vectors(work: Path, name: str) -> npt.NDArray[np.float16]:
+    """Return what the teacher said of a corpus file's texts, `[texts, 384]` float16, left on disk until looked at."""
+    found: npt.NDArray[np.float16] = np.load(work / "taught" / f"{name}.npy", mmap_mode="r")
+    return found
 
 
 def package_directory() -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -91,29 +92,38 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) 
         minutes: Wall time of all steps together.
         compiled: Whether to fuse the student's elementwise work.
     """
+    checkpoint = work / CHECKPOINT
+    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["progress"]["seconds"] >= minutes * 60:
+        return checkpoint
     torch.manual_seed(recipe.seed)
+    sentencepiece.set_random_generator_seed(recipe.seed)
+    # Tiny gradients would otherwise slow the processor down.
+    torch.set_flush_denormal(True)
     examples = Examples(recipe, work)
     held_out = Examples(recipe, work, held_out=True)
     student = Student(FNetBackbone.from_architecture(recipe.architecture, dtype="float32"), compiled=compiled)
     optimizer = torch.optim.AdamW(_groups(recipe, student), betas=(0.9, 0.98), fused=True)
-    checkpoint = work / CHECKPOINT
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         progress = _resume(checkpoint, student, optimizer)
+        _forget_later(work, progress)
     else:
         initialise(student, examples, Teacher(), recipe.seed)
         progress = Progress()
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     saved = progress.seconds
+    unlogged: list[dict[str, float]] = []
     batches = _mixture(recipe, examples, progress, minutes)
     with tqdm(total=round(minutes * 60), initial=round(progress.seconds), desc="training", unit="s") as bar:
         while progress.seconds < minutes * 60:
             began = time.perf_counter()
             rate = _rate(recipe, progress.seconds / (minutes * 60))
-            parts = _step(recipe, student, optimizer, batches, progress, rate)
+            unlogged.append(_step(recipe, student, optimizer, batches, progress, rate))
             progress.seconds += time.perf_counter() - began
             bar.update(int(progress.seconds) - bar.n)
-            if progress.steps % _LOG_STEPS == 0:
+            if len(unlogged) == _LOG_STEPS:
+                parts = {name: float(np.mean([step[name] for step in unlogged])) for name in unlogged[0]}
+                unlogged.clear()
                 _log(work, progress, {"rate": rate, **parts})
                 bar.set_postfix(cosine=f"{1 - parts['cosine']:.3f}", texts=f"{progress.texts:,}")
             if progress.seconds - saved > _CHECKPOINT_SECONDS:
@@ -251,6 +261,13 @@ def _resume(file: Path, student: Student, optimizer: torch.optim.Optimizer) -> P
             variable.copy_(state["variables"][name])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
+
+
+def _forget_later(work: Path, progress: Progress) -> None:
+    """Drop log lines of steps that were lost with what came after the checkpoint."""
+    lines = (work / LOG).read_text().splitlines() if (work / LOG).exists() else []
+    kept = [line for line in lines if json.loads(line)["steps"] <= progress.steps]
+    (work / LOG).write_text("".join(f"{line}\n" for line in kept))
 
 
 def _log(work: Path, progress: Progress, values: dict[str, float]) -> None:

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +141,16 @@ def test_steps_keep_what_is_there(work: Path) -> None:
     assert [file.stat().st_mtime_ns for file in made] == before
 
 
+def test_a_corpus_that_lost_a_file_is_made_whole_again(work: Path, tmp_path: Path) -> None:
+    """As it was: a source's own file, and the passages that come from all of them."""
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    for name in ("state-of-the-union", "passages"):
+        (tmp_path / "corpus" / f"{name}.tsv").unlink()
+        corpus.build(TINY, tmp_path)
+        for file in (work / "corpus").glob("*.tsv"):
+            assert (tmp_path / "corpus" / file.name).read_bytes() == file.read_bytes(), file.stem
+
+
 def test_the_same_seed_makes_the_same_corpus(work: Path, tmp_path: Path) -> None:
     """Nothing in it depends on the run."""
     write_packages(tmp_path / "packages")
@@ -177,22 +189,32 @@ def test_the_card_tells_data_results_and_limits(preset: Path) -> None:
 @pytest.fixture(scope="module")
 def address(preset: Path) -> Iterator[str]:
     """The real process, serving the preset."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    command = [str(Path(sys.executable).with_name("fnet-service")), "serve", "--preset", str(preset), "--port", "8641"]
-    process = subprocess.Popen(command, env=environment)
-    base = "http://127.0.0.1:8641"
-    end = time.monotonic() + SERVED
-    while True:
+    command = [str(Path(sys.executable).with_name("fnet-service")), "serve", "--preset", str(preset), "--port", port]
+    base = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, env=environment) as process:
         try:
-            with urllib.request.urlopen(f"{base}/health/ready", timeout=5):
-                break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < end, "the service does not become ready"
-            time.sleep(0.2)
-    yield base
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=SERVED) == 0
+            end = time.monotonic() + SERVED
+            while not ready(base):
+                assert process.poll() is None
+                assert time.monotonic() < end, "the service does not become ready"
+                time.sleep(0.2)
+            yield base
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=SERVED) == 0
+
+
+def ready(base: str) -> bool:
+    """Ask whether the service serves."""
+    try:
+        with urllib.request.urlopen(f"{base}/health/ready", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def test_the_exported_preset_is_served(address: str, work: Path) -> None:
