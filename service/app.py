@@ -155,12 +155,17 @@ def _on_http_exception(render: Render) -> Any:
 
 
 def _add_health(app: FastAPI, engine: Engine) -> None:
-    @app.get("/health/live", tags=["health"], summary="Whether the process can serve, or will be able to")
+    told: dict[str, Any] = {
+        "tags": ["health"],
+        "responses": {503: {"description": "No, with the same body"}, **native.refusals(400, 413, 500, 504)},
+    }
+
+    @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
     async def live() -> Response:
         return _json({"alive": engine.alive}, 200 if engine.alive else 503)
 
-    @app.get("/health", tags=["health"], summary="The same as /health/ready")
-    @app.get("/health/ready", tags=["health"], summary="Whether every program is compiled and tested")
+    @app.get("/health", summary="The same as /health/ready", **told)
+    @app.get("/health/ready", summary="Whether every program is compiled and tested", **told)
     async def ready() -> Response:
         done, of = engine.progress
         content = {"state": engine.state, "done": done, "of": of}
@@ -168,7 +173,9 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    @app.get("/v1/info", tags=["description"], summary="What is served, and how")
+    refusals = native.refusals(400, 401, 413, 500, 503, 504)
+
+    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=refusals)
     async def info() -> Response:
         return _json(_info(engine, settings))
 
@@ -180,6 +187,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
         responses={
             200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
             404: {"description": "The preset has no card", "content": native.PROBLEM_CONTENT},
+            **refusals,
         },
     )
     async def card() -> Response:
@@ -199,7 +207,8 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
                     "text/plain": {"schema": {"type": "string"}},
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                 }
-            }
+            },
+            **native.refusals(400, 413, 500, 504),
         },
     )
     async def exposition(request: Request) -> Response:

@@ -258,8 +258,9 @@ class Engine:
         Returns:
             `[len(sequences), dimensions]` float32, and what it took.
         """
+        pooling = self.pooling  # before the wait: accepted work is finished, even if the service then drains
         encodings, timings = await self.encode(sequences, timeout)
-        return await self.in_worker(_pooled, encodings, self.pooling, dimensions, normalize=normalize), timings
+        return await self.in_worker(_pooled, encodings, pooling, dimensions, normalize=normalize), timings
 
     def _submit(self, sequences: list[Tokens], timeout: float) -> Job[Tokens, Encoding]:
         if self._batcher is None:

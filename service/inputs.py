@@ -153,7 +153,7 @@ def from_texts(
         else:
             tokens = tokenizer.encode(text.text, text.pair)
         if len(tokens.token_ids) > most:
-            message = f"has {len(tokens.token_ids)} tokens, at most {most} are taken; shorten it or set truncate"
+            message = f"has {len(tokens.token_ids)} tokens, at most {most} are taken"
             problems.append(Problem(place(index), message))
             continue
         tokens = tokenizer.pad(tokens, padded)

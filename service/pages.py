@@ -29,4 +29,6 @@ def add_docs(app: FastAPI) -> None:
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=f"{assets}/favicon.png",
+            # It would ask a validator elsewhere about the description.
+            swagger_ui_parameters={"validatorUrl": None},
         )

@@ -48,7 +48,7 @@ class Settings(BaseModel):
         description="Tokens to aim for in one run of the network; a row holds at least one sequence.",
     )
     max_queue_tokens: int = Field(131_072, ge=1, description="Tokens that may wait; a request beyond is refused.")
-    max_sequences: int = Field(256, ge=1, description="Sequences that one request may hold.")
+    max_sequences: int = Field(2048, ge=1, description="Sequences that one request may hold.")
     max_body_bytes: int = Field(8 << 20, ge=1, description="Bytes that a request's body may have, sent or inflated.")
     request_timeout: float = Field(60.0, gt=0, le=86_400, description="Seconds until a request is given up.")
     batch_invariant: bool = Field(True, description="Give the same bits in whatever company, checked at start.")

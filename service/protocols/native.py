@@ -260,6 +260,11 @@ PROBLEM_CONTENT: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/sc
 _REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "content": PROBLEM_CONTENT}
 
 
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of answers that are problem documents."""
+    return dict.fromkeys(statuses, _REFUSAL)
+
+
 def protocol(engine: Engine, most_sequences: int) -> Protocol:
     """Return the native protocol, in whose words errors on unknown paths are told as well.
 
@@ -292,7 +297,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         response_model=EncodeResponse,
         responses={
             200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
-            **dict.fromkeys((400, 401, 413, 422, 429, 500, 503, 504), _REFUSAL),
+            **refusals(400, 401, 413, 422, 429, 500, 503, 504),
         },
         openapi_extra={
             "requestBody": {

@@ -213,9 +213,10 @@ class ServerLive(BaseModel):
 
 
 class ServerReady(BaseModel):
-    """Whether every program is compiled and tested."""
+    """Whether every program is compiled and tested; if not, why not."""
 
     ready: bool
+    error: str | None = None
 
 
 class ServerMetadata(BaseModel):
@@ -231,6 +232,7 @@ class ModelReady(BaseModel):
 
     name: str
     ready: bool
+    error: str | None = None
 
 
 class TensorMetadata(BaseModel):
@@ -667,7 +669,7 @@ def _add_server(routes: APIRouter, engine: Engine) -> None:
     )
     async def server_ready() -> Response:
         ready = engine.state == "ready"
-        return _json({"ready": ready}, 200 if ready else 503)
+        return _json({"ready": True}) if ready else _not_ready(engine, {"ready": False})
 
 
 def _add_model(routes: APIRouter, engine: Engine) -> None:
@@ -678,7 +680,8 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
         answers = engine.state == "ready"
         if engine.loaded is not None:
             _served(engine, model, version)
-        return _json({"name": model, "ready": answers}, 200 if answers else 503)
+        content = {"name": model, "ready": answers}
+        return _json(content) if answers else _not_ready(engine, content)
 
     described: dict[str, Any] = {
         "summary": "What the model takes and gives",
@@ -766,6 +769,17 @@ async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Resul
     if sum(prod(result.shape(wanted.name)) for wanted in call.outputs) > _STREAM_VALUES:
         return StreamingResponse(streamed(engine, pieces), headers=sizes, media_type=media_type)
     return Response(await engine.in_worker(b"".join, pieces), headers=sizes, media_type=media_type)
+
+
+def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:
+    """Return 503 with the reason, as a client that reads errors expects it beside what was asked."""
+    try:
+        engine.ready()
+    except ServiceError as error:
+        return Response(
+            json_bytes({**content, "error": error.detail}), status(error), headers(error), media_type="application/json"
+        )
+    return _json(content, 503)
 
 
 def _json(content: dict[str, Any], code: int = 200) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from model.encoder import Encoding, Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
 from service.engine import Engine, Loaded
-from service.errors import InvalidInputError, Problem, ServiceError
+from service.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.body import Flag, IdList, OneText, Wire, read_json, refuse_too_many, refused, validated
 from service.protocols.codec import json_array, json_bytes
@@ -66,7 +67,10 @@ class TeiEmbedAllRequest(_Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a text"}, {"inputs": ["one", [4, 25, 5]]}]})
 
-    inputs: Inputs = Field(description="A text or a list of token ids, or a list of such. Ids are taken as they are.")
+    inputs: Inputs = Field(
+        description="A text or a list of token ids, or a list of such. Ids are taken as they are. All other fields may "
+        "also stand in an object `parameters`, as some clients send them."
+    )
     truncate: Flag | None = Field(None, description="Cut what is too long; else, and by default, refuse it.")
     truncation_direction: Literal["Left", "left", "Right", "right"] = Field(
         "right", description="Where what is too long is cut; special tokens of texts are kept."
@@ -217,7 +221,7 @@ def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
 
 
 def _read(body: bytes, wire_type: type[Wire], field: str, most_sequences: int) -> Wire:
-    value = read_json(body)
+    value = _unnested(read_json(body), wire_type)
     if isinstance(value, dict) and value.get(field) == []:
         raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
     refuse_too_many(value, wire_type, (field,), most_sequences)
@@ -225,6 +229,24 @@ def _read(body: bytes, wire_type: type[Wire], field: str, most_sequences: int) -
     if isinstance(wire, _Request) and wire.prompt_name is not None:
         raise refused("prompt_name", "presets have no prompts; leave it out, or send null")
     return wire
+
+
+def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
+    """Return a body whose fields may stand in an object `parameters`, where some clients put all but the inputs.
+
+    Source: huggingface_hub 0.28 to 0.30, which send that object even when it is empty.
+    """
+    if not issubclass(wire_type, TeiEmbedAllRequest) or not isinstance(value, dict) or "parameters" not in value:
+        return value
+    nested = value["parameters"]
+    if not isinstance(nested, dict):
+        raise refused("parameters", "expected a JSON object")
+    for name in islice(nested, MOST_PROBLEMS):
+        if name not in wire_type.model_fields:
+            raise refused(f"parameters.{name}", "no such field")
+        if name in value:
+            raise refused(f"parameters.{name}", f"is given already, as {name}")
+    return {name: found for name, found in value.items() if name != "parameters"} | nested
 
 
 def _tokenizer(loaded: Loaded, place: tuple[str | int, ...]) -> FNetTokenizer:
@@ -465,7 +487,12 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         described = _described(wire, queues=issubclass(wire, TeiEmbedAllRequest))
         routes.add_api_route(path, endpoint, methods=["POST"], summary=summary, response_model=answer, **described)
     routes.add_api_route(
-        "/info", info, methods=["GET"], summary="What is served", response_model=TeiInfo, responses={503: _REFUSAL}
+        "/info",
+        info,
+        methods=["GET"],
+        summary="What is served",
+        response_model=TeiInfo,
+        responses=dict.fromkeys((400, 401, 413, 500, 503, 504), _REFUSAL),
     )
     return Protocol(
         routes=routes,

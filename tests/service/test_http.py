@@ -438,12 +438,25 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
     young.run(young.http.aclose())
 
 
-def test_a_draining_service_takes_nothing_new(make_held: MakeHeld) -> None:
-    """503, the connection closed, and what it had accepted is answered."""
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/encode", {"texts": "a"}),
+        ("/v1/embeddings", {"model": "tiny_en", "input": "a"}),
+        (
+            "/v2/models/tiny_en/infer",
+            {"inputs": [{"name": "texts", "shape": [1], "datatype": "BYTES", "data": ["a"]}]},
+        ),
+        ("/embed", {"inputs": "a"}),
+        ("/embed_all", {"inputs": "a"}),
+    ],
+)
+def test_a_draining_service_takes_nothing_new(make_held: MakeHeld, path: str, body: dict[str, Any]) -> None:
+    """503, the connection closed, and what it had accepted is answered, in every protocol."""
     held, gate = make_held()
 
     async def drain() -> None:
-        accepted = asyncio.ensure_future(held.http.post("/v1/encode", json={"texts": "a"}))
+        accepted = asyncio.ensure_future(held.http.post(path, json=body))
         assert await asyncio.to_thread(gate.entered.wait, HANG)
         held.engine.drain()
         refused = await held.http.post("/v1/encode", json={"texts": "a"})

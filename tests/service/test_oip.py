@@ -933,9 +933,10 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
         assert error(response, 503) == "the model is loading"
         assert int(response.headers["retry-after"]) >= 1
     ready = young.get("/v2/health/ready")
-    assert (ready.status_code, ready.json()) == (503, {"ready": False})
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "error": "the model is loading"})
+    assert int(ready.headers["retry-after"]) >= 1
     model = young.get("/v2/models/tiny_en/ready")
-    assert (model.status_code, model.json()) == (503, {"name": "tiny_en", "ready": False})
+    assert (model.status_code, model.json()["ready"]) == (503, False)
     assert young.get("/v2/health/live").json() == {"live": True}
     assert young.get("/v2").status_code == 200
     young.run(young.http.aclose())
@@ -949,7 +950,8 @@ def test_a_draining_or_dead_service_says_so(make_held: MakeHeld) -> None:
         held.engine.state = state  # type: ignore[assignment] # one of its states
         error(infer(held, ids()), 503)
         assert held.get("/v2/health/ready").status_code == 503
-        assert held.get("/v2/models/tiny_en/ready").json() == {"name": "tiny_en", "ready": False}
+        told = held.get("/v2/models/tiny_en/ready").json()
+        assert (told["name"], told["ready"], bool(told["error"])) == ("tiny_en", False, True)
         error(held.get("/v2/models/other/ready"), 404)
         assert held.get("/v2/models/tiny_en").status_code == 200
         assert (held.get("/v2/health/live").status_code, held.get("/v2/health/live").json()["live"]) == (

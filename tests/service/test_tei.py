@@ -104,6 +104,22 @@ def test_fields_may_be_null_where_tei_lets_them(service: Service) -> None:
     assert answered(service, "/embed", inputs="a", encoding_format="float", dimensions=HIDDEN) == plain
 
 
+def test_fields_may_stand_in_parameters(service: Service) -> None:
+    """Some releases of huggingface_hub put all but the inputs there, and send the object even when it is empty."""
+    plain, raw = answered(service, "/embed", inputs="a"), answered(service, "/embed", inputs="a", normalize=False)
+    assert plain != raw
+    assert answered(service, "/embed", inputs="a", parameters={}) == plain
+    assert answered(service, "/embed", inputs="a", parameters={"normalize": False}) == raw
+    for body, place in (
+        ({"parameters": {"colour": 1}}, "parameters.colour: no such field"),
+        ({"normalize": True, "parameters": {"normalize": False}}, "parameters.normalize: is given already"),
+        ({"parameters": []}, "parameters: expected a JSON object"),
+        ({"parameters": {"normalize": 3}}, "normalize: "),
+    ):
+        message = error(service.post("/embed", json={"inputs": "a", **body}), 422, "Validation")
+        assert message.startswith(place)
+
+
 def test_each_token_is_embedded(service: Service) -> None:
     """Three deep, special tokens included, never normalised."""
     answer = answered(service, "/embed_all", inputs=MIXED)
