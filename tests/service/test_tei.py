@@ -330,7 +330,7 @@ def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) ->
         ({"inputs": "a", "truncation_direction": None}, "truncation_direction"),
         ({"inputs": "a", "prompt_name": "query"}, "prompt_name"),
         ({"inputs": "a", "prompt_name": ""}, "prompt_name"),
-        ({"inputs": "a", "parameters": {}}, "parameters"),
+        ({"inputs": "a", "parameters": {"x": 1}}, "parameters.x"),
         ({"inputs": "a", "input": "b"}, "input"),
     ],
 )
