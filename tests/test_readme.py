@@ -85,5 +85,5 @@ def test_every_command_succeeds(command: str, address: str, tmp_path: Path) -> N
 def test_the_program_prints_what_it_says(address: str, tmp_path: Path) -> None:
     """The comment behind its last line is what it prints."""
     (tmp_path / "program.py").write_text(PROGRAM.replace("127.0.0.1:8000", address))
-    printed = _run(f"{shlex.quote(sys.executable)} program.py", address, tmp_path)
+    printed = _run(".venv/bin/python program.py", address, tmp_path)
     assert printed.strip() == PROGRAM.rstrip().rpartition("# ")[2]

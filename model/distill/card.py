@@ -32,6 +32,7 @@ _DPI = 110
 _SHADES = 96
 _SIZE = (6.6, 3.6)
 _MOST_POINTS = 120
+_FEWEST_KIN = 0.01
 _NONE = "–"
 # The package that stands for this source holds none of its text: the lists that apt-get update keeps do.
 _PACKAGES = {"package-descriptions": "package lists of Debian main"}
@@ -95,7 +96,7 @@ def plot_loss(work: Path) -> None:
     """
     lines = _logged(work)
     # A batch of passages has no families, and losses of its own.
-    losses = [line for line in lines if line.get("family")]
+    losses = [line for line in lines if line.get("family", 0.0) > _FEWEST_KIN]
     checked = [line for line in lines if "fidelity" in line]
     if not losses and not checked:
         return
@@ -315,7 +316,8 @@ def _reproduction(recipe: Recipe) -> str:
 
 `make distill` fetches the packages, builds the corpus and the vocabulary, asks the teacher, trains, and measures. Every
 choice of text is seeded ({recipe.seed}), but training runs by the clock, so another machine takes another number of
-steps and ends with other weights. The recipe stands in `model/distill`.
+steps and ends with other weights. The recipe stands in `model/distill`. It needs Debian 12 with its package lists
+(`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm, and a C++ compiler unless told `--no-compile`.
 """
 
 

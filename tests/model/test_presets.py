@@ -71,7 +71,7 @@ def test_the_default_preset_is_bundled() -> None:
     assert preset.name == DEFAULT_PRESET
     assert preset.directory == BUNDLED_DIRECTORY / DEFAULT_PRESET
     assert preset.has_tokenizer
-    assert preset.architecture.parameter_count == 9_049_472
+    assert preset.architecture.parameter_count == 12_121_472
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     MakeHeld = Callable[..., tuple[Service, Gate]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
-POISON = 11_999
+POISON = 19_999
 HANG = 60.0
 
 
