@@ -27,6 +27,11 @@ _COMPILED = click.option(
     show_default=True,
     help="Fuse the elementwise work of training, for which a C++ compiler is needed.",
 )
+_START = click.option(
+    "--start",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A preset to go on from, with its vocabulary; by default the student starts from the teacher's words.",
+)
 
 
 @click.group()
@@ -45,11 +50,12 @@ def corpus(work: Path) -> None:
 
 @main.command()
 @_WORK
-def tokenizer(work: Path) -> None:
+@_START
+def tokenizer(work: Path, start: Path | None) -> None:
     """Train the vocabulary."""
     from model.distill.vocabulary import train_vocabulary  # noqa: PLC0415
 
-    train_vocabulary(FNET_MINI, work)
+    train_vocabulary(FNET_MINI, work, start)
 
 
 @main.command()
@@ -65,12 +71,13 @@ def teach(work: Path) -> None:
 @_WORK
 @_MINUTES
 @_COMPILED
-def train(*, work: Path, minutes: float, compiled: bool) -> None:
+@_START
+def train(*, work: Path, minutes: float, compiled: bool, start: Path | None) -> None:
     """Train the student, or go on with it, and draw its losses."""
     from model.distill.card import plot_loss  # noqa: PLC0415
     from model.distill.train import train as run  # noqa: PLC0415
 
-    run(FNET_MINI, work, minutes, compiled=compiled)
+    run(FNET_MINI, work, minutes, compiled=compiled, start=start)
     plot_loss(work)
 
 
@@ -126,11 +133,13 @@ def bundle(work: Path) -> None:
 @_WORK
 @_MINUTES
 @_COMPILED
+@_START
 @click.pass_context
-def everything(context: click.Context, *, work: Path, minutes: float, compiled: bool) -> None:
+def everything(context: click.Context, *, work: Path, minutes: float, compiled: bool, start: Path | None) -> None:
     """Run every step but `bundle`, which replaces what the service serves."""
-    for step in (corpus, tokenizer, teach):
-        context.invoke(step, work=work)
-    context.invoke(train, work=work, minutes=minutes, compiled=compiled)
+    context.invoke(corpus, work=work)
+    context.invoke(tokenizer, work=work, start=start)
+    context.invoke(teach, work=work)
+    context.invoke(train, work=work, minutes=minutes, compiled=compiled, start=start)
     context.invoke(export, work=work)
     context.invoke(evaluate, work=work)

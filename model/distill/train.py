@@ -23,11 +23,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from model.backbone import FNetBackbone
+from model.checkpoints import read_weights
 from model.distill.examples import Batch, Examples, sampled
 from model.distill.initialise import initialise
 from model.distill.recipe import Recipe
 from model.distill.student import Student, pack
 from model.distill.teacher import Teacher
+from model.distill.vocabulary import VOCABULARY
+from model.presets import VOCABULARY_FILE
 
 CHECKPOINT = "train/checkpoint.pt"
 LOG = "train/log.jsonl"
@@ -83,7 +86,7 @@ def loss_of(recipe: Recipe, batch: Batch, pooled: Tensor, mean: Tensor) -> dict[
     }
 
 
-def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) -> Path:
+def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, start: Path | None = None) -> Path:
     """Train for `minutes` in all, over however many calls, and return the checkpoint.
 
     Args:
@@ -91,6 +94,10 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) 
         work: Its working directory: corpus, taught, vocabulary.
         minutes: Wall time of all steps together.
         compiled: Whether to fuse the student's elementwise work.
+        start: A preset to go on from, instead of the teacher's words.
+
+    Raises:
+        ValueError: That preset has another vocabulary than the working directory.
     """
     checkpoint = work / CHECKPOINT
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["progress"]["seconds"] >= minutes * 60:
@@ -108,7 +115,10 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True) 
         progress = _resume(checkpoint, student, optimizer)
         _forget_later(work, progress)
     else:
-        initialise(student, examples, Teacher(), recipe.seed)
+        if start is None:
+            initialise(student, examples, Teacher(), recipe.seed)
+        else:
+            _take(start, work, student)
         progress = Progress()
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     saved = progress.seconds
@@ -241,6 +251,13 @@ def _rate(recipe: Recipe, done: float) -> float:
         return max(done / recipe.warmup, _LAST_RATE)
     rest = min(1.0, (done - recipe.warmup) / (1 - recipe.warmup))
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _take(start: Path, work: Path, student: Student) -> None:
+    """Set the student's variables to a preset's."""
+    if (start / VOCABULARY_FILE).read_bytes() != (work / VOCABULARY).read_bytes():
+        raise ValueError(f"{start} has another vocabulary than {work}: run the tokenizer step with the same start")
+    student.backbone.assign_weights(read_weights(start, student.backbone.architecture))
 
 
 def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -11,6 +11,7 @@ import io
 import math
 import random
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 from model.distill.corpus import read_families
 from model.distill.recipe import Recipe
 from model.distill.teacher import package_directory
+from model.presets import VOCABULARY_FILE
 
 VOCABULARY = "vocabulary.spm"
 # The corpus files whose words people use.
@@ -35,10 +37,13 @@ _PROTO: Any = protobuf
 _WORD_MARK = "▁"
 
 
-def train_vocabulary(recipe: Recipe, work: Path) -> None:
-    """Write `vocabulary.spm` from the corpus; one that is there already is kept."""
+def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> None:
+    """Write `vocabulary.spm` from the corpus, or as the preset `start` has it; one that is there already is kept."""
     file = work / VOCABULARY
     if file.exists():
+        return
+    if start is not None:
+        shutil.copyfile(start / VOCABULARY_FILE, file)
         return
     texts = [text for path in sorted((work / "corpus").glob("*.tsv")) for f in read_families(path) for text in f]
     sampled = random.Random(recipe.seed).sample(texts, min(_SAMPLED_TEXTS, len(texts)))

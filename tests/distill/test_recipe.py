@@ -168,6 +168,19 @@ def test_training_comes_nearer_to_the_teacher(work: Path) -> None:
     assert sum(line["steps"] == 0 for line in lines) == 1
 
 
+def test_training_can_go_on_from_a_preset(work: Path, preset: Path, tmp_path: Path) -> None:
+    """It begins where the preset stands, with its vocabulary."""
+    for kind in ("corpus", "taught"):
+        shutil.copytree(work / kind, tmp_path / kind)
+    vocabulary.train_vocabulary(TINY, tmp_path, preset)
+    train.train(TINY, tmp_path, 0.0, compiled=False, start=preset)
+    ended = [line["fidelity"] for line in logged(work) if "fidelity" in line][-1]
+    assert logged(tmp_path)[0]["fidelity"] == pytest.approx(ended, abs=0.005)
+    (tmp_path / vocabulary.VOCABULARY).write_bytes(b"another")
+    with pytest.raises(ValueError, match="another vocabulary"):
+        train._take(preset, tmp_path, object())  # type: ignore[arg-type] # it is not looked at
+
+
 def test_the_preset_says_how_it_is_served(preset: Path) -> None:
     """Its metadata sets padding and pooling, and the file is small."""
     described = load_preset(str(preset))
