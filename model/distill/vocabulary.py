@@ -32,6 +32,8 @@ EVERYDAY = ("captions", "headlines", "questions", "statements", "wordnet", "nove
 # The order in which FNet's own vocabulary has them.
 _CONTROL = ("<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLED_TEXTS = 400_000
+# Too rare in English text to be kept by frequency, and yet part of names and borrowed words.
+_REQUIRED = "àáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿœšž"
 # Generated code, whose names no type checker sees.
 _PROTO: Any = protobuf
 _WORD_MARK = "▁"
@@ -83,6 +85,7 @@ def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:
         hard_vocab_limit=False,
         normalization_rule_name="nmt_nfkc_cf",
         character_coverage=0.9997,
+        required_chars=_REQUIRED,
         unk_id=0,
         bos_id=1,
         eos_id=2,

@@ -181,7 +181,7 @@ def test_an_unknown_model_is_not_found(server: Server, client: openai.OpenAI) ->
         (["a", LONG], "invalid_input", "input[1]"),
         ([[5], [99_999]], "invalid_input", "input[1][0]"),
         ([], "invalid_input", "input"),
-        (["a"] * 257, "too_many_sequences", "input"),
+        (["a"] * 2049, "too_many_sequences", "input"),
     ],
 )
 def test_a_bad_input_is_unprocessable(server: Server, client: openai.OpenAI, value: Any, code: str, param: str) -> None:
