@@ -10,17 +10,17 @@ from random import Random
 
 from model.distill import frames as fr
 from model.distill import lexicon as lx
-
-Family = list[str]
+from model.distill.families import Family
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Names:
-    """Proper names and rare words, given by the caller."""
+    """Proper names, rare words and usual words, given by the caller."""
 
     first: Sequence[str]
     places: Sequence[str]
     words: Sequence[str]
+    usual: Sequence[str]
 
 
 _ARTICLE = re.compile(r"\b([Aa])n? (?=[\"'(]?(\w+))")
@@ -587,6 +587,19 @@ def mentions(rng: Random, names: Names) -> Iterator[Family]:
         # No capital is forced on them: a list of words begins as its words do.
         texts = (_ARTICLE.sub(_article, text) for text in family)
         return list(dict.fromkeys(t.lower() if _chance(rng, 0.1) else t for t in texts))[:_LONGEST]
+
+    yield from _families(make)
+
+
+def words(rng: Random, names: Names) -> Iterator[Family]:
+    """Families of usual words, each alone, in its smallest dress, and beside another."""
+
+    def make() -> Family:
+        first, second, third = rng.sample(names.usual, 3)
+        pairs = [f"{first} {second}", f"{second} {first}", f"{first} and {third}", f"{second} or {third}"]
+        dressed = [rng.choice((f"the {word}", f"a {word}", f"{word}.", word.capitalize())) for word in (first, second)]
+        texts = (first, second, third, *dressed, *rng.sample(pairs, 2))
+        return list(dict.fromkeys(_ARTICLE.sub(_article, text) for text in texts))
 
     yield from _families(make)
 

@@ -10,22 +10,23 @@ import json
 import math
 import random
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from model.distill import compose
+from model.distill.families import Family, is_held_out, read_families
 from model.distill.recipe import Recipe
 from model.distill.sources import GAZETTEER, NAMES, SOURCES, WORDNET, Source, fetch, first_names, places
+from model.distill.teacher import teacher_words
 from model.distill.wordnet import Synset, synsets
-
-Family = list[str]
 
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\]”\"'’][.!?])[\"”’')\]]*\s+(?=[A-Z\"“‘(\[0-9])")
 _SENTENCE_WORDS = (3, 60)
 _FEWEST_LETTERS = 0.7
+# Definitions of words that no name in a composed text should be drawn from.
+_OFFENDING = re.compile(r"slur|offensive|vulgar|obscene|disparag|derogat|contemptuous|insult")
 
 
 def build(recipe: Recipe, work: Path) -> None:
@@ -58,25 +59,19 @@ def build(recipe: Recipe, work: Path) -> None:
     (home / "licences.json").write_text(json.dumps(licences, indent=2) + "\n")
 
 
-def read_families(file: Path) -> list[Family]:
-    """Return the families of a corpus file."""
-    return [line.split("\t") for line in file.read_text("utf-8").splitlines()]
-
-
-def is_held_out(family: Sequence[str], recipe: Recipe) -> bool:
-    """Whether a family is kept from training; a function of its first text, so that it never changes sides."""
-    return zlib.crc32(family[0].encode()) % recipe.held_out == 0
-
-
 def sentences(paragraphs: Iterable[str]) -> Iterator[str]:
     """Split paragraphs into sentences, without those that are hardly language and those seen before."""
     seen = set()
     for paragraph in paragraphs:
         for sentence in _SENTENCE_END.split(paragraph):
-            plain = " ".join(sentence.split()).strip("\"“”'‘’ ")
+            plain = _plain(sentence)
             if _is_prose(plain) and (key := plain.casefold()) not in seen:
                 seen.add(key)
                 yield plain
+
+
+def _plain(sentence: str) -> str:
+    return " ".join(sentence.split()).strip("\"“”'‘’ ")
 
 
 def _is_prose(text: str) -> bool:
@@ -91,9 +86,7 @@ def _read(source: Source, recipe: Recipe, work: Path) -> tuple[list[str], list[s
     rng = random.Random(f"{recipe.seed} {source.name}")
     found = list(sentences(paragraphs))
     rng.shuffle(found)
-    return found[: min(source.most or recipe.most_sentences, recipe.most_sentences)], list(
-        _passages(paragraphs, recipe, rng)
-    )
+    return found[: source.most or recipe.most_sentences], list(_passages(paragraphs, recipe, rng))
 
 
 def _passages(paragraphs: Iterable[str], recipe: Recipe, rng: random.Random) -> Iterator[str]:
@@ -103,7 +96,8 @@ def _passages(paragraphs: Iterable[str], recipe: Recipe, rng: random.Random) -> 
     wanted = 0
     for paragraph in paragraphs:
         for sentence in _SENTENCE_END.split(paragraph):
-            if not _is_prose(sentence):
+            # What is held out as a sentence is not shown inside a passage either.
+            if not _is_prose(sentence) or is_held_out([_plain(sentence)], recipe):
                 continue
             words += sentence.split()
             wanted = wanted or int(math.exp(rng.uniform(math.log(fewest), math.log(most))))
@@ -117,7 +111,8 @@ def _write_derived(recipe: Recipe, work: Path, home: Path, trained: Iterable[str
     dictionary = list(synsets(fetch(WORDNET.registry, WORDNET.package, work / "packages") / "usr/share/wordnet"))
     if not (home / "wordnet.tsv").exists():
         _write(home / "wordnet.tsv", _dictionary_families(dictionary, random.Random(f"{recipe.seed} wordnet")))
-    prose = [family[0] for name in trained for family in read_families(home / f"{name}.tsv")]
+    families = (family for name in trained for family in read_families(home / f"{name}.tsv"))
+    prose = [family[0] for family in families if not is_held_out(family, recipe)]
     prose += [example for synset in dictionary for example in synset.examples if example.count(" ") > 3]  # noqa: PLR2004
     if not (home / "shuffled.tsv").exists():
         rng = random.Random(f"{recipe.seed} shuffled")
@@ -132,7 +127,8 @@ def _write_derived(recipe: Recipe, work: Path, home: Path, trained: Iterable[str
         first=first_names(fetch(NAMES.registry, NAMES.package, work / "packages")),
         # Largest first: most that is written is written of the best known.
         places=known_places[:300] * 60 + known_places[:3000] * 6 + known_places,
-        words=sorted({word for synset in dictionary for word in synset.words}),
+        words=sorted({word for s in dictionary if not _OFFENDING.search(s.definition) for word in s.words}),
+        usual=teacher_words(),
     )
     for kind, wanted in tqdm(recipe.composed.items(), desc="composing", unit="kind"):
         if not (home / f"{kind}.tsv").exists():

@@ -25,7 +25,8 @@ from tokenizers import Tokenizer
 
 from model.checkpoints import read_weights
 from model.distill import card
-from model.distill.corpus import is_held_out, read_families, sentences
+from model.distill.corpus import sentences
+from model.distill.families import is_held_out, read_families
 from model.distill.recipe import Recipe
 from model.distill.sources import SOURCES, fetch
 from model.distill.teacher import DIMENSIONS, Teacher, package_directory

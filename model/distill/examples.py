@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from model.distill.corpus import is_held_out, read_families
+from model.distill.families import is_held_out, read_families
 from model.distill.recipe import Recipe
 from model.distill.sources import SOURCES
 from model.distill.teacher import taught_vectors

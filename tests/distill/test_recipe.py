@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from model import load_preset
 from model.architecture import Architecture
@@ -26,6 +27,7 @@ from model.checkpoints import WEIGHTS_FILE
 from model.distill import corpus, evaluate, teacher, train, vocabulary
 from model.distill.card import plot_loss, write_card
 from model.distill.export import export
+from model.distill.families import is_held_out, read_families
 from model.distill.recipe import FNET_MINI, Recipe
 from model.distill.teacher import DIMENSIONS
 
@@ -38,7 +40,7 @@ TINY = dataclasses.replace(
     sources=("state-of-the-union", "idioms"),
     teacher_words=300,
     everyday_words=100,
-    composed={"captions": 200, "headlines": 60, "questions": 60, "statements": 60, "mentions": 60},
+    composed={"captions": 200, "headlines": 60, "questions": 60, "statements": 60, "mentions": 60, "words": 60},
     passages=20,
     passage_words=(15, 40),
     shuffled=20,
@@ -125,7 +127,7 @@ def test_every_source_has_a_licence(work: Path) -> None:
 
 def test_the_corpus_has_families_of_distinct_texts(work: Path) -> None:
     """Captions come in families, a sentence with its shuffled words, a word with its definition."""
-    families = {file.stem: corpus.read_families(file) for file in (work / "corpus").glob("*.tsv")}
+    families = {file.stem: read_families(file) for file in (work / "corpus").glob("*.tsv")}
     assert all(len(family) > 1 for family in families["captions"])
     assert sorted(families["shuffled"][0][0].split()) == sorted(families["shuffled"][0][1].split())
     assert any("boat" in family for family in families["wordnet"])
@@ -176,9 +178,18 @@ def test_training_can_go_on_from_a_preset(work: Path, preset: Path, tmp_path: Pa
     train.train(TINY, tmp_path, 0.0, compiled=False, start=preset)
     ended = [line["fidelity"] for line in logged(work) if "fidelity" in line][-1]
     assert logged(tmp_path)[0]["fidelity"] == pytest.approx(ended, abs=0.005)
-    (tmp_path / vocabulary.VOCABULARY).write_bytes(b"another")
+    (tmp_path / vocabulary.VOCABULARY).write_bytes(b"")
     with pytest.raises(ValueError, match="another vocabulary"):
         train._take(preset, tmp_path, object())  # type: ignore[arg-type] # it is not looked at
+
+
+def test_accents_are_read_as_the_teacher_reads_them(work: Path) -> None:
+    """Without them, and without case; so too in a vocabulary taken from a preset."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(work / vocabulary.VOCABULARY))
+    plain = pieces.encode("cafe creme, angstrom uber alles", out_type=str)
+    assert pieces.encode("Caf\u00e9 CR\u00c8ME, \u00e5ngstro\u0308m \u00fcber\u00a0alles", out_type=str) == plain
+    assert pieces.encode("c\x08a\x0bfe\u2581creme\ufeff", out_type=str) == pieces.encode("cafe creme", out_type=str)
+    assert pieces.unk_id() not in pieces.encode("na\u00efve fa\u00e7ade")
 
 
 def test_the_preset_says_how_it_is_served(preset: Path) -> None:
@@ -234,10 +245,7 @@ def test_the_exported_preset_is_served(address: str, work: Path) -> None:
     """The service gives the vectors that training ended with: as near to the teacher as the log says."""
     recipe: Recipe = TINY
     texts = [
-        text
-        for family in corpus.read_families(work / "corpus/captions.tsv")
-        if corpus.is_held_out(family, recipe)
-        for text in family
+        text for family in read_families(work / "corpus/captions.tsv") if is_held_out(family, recipe) for text in family
     ]
     body = json.dumps({"texts": texts, "outputs": ["pooled_output"], "normalize": True}).encode()
     with urllib.request.urlopen(f"{address}/v1/encode", body, timeout=30) as answer:
