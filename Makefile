@@ -11,12 +11,12 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
 
-.PHONY: help serve test lint types parity distill test-distill test-clients lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.serve  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
+serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
 
 test: $(VENV)/.dev  ## run the test suite, offline
@@ -41,11 +41,14 @@ test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sent
 test-clients: .venv-clients/.done  ## prove every protocol with its own clients, and fuzz the OpenAPI description
 	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/clients $(TEST_ARGS)
 
+bench-peers: .venv-peers/.done .venv-infinity/.done  ## time this beside other libraries and servers (BENCH_ARGS, `--help` among them)
+	@HF_HUB_OFFLINE=1 .venv-peers/bin/python -W ignore -m benchmarks.peers $(BENCH_ARGS)
+
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .venv-clients .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-peers .venv-infinity .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -58,11 +61,16 @@ $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/bin/python
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# The same locked dependencies, and the engine that is an extra.
+$(VENV)/.openvino: requirements/openvino.txt | $(VENV)/.serve
+	@test -e $(VENV)/.dev || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/openvino.txt
+	@touch $@
+
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked dependencies into $(VENV) …"
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@ $(VENV)/.serve
+	@touch $@ $(VENV)/.serve $(VENV)/.openvino
 
 .venv-parity/.done: requirements/parity.txt requirements/parity-nodeps.txt pyproject.toml
 	@$(PYTHON) -m venv .venv-parity
@@ -83,4 +91,18 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check -r requirements/clients.txt
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-peers/.done: requirements/serve.txt requirements/peers.txt requirements/parity-nodeps.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
+	@.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r requirements/peers.txt
+	@.venv-peers/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/parity-nodeps.txt
+	@.venv-peers/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# A server of its own, which wants older libraries than anything else here.
+.venv-infinity/.done: requirements/infinity.txt
+	@$(PYTHON) -m venv .venv-infinity
+	@.venv-infinity/bin/python -m pip install -q --disable-pip-version-check -r requirements/infinity.txt
 	@touch $@

@@ -1,8 +1,7 @@
 """The packed encoder: FNet over rows of many sequences, nothing padded, every program compiled before it is needed.
 
-It computes what `FNetBackbone` computes (`model.backbone` is the reference, `model.selftest` holds one to the other).
-Three small programs exist for every row length: embed, one layer, and pool. All layers share one program, called with
-each layer's weights, so compiling does not grow with depth and weights are arguments, never constants.
+It computes what `FNetBackbone` computes (`model.backbone` is the reference, `model.selftest` holds one to the other),
+with the programs of one engine (`model.programs`).
 """
 
 from __future__ import annotations
@@ -11,26 +10,23 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax import Array, lax
 
 from model.architecture import Architecture
 from model.checkpoints import Weights
-from model.fourier import Float32s, HiddenOrder, Int32s, block_bases, mix, product, sequence_table
-from model.packing import Row, distribute, lay, row_lengths
+from model.fourier import Float32s, HiddenOrder, Int32s, row_bases
+from model.packing import OpenBatch, Row, Spacing, distribute, lay, row_lengths
+from model.programs import Dtype, EngineName, Programs, RowArrays
 
-Dtype = Literal["float32", "bfloat16"]
-
-# Fewer tokens than this along a row select another matrix-product routine, whose sums round differently.
-_SHORTEST_BASIS = 64
-# A product with a single row is another routine too.
+# A product with a single row is another routine than one with several.
 _FEWEST_POOLED = 2
-_EPSILON = 1e-12
+
+
+def _ignore(_done: int, _of: int) -> None:
+    pass
 
 
 class NonFiniteOutputError(ArithmeticError):
@@ -47,6 +43,12 @@ class Tokens(NamedTuple):
 
     token_ids: Int32s
     segment_ids: Int32s
+
+    @property
+    def key(self) -> bytes:
+        """What equal sequences have in common, and no others."""
+        # Both have the same length, so that the two halves cannot be confused.
+        return self.token_ids.tobytes() + self.segment_ids.tobytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,85 +84,75 @@ class Encoding:
         return mean
 
 
-class _Affine(NamedTuple):
-    gamma: Array
-    beta: Array
-
-
-class _Dense(NamedTuple):
-    kernel: Array
-    bias: Array
-
-
-class _Embedder(NamedTuple):
-    tokens: Array
-    positions: Array
-    segments: Array
-    norm: _Affine
-    projection: _Dense
-
-
-class _Layer(NamedTuple):
-    mixing_norm: _Affine
-    intermediate: _Dense
-    output: _Dense
-    output_norm: _Affine
-
-
-class _Programs(NamedTuple):
-    embed: Callable[..., tuple[Array, Array]]
-    layer: Callable[..., Array]
-    pool: Callable[..., tuple[Array, Array]]
-
-
 class PackedEncoder:
-    """FNet's weights on the device, and the programs that run them. Use it from one thread at a time.
+    """An FNet laid out for an engine, and the rows that it runs. Use it from one thread at a time.
 
     Args:
         architecture: The network.
         weights: Its variables, by the names of `Architecture.variable_shapes`.
-        dtype: Dtype of the matrix products' operands; sums, normalisation and outputs are float32 always.
+        dtype: Dtype of the matrix products' operands.
+        engine: The library that runs it: JAX, or OpenVINO where it is installed.
         most_tokens: Tokens to aim for in the longest row.
 
     Attributes:
         architecture: As given.
         dtype: As given.
+        engine: As given.
         rows: Row lengths in use, ascending.
-        alignment: Sequences start at multiples of it.
+        spacing: Where in a row sequences may start.
+
+    Raises:
+        ModuleNotFoundError: The engine's library is not installed.
     """
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, *, dtype: Dtype = "float32", most_tokens: int = 512
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        *,
+        dtype: Dtype = "float32",
+        engine: EngineName = "jax",
+        most_tokens: int = 512,
     ) -> None:
         self.architecture = architecture
         self.dtype = dtype
+        self.engine = engine
         self.rows = row_lengths(architecture.max_sequence_length, most_tokens)
-        self.alignment = self._closest = 1
-        self._order = HiddenOrder(architecture.hidden_dim)
-        self._basis = jax.device_put(self._order.basis.astype(jnp.dtype(dtype)))
-        self._embedder, self._layers, self._pooler = _lay_out(architecture, weights, self._order, jnp.dtype(dtype))
-        self._programs: dict[int, _Programs] = {}
+        self.spacing = self._closest = Spacing()
+        order = HiddenOrder(architecture.hidden_dim)
+        self._inverse = order.inverse
+        self._programs = _lay_out(engine, architecture, weights, order, dtype)
 
-    def compile(self, alignment: int = 1, progress: Callable[[int, int], None] = lambda _done, _of: None) -> None:
-        """Compile the programs of every row length.
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows one run takes, one on each device."""
+        return self._programs.rows_at_once
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the devices that it runs on."""
+        return self._programs.devices
+
+    def compile(self, spacing: Spacing | None = None, progress: Callable[[int, int], None] = _ignore) -> None:
+        """Make every row length ready to run.
 
         Args:
-            alignment: Sequences are to start at multiples of it; it may be raised later.
+            spacing: Where sequences may start; it may be widened later. Anywhere by default.
             progress: Told how many row lengths are done, and of how many.
         """
-        self.alignment = self._closest = alignment
+        self.spacing = self._closest = spacing or Spacing()
         progress(0, len(self.rows))
-        # XLA compiles outside the interpreter's lock.
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            waiting = {pool.submit(self._compile, length): length for length in self.rows}
+            waiting = [pool.submit(self._programs.compile, length, self._most_members(length)) for length in self.rows]
             for done, compiled in enumerate(as_completed(waiting), start=1):
-                self._programs[waiting[compiled]] = compiled.result()
+                compiled.result()
                 progress(done, len(self.rows))
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop every row length but `rows`; the longest has to stay."""
+        for length in set(self.rows) - set(rows):
+            self._programs.forget(length)
         self.rows = tuple(sorted(rows))
-        self._programs = {length: self._programs[length] for length in self.rows}
 
     def encode(self, sequences: Sequence[Tokens]) -> list[Encoding]:
         """Encode any number of sequences, in as many rows as they need.
@@ -170,10 +162,45 @@ class PackedEncoder:
             NonFiniteOutputError: An output is not finite.
         """
         results: dict[int, Encoding] = {}
-        for row in distribute([len(s.token_ids) for s in sequences], self.rows, self.alignment):
-            encodings = self.run(row, [sequences[i] for i in row.members])
-            results |= dict(zip(row.members, encodings, strict=True))
+        rows = distribute([len(s.token_ids) for s in sequences], self.rows, self.spacing)
+        # Rows that run together have one length.
+        rows.sort(key=lambda row: -row.length)
+        for first in range(0, len(rows), self.rows_at_once):
+            together = rows[first : first + self.rows_at_once]
+            length = together[0].length
+            for row, found in zip(together, self._run(together, sequences, length), strict=True):
+                results |= dict(zip(row.members, found, strict=True))
         return [results[i] for i in range(len(sequences))]
+
+    def open_batch(self) -> OpenBatch:
+        """Return the room of one run, to be filled."""
+        return OpenBatch(self.rows_at_once, self.rows[-1], self.spacing)
+
+    def run_batch(self, sequences: Sequence[Tokens]) -> tuple[list[Encoding], int]:
+        """Encode sequences that were placed in one `open_batch`, in that order; others may need a run more.
+
+        Returns:
+            Their encodings, and the tokens of the rows that they ran in.
+
+        Raises:
+            ValueError: A sequence is longer than the longest row.
+            NonFiniteOutputError: An output is not finite.
+        """
+        results: list[Encoding] = []
+        room = 0
+        while len(results) < len(sequences):
+            waiting = sequences[len(results) :]
+            batch = self.open_batch()
+            taken = next((i for i, s in enumerate(waiting) if not batch.place(len(s.token_ids))), len(waiting))
+            if not taken:
+                raise ValueError(f"{len(waiting[0].token_ids)} tokens do not fit a row of at most {self.rows[-1]}")
+            rows = batch.rows(self.rows)
+            room += sum(row.length for row in rows)
+            found: dict[int, Encoding] = {}
+            for row, encodings in zip(rows, self._run(rows, waiting, rows[0].length), strict=True):
+                found |= dict(zip(row.members, encodings, strict=True))
+            results += [found[i] for i in range(taken)]
+        return results, room
 
     def lay(self, sequences: Sequence[Tokens], length: int | None = None) -> Row:
         """Lay sequences in one row, the shortest that holds them or the one of the given length.
@@ -181,165 +208,54 @@ class PackedEncoder:
         Raises:
             ValueError: They do not fit.
         """
-        return lay([len(s.token_ids) for s in sequences], self.rows if length is None else (length,), self.alignment)
+        return lay([len(s.token_ids) for s in sequences], self.rows if length is None else (length,), self.spacing)
 
     def run(self, row: Row, sequences: Sequence[Tokens]) -> list[Encoding]:
-        """Encode the members of one row, given in the order in which they lie.
+        """Encode the members of one row.
 
         Raises:
             NonFiniteOutputError: An output is not finite.
         """
-        programs = self._programs[row.length]
-        integers, tables = _row_arrays(row, sequences)
-        firsts = np.zeros(self._most_members(row.length), np.int32)
-        firsts[: len(row.starts)] = row.starts
-        x, bases = programs.embed(self._embedder, integers, tables)
-        for layer in self._layers:
-            x = programs.layer(layer, self._basis, x, bases)
-        pooled, finite = programs.pool(self._pooler, x, firsts)
-        if not finite:
-            raise NonFiniteOutputError("the network's output is not finite")
-        tokens, vectors = np.asarray(x), np.asarray(pooled)
-        return [
-            Encoding(vectors[place], tokens[start : start + len(sequence.token_ids)], self._order.inverse)
-            for place, (start, sequence) in enumerate(zip(row.starts, sequences, strict=True))
-        ]
+        return self._run([row], sequences, row.length)[0]
 
-    @property
-    def devices(self) -> list[str]:
-        """Names of the devices that it runs on."""
-        return [f"{device.platform}:{device.id} {device.device_kind}" for device in self._basis.devices()]
+    def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
+        arrays = [self._arrays(row, [sequences[member] for member in row.members], length) for row in rows]
+        results = []
+        for row, (tokens, pooled) in zip(rows, self._programs.run(length, arrays), strict=True):
+            if not (np.isfinite(tokens).all() and np.isfinite(pooled).all()):
+                raise NonFiniteOutputError("the network's output is not finite")
+            results.append(
+                [
+                    Encoding(pooled[place], tokens[start : start + len(sequences[member].token_ids)], self._inverse)
+                    for place, (start, member) in enumerate(zip(row.starts, row.members, strict=True))
+                ]
+            )
+        return results
+
+    def _arrays(self, row: Row, members: Sequence[Tokens], length: int) -> RowArrays:
+        token_ids, segment_ids, positions = np.zeros((3, length), np.int32)
+        firsts = np.zeros(self._most_members(length), np.int32)
+        firsts[: len(row.starts)] = row.starts
+        for start, tokens in zip(row.starts, members, strict=True):
+            place = slice(start, start + len(tokens.token_ids))
+            token_ids[place], segment_ids[place] = tokens
+            positions[place] = np.arange(len(tokens.token_ids))
+        size = max(length, self._programs.shortest_basis)
+        bases = row_bases(size, row.starts, [len(tokens.token_ids) for tokens in members])
+        return RowArrays(token_ids, segment_ids, positions, bases, firsts)
 
     def _most_members(self, length: int) -> int:
-        return max(_FEWEST_POOLED, -(-length // self._closest))
-
-    def _compile(self, length: int) -> _Programs:
-        hidden = self.architecture.hidden_dim
-        basis_length = max(length, _SHORTEST_BASIS)
-        dtype = jnp.dtype(self.dtype)
-        integers = _shape(5, basis_length, of=jnp.int32)
-        tables = _shape(2, basis_length)
-        x = _shape(length, hidden)
-        bases = _shape(2, basis_length, basis_length, of=dtype)
-        firsts = _shape(self._most_members(length), of=jnp.int32)
-        plain = self._order.plain
-        layer: Any = None
-        if self._layers:
-            layer = (
-                jax.jit(lambda *arguments: _layer(*arguments, plain=plain), donate_argnums=2)
-                .lower(self._layers[0], self._basis, x, bases)
-                .compile()
-            )
-        return _Programs(
-            embed=jax.jit(lambda *arguments: _embed(*arguments, length=length, dtype=dtype))
-            .lower(self._embedder, integers, tables)
-            .compile(),
-            layer=layer,
-            pool=jax.jit(_pool).lower(self._pooler, x, firsts).compile(),
-        )
-
-
-def _shape(*shape: int, of: Any = jnp.float32) -> Any:
-    return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # JAX leaves this one out
-
-
-def on_compilation(callback: Callable[[], None]) -> None:
-    """Have `callback` called whenever XLA compiles a program in this process, from now on."""
-
-    def listen(event: str, duration_secs: float, **_details: str | int) -> None:  # noqa: ARG001 - called by name
-        if event == "/jax/core/compile/backend_compile_duration":
-            callback()
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-
-
-def _row_arrays(row: Row, sequences: Sequence[Tokens]) -> tuple[Int32s, Float32s]:
-    """Describe a row to the embed program: ids, segments, positions, lengths and starts `[5, T]`; tables `[2, T]`."""
-    size = max(row.length, _SHORTEST_BASIS)
-    integers = np.zeros((5, size), np.int32)
-    tables = np.zeros((2, size), np.float32)
-    # An unused place is a sequence of one token by itself.
-    integers[3] = 1
-    integers[4] = np.arange(size)
-    tables[0] = 1
-    for start, (token_ids, segment_ids) in zip(row.starts, sequences, strict=True):
-        length = len(token_ids)
-        place = slice(start, start + length)
-        integers[0, place] = token_ids
-        integers[1, place] = segment_ids
-        integers[2, place] = np.arange(length)
-        integers[3, place] = length
-        integers[4, place] = start
-        tables[:, place] = sequence_table(length)
-    return integers, tables
-
-
-def _embed(
-    embedder: _Embedder, integers: Array, tables: Array, *, length: int, dtype: npt.DTypeLike
-) -> tuple[Array, Array]:
-    token_ids, segment_ids, positions, lengths, starts = integers
-    bases = block_bases(positions, lengths, starts, tables, dtype)
-    x = (
-        embedder.tokens[token_ids[:length]].astype(jnp.float32)
-        + embedder.positions[positions[:length]]
-        + embedder.segments[segment_ids[:length]]
-    )
-    return _dense(_normalise(x, embedder.norm), embedder.projection), bases
-
-
-def _layer(layer: _Layer, order_basis: Array, x: Array, bases: Array, *, plain: int) -> Array:
-    x = _normalise(x + mix(x, order_basis, bases, plain), layer.mixing_norm)
-    inner = jax.nn.gelu(_dense(x, layer.intermediate), approximate=True)
-    return _normalise(x + _dense(inner, layer.output), layer.output_norm)
-
-
-def _pool(pooler: _Dense, x: Array, firsts: Array) -> tuple[Array, Array]:
-    pooled = jnp.tanh(_dense(x[firsts], pooler))
-    finite: Array = jnp.isfinite(x).all() & jnp.isfinite(pooled).all()
-    return pooled, finite
-
-
-def _dense(x: Array, dense: _Dense) -> Array:
-    return product(x, dense.kernel) + dense.bias
-
-
-def _normalise(x: Array, norm: _Affine) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = (centred * centred).mean(axis=-1, keepdims=True)
-    scaled: Array = centred * lax.rsqrt(variance + _EPSILON) * norm.gamma
-    return scaled + norm.beta
+        return max(_FEWEST_POOLED, -(-length // self._closest.alignment))
 
 
 def _lay_out(
-    architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: npt.DTypeLike
-) -> tuple[_Embedder, list[_Layer], _Dense]:
-    """Put the weights on the device: kernels `[out, in]`, the hidden axis in the order that mixing leaves it in."""
-    inside = order.order
+    engine: EngineName, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype
+) -> Programs:
+    """Lay a network out for an engine, whose library is imported only now."""
+    if engine == "openvino":
+        from model.openvino_programs import OpenVinoPrograms  # noqa: PLC0415 - an extra
 
-    def put(array: npt.NDArray[Any], of: npt.DTypeLike = np.float32) -> Array:
-        placed: Array = jax.device_put(np.ascontiguousarray(array).astype(of))
-        return placed
+        return OpenVinoPrograms(architecture, weights, order, dtype)
+    from model.jax_programs import JaxPrograms  # noqa: PLC0415 - a second, for who uses it
 
-    def norm(name: str, places: npt.NDArray[np.intp] | slice) -> _Affine:
-        return _Affine(put(weights[f"{name}/gamma"][places]), put(weights[f"{name}/beta"][places]))
-
-    def dense(name: str, *, of: Any = slice(None), to: Any = slice(None)) -> _Dense:
-        return _Dense(put(weights[f"{name}/kernel"].T[:, of][to], dtype), put(weights[f"{name}/bias"][to]))
-
-    embedder = _Embedder(
-        put(weights["token_embedding/embeddings"], dtype),
-        put(weights["position_embedding/embeddings"]),
-        put(weights["segment_embedding/embeddings"]),
-        norm("embeddings_layer_norm", slice(None)),
-        dense("embedding_projection", to=inside),
-    )
-    layers = [
-        _Layer(
-            norm(f"{name}/mixing_layer_norm", inside),
-            dense(f"{name}/intermediate_dense", of=inside),
-            dense(f"{name}/output_dense", to=inside),
-            norm(f"{name}/output_layer_norm", inside),
-        )
-        for name in (f"layers/{index}" for index in range(architecture.num_layers))
-    ]
-    return embedder, layers, dense("pooled_dense", of=inside)
+    return JaxPrograms(architecture, weights, order, dtype)

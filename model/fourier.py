@@ -7,19 +7,19 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
 * The mirrored half comes out in descending order. Instead of turning it round, the hidden axis is kept in that order
   throughout the network, its weights are laid out for it once, and outputs are put right at the end (`HiddenOrder`).
 * Sequences lie end to end in a row. Each must be transformed by itself, so the matrix along the row is zero outside the
-  blocks of the sequences. It is gathered from one table per row, in which a sequence of length n has the n values of
-  `cos(2πk/n)` at its own place: element (i, j) of its block is value `i·j mod n`. The table is made in float64 and
-  depends on n alone, so a block is the same to the bit wherever it lies.
+  blocks of the sequences. Element (i, j) of the block of a sequence of length n is value `i·j mod n` of a table of
+  `cos(2πk/n)`, which is made in float64 and depends on n alone: a block is the same to the bit wherever it lies.
+
+The products themselves are in the modules that run them (`model.jax_programs`, `model.openvino_programs`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax import Array, lax
 
 Float32s = npt.NDArray[np.float32]
 Int32s = npt.NDArray[np.int32]
@@ -55,61 +55,26 @@ def sequence_table(length: int) -> Float32s:
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
-def block_bases(positions: Array, lengths: Array, starts: Array, tables: Array, dtype: npt.DTypeLike) -> Array:
+@lru_cache(maxsize=16)
+def _block(length: int) -> Float32s:
+    places = np.arange(length)
+    block: Float32s = sequence_table(length)[:, np.outer(places, places) % length]
+    return block
+
+
+def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int]) -> Float32s:
     """Return the cosine and sine matrices along a row, zero outside each sequence's block.
 
     Args:
-        positions: `[T]` int32, each token's place in its own sequence.
-        lengths: `[T]` int32, the length of the token's sequence.
-        starts: `[T]` int32, where the token's sequence starts in the row.
-        tables: `[2, T]` float32, `sequence_table` of each sequence at its place.
-        dtype: Of the result.
+        size: Tokens along the row.
+        starts: Where each sequence starts.
+        lengths: How long each is.
 
     Returns:
-        `[2, T, T]`.
+        `[2, size, size]`. A place that belongs to no sequence mixes to zero.
     """
-    place = starts[:, None] + (positions[:, None] * positions[None, :]) % lengths[:, None]
-    same = starts[:, None] == starts[None, :]
-    return jnp.where(same, tables[:, place], 0).astype(jnp.dtype(dtype))
-
-
-def mix(x: Array, order_basis: Array, bases: Array, plain: int) -> Array:
-    """Return the Fourier mixing of a row, each sequence by itself.
-
-    Args:
-        x: `[T, h]`, the hidden axis in `HiddenOrder`.
-        order_basis: `[h, h]`, `HiddenOrder.basis` in the dtype of the products.
-        bases: `[2, L, L]` from `block_bases`, L at least T; what is beyond T belongs to no sequence.
-        plain: `HiddenOrder.plain`.
-
-    Returns:
-        `[T, h]` float32, products summed in float32.
-    """
-    tokens, hidden = x.shape
-    split = plain + (hidden - plain) // 2
-    spectrum = product(x, order_basis).astype(order_basis.dtype)
-    spectrum = jnp.pad(spectrum, ((0, bases.shape[1] - tokens), (0, 0)))
-    cosines = _along_row(bases[0], spectrum[:, :split])[:tokens]
-    if split == hidden:  # a hidden size of 1 or 2 has no pairs
-        return cosines
-    sines = _along_row(bases[1], spectrum[:, split:])[:tokens]
-    paired = cosines[:, plain:]
-    return jnp.concatenate([cosines[:, :plain], paired - sines, paired + sines], axis=1)
-
-
-def product(x: Array, weights: Array) -> Array:
-    """Return `x @ weights.T` in float32, computed in the dtype of the weights.
-
-    Args:
-        x: `[T, in]`.
-        weights: `[out, in]`: contracted on the last axis of both, which CPUs run fastest, and whose sums do not depend
-            on T as long as it is 2 or more.
-    """
-    # Asking for float32 is also what selects the fast bfloat16 kernels on a CPU.
-    return lax.dot_general(
-        x.astype(weights.dtype), weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
-
-
-def _along_row(basis: Array, columns: Array) -> Array:
-    return lax.dot_general(basis, columns, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    bases = np.zeros((2, size, size), np.float32)
+    for start, length in zip(starts, lengths, strict=True):
+        place = slice(start, start + length)
+        bases[:, place, place] = _block(length)
+    return bases

@@ -1,7 +1,7 @@
 """Which rows of tokens exist, which sequences share one, and where each starts. Integers only.
 
-A row is one run of the network. Sequences lie in it end to end, each at a multiple of the alignment: a matrix product
-sums in blocks, and only at such places does a sequence meet the same blocks wherever it lies.
+A row is one run of the network. Sequences lie in it end to end, but not anywhere: a matrix product sums in blocks, and
+only at some places does a sequence meet the same blocks wherever it lies (`Spacing`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SMALLEST_ROW = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Spacing:
+    """Where a sequence may start.
+
+    Attributes:
+        alignment: At multiples of it.
+        tile: The product sums so many tokens at a time: a sequence that crosses from one tile into the next has to
+            start its tile. A shorter one lies anywhere inside one.
+    """
+
+    alignment: int = 1
+    tile: int = 1
+
+    def aligned(self, length: int) -> int:
+        """Return a length rounded up to a multiple of the alignment."""
+        return -(-length // self.alignment) * self.alignment
+
+    def first(self, start: int, length: int) -> int:
+        """Return the first place from `start` on where a sequence may start."""
+        start = self.aligned(start)
+        within = start % self.tile
+        return start if not within or within + length <= self.tile else start - within + self.tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +70,6 @@ def row_lengths(longest_sequence: int, most_tokens: int) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def aligned(length: int, alignment: int) -> int:
-    """Return the room that a sequence takes: its length, rounded up to a multiple of the alignment."""
-    return -(-length // alignment) * alignment
-
-
 def shortest_row(room: int, rows: Sequence[int]) -> int:
     """Return the shortest of the ascending `rows` that has so much room.
 
@@ -63,22 +82,105 @@ def shortest_row(room: int, rows: Sequence[int]) -> int:
     raise ValueError(f"{room} tokens do not fit a row of at most {rows[-1]}")
 
 
-def lay(lengths: Sequence[int], rows: Sequence[int], alignment: int) -> Row:
-    """Lay sequences end to end in the shortest row that holds them all.
+class OpenRow:
+    """A row that is being filled.
+
+    Args:
+        length: Tokens that it has room for.
+        spacing: Where sequences may start.
+
+    Attributes:
+        used: Tokens up to the end of the last sequence.
+    """
+
+    def __init__(self, length: int, spacing: Spacing) -> None:
+        self.used = 0
+        self._length = length
+        self._spacing = spacing
+        # What was stepped over, as start and end: shorter sequences may lie there.
+        self._gaps: list[tuple[int, int]] = []
+
+    def place(self, size: int) -> int | None:
+        """Return where a sequence of so many tokens now lies, or nothing if there is no room for it."""
+        for index, (gap, end) in enumerate(self._gaps):
+            start = self._spacing.first(gap, size)
+            if start + size <= end:
+                self._gaps[index : index + 1] = self._left(gap, start) + self._left(start + size, end)
+                return start
+        start = self._spacing.first(self.used, size)
+        if start + size > self._length:
+            return None
+        self._gaps += self._left(self.used, start)
+        self.used = start + size
+        return start
+
+    @property
+    def full(self) -> bool:
+        """Whether not even a sequence of one token has room."""
+        return not self._gaps and self._spacing.first(self.used, 1) >= self._length
+
+    def _left(self, start: int, end: int) -> list[tuple[int, int]]:
+        return [(start, end)] if self._spacing.aligned(start) < end else []
+
+
+class OpenBatch:
+    """Rows that are filled together, for one run on as many devices.
+
+    Args:
+        rows: How many there are.
+        length: Tokens that each has room for.
+        spacing: Where sequences may start.
+    """
+
+    def __init__(self, rows: int, length: int, spacing: Spacing) -> None:
+        self._open = [OpenRow(length, spacing) for _ in range(rows)]
+        self._placed: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
+        self._count = 0
+
+    def place(self, size: int) -> bool:
+        """Take a sequence of so many tokens, if there is room for it in any row."""
+        for row, placed in zip(self._open, self._placed, strict=True):
+            if (start := row.place(size)) is not None:
+                placed.append((self._count, start))
+                self._count += 1
+                return True
+        return False
+
+    @property
+    def full(self) -> bool:
+        """Whether not even a sequence of one token has room."""
+        return all(row.full for row in self._open)
+
+    def rows(self, lengths: Sequence[int]) -> list[Row]:
+        """Return the rows that hold something, all of the shortest of the ascending `lengths` that holds each.
+
+        Members are numbered in the order in which they were placed.
+        """
+        length = shortest_row(max(row.used for row in self._open), lengths)
+        return [
+            Row(length, tuple(member for member, _ in placed), tuple(start for _, start in placed))
+            for placed in self._placed
+            if placed
+        ]
+
+
+def lay(lengths: Sequence[int], rows: Sequence[int], spacing: Spacing) -> Row:
+    """Lay sequences in the shortest row that holds them all, in the order given.
 
     Raises:
         ValueError: No row holds them.
     """
-    starts, end = [], 0
+    row = OpenRow(rows[-1], spacing)
+    starts = []
     for length in lengths:
-        starts.append(end)
-        end += aligned(length, alignment)
-    # The last one needs no room behind it.
-    used = starts[-1] + lengths[-1] if lengths else 0
-    return Row(shortest_row(used, rows), tuple(range(len(lengths))), tuple(starts))
+        start = row.place(length)
+        if start is None:
+            raise ValueError(f"{sum(lengths)} tokens do not fit a row of at most {rows[-1]}")
+        starts.append(start)
+    return Row(shortest_row(row.used, rows), tuple(range(len(lengths))), tuple(starts))
 
 
-def distribute(lengths: Sequence[int], rows: Sequence[int], alignment: int) -> list[Row]:
+def distribute(lengths: Sequence[int], rows: Sequence[int], spacing: Spacing) -> list[Row]:
     """Distribute any number of sequences over rows: longest first, each to the first row with room for it.
 
     Every sequence lies in exactly one row.
@@ -87,14 +189,20 @@ def distribute(lengths: Sequence[int], rows: Sequence[int], alignment: int) -> l
         ValueError: A sequence is longer than the longest row.
     """
     longest = rows[-1]
-    groups: list[list[int]] = []
-    used: list[int] = []
+    opened: list[tuple[OpenRow, list[int], list[int]]] = []
+    # Rows before it have no room for a sequence as short as any that comes.
+    first = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        group = next((g for g, end in enumerate(used) if end + lengths[index] <= longest), len(groups))
-        if group == len(groups):
-            groups.append([])
-            used.append(0)
-        groups[group].append(index)
-        used[group] += aligned(lengths[index], alignment)
-    laid = [(members, lay([lengths[i] for i in members], rows, alignment)) for members in groups]
-    return [Row(row.length, tuple(members), row.starts) for members, row in laid]
+        while first < len(opened) and opened[first][0].full:
+            first += 1
+        for row, members, starts in opened[first:]:
+            if (start := row.place(lengths[index])) is not None:
+                members.append(index)
+                starts.append(start)
+                break
+        else:
+            row = OpenRow(longest, spacing)
+            if (start := row.place(lengths[index])) is None:
+                raise ValueError(f"{lengths[index]} tokens do not fit a row of at most {longest}")
+            opened.append((row, [index], [start]))
+    return [Row(shortest_row(row.used, rows), tuple(members), tuple(starts)) for row, members, starts in opened]

@@ -14,20 +14,20 @@ import numpy as np
 
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.fourier import Float32s
-from model.packing import aligned
+from model.packing import Spacing
 
 # The plain backbone: a sequence alone, unpadded, to its sequence output [n, h] and pooled output [h].
 Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
 
-# Alignments to try, best first: 8 suffices for most routines, wide bfloat16 tiles need 32.
-ALIGNMENTS = (8, 16, 32)
+# Spacings to try, tightest first. Matrix tiles sum pairs of tokens, 32 at a time; other routines sum 8 or more.
+SPACINGS = (Spacing(2, 32), Spacing(8), Spacing(8, 32), Spacing(16), Spacing(32))
 
 # Largest error on unit-scale float32 outputs, and least cosine of a bfloat16 row.
 FLOAT32_TOLERANCE = 1e-4
 BFLOAT16_COSINE = 0.999
 
 _SHORT = 5
-_FILLER = 3
+_FILLER = 7
 _SEED = 20210509
 
 
@@ -42,14 +42,14 @@ class SelfTest:
     Attributes:
         rows: Row lengths that passed, ascending.
         dropped: Row lengths that failed, each with the reason.
-        alignment: The alignment that sequences are laid at.
+        spacing: Where sequences may start.
         batch_invariant: Whether results are the same to the bit in any company.
         largest_error: Largest difference of an output to the plain backbone's, relative to its scale where above 1.
     """
 
     rows: tuple[int, ...]
     dropped: dict[int, str]
-    alignment: int
+    spacing: Spacing
     batch_invariant: bool
     largest_error: float
 
@@ -73,15 +73,15 @@ def prepare(
         SelfTestError: The longest row does not compute what `reference` does.
     """
     if not batch_invariant:
-        encoder.compile(1, progress)
+        encoder.compile(Spacing(), progress)
         return _judge(encoder, reference, expected=None)
-    encoder.compile(ALIGNMENTS[0], progress)
-    for encoder.alignment in ALIGNMENTS:
+    encoder.compile(SPACINGS[0], progress)
+    for encoder.spacing in SPACINGS:
         expected = _agreed_bits(encoder)
         if expected is not None:
             return _judge(encoder, reference, expected)
     # Wider gaps gained nothing.
-    encoder.alignment = ALIGNMENTS[0]
+    encoder.spacing = SPACINGS[0]
     return _judge(encoder, reference, expected=None)
 
 
@@ -89,9 +89,12 @@ def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
     """Return each probe's encoding in the longest row, or nothing if it depends on company or place."""
     probes = _probes(encoder)
     last, longest = len(probes) - 1, encoder.rows[-1]
-    found = {place: _encode(encoder, [probes[place]], longest)[0] for place in (0, last)}
+    found = {last: _encode(encoder, [probes[last]], longest)[0]}
     # Both ways through the probes: each lies in other company, at another place. The last one may have no room for any.
-    for order in (range(last), reversed(range(last)), [last]):
+    orders = [list(range(last)), list(reversed(range(last)))]
+    if len(_company(encoder, [probes[last]], longest)) > 1:
+        orders.append([last])
+    for order in orders:
         waiting = list(order)
         while waiting:
             company = _company(encoder, [probes[i] for i in waiting], longest)
@@ -117,9 +120,10 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
         if expected is not None and own is largest:  # its bits, alone and in company, are what was agreed on
             ran = list(zip(probes, expected, strict=True))
         else:
-            ran = [(own, _encode(encoder, [own], length)[0])]
             company = _company(encoder, [short, own], length)
-            ran += zip(company, _encode(encoder, company, length), strict=True)
+            ran = list(zip(company, _encode(encoder, company, length), strict=True))
+            if length == encoder.rows[0]:
+                ran.append((short, _encode(encoder, [short], length)[0]))
         for probe, encoding in ran:
             truth = true_short if probe is short else true_largest if probe is largest else None
             if truth is not None:
@@ -133,7 +137,7 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
     if longest in dropped:
         raise SelfTestError(f"the row of {longest} tokens {dropped[longest]} (largest error {worst:.2g})")
     encoder.keep_rows([length for length in encoder.rows if length not in dropped])
-    return SelfTest(encoder.rows, dropped, encoder.alignment, expected is not None, worst)
+    return SelfTest(encoder.rows, dropped, encoder.spacing, expected is not None, worst)
 
 
 def _encode(encoder: PackedEncoder, sequences: Sequence[Tokens], length: int) -> list[Encoding]:
@@ -149,17 +153,18 @@ def _probes(encoder: PackedEncoder) -> list[Tokens]:
 
 
 def _company(encoder: PackedEncoder, members: Sequence[Tokens], length: int) -> list[Tokens]:
-    """Return a filler and as many of `members` behind it as the row has room for; at least the first of them."""
-    filler = _sequence(encoder, np.random.default_rng(length), min(_FILLER, encoder.architecture.max_sequence_length))
-    used = aligned(len(filler.token_ids), encoder.alignment)
-    if used + len(members[0].token_ids) > length:
-        return [members[0]]
-    chosen = [filler]
+    """Return fillers and as many of `members` behind them as the row has room for; at least the first of them."""
+    random = np.random.default_rng(length)
+    most = min(_FILLER, encoder.architecture.max_sequence_length)
+    chosen: list[Tokens] = []
     for member in members:
-        if used + len(member.token_ids) <= length:
-            chosen.append(member)
-            used += aligned(len(member.token_ids), encoder.alignment)
-    return chosen
+        trial = [*chosen, _sequence(encoder, random, int(random.integers(1, most + 1))), member]
+        try:
+            encoder.lay(trial, length)
+        except ValueError:
+            continue
+        chosen = trial
+    return chosen or [members[0]]
 
 
 def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) -> Tokens:

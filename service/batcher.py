@@ -2,7 +2,7 @@
 
 No timer: while a batch runs the next one gathers, and when nothing runs the first to come runs at once. A batch takes
 the oldest work first and looks ahead for what else fits; the oldest always has a place, so nobody starves. A job enters
-whole or not at all.
+whole or not at all. Equal items in flight are computed once: results do not depend on company, so one serves all.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from service.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
 
@@ -31,34 +30,40 @@ _LONGEST_WAIT = 60
 _RESTART = 5
 
 
+class Room(Protocol):
+    """The room of one run."""
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more fits, however small."""
+
+    def place(self, size: int) -> bool:
+        """Take an item of so many tokens, if it fits."""
+
+
 @dataclass(eq=False, slots=True)
 class Job(Generic[T, R]):
     """One request's items on their way through the queue.
 
     Attributes:
-        items: What to run.
         sizes: Tokens of each item.
         submitted: When it came, by the batcher's clock.
         deadline: When it is given up.
         future: The results in the items' order, or the error.
         started: When its first run began, if it has.
         compute_seconds: Length of the runs that it had a part in.
-        waiting: Indices of the items that no batch has taken yet.
+        works: What computes each item, until the job is settled.
         results: Results so far, by index.
     """
 
-    items: Sequence[T]
     sizes: Sequence[int]
     submitted: float
     deadline: float
     future: Future[list[R]] = field(default_factory=Future)
     started: float | None = None
     compute_seconds: float = 0.0
-    waiting: deque[int] = field(default_factory=deque)
+    works: list[Work[T, R]] = field(default_factory=list)
     results: dict[int, R] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.waiting.extend(range(len(self.items)))
 
     @property
     def queue_seconds(self) -> float:
@@ -66,7 +71,21 @@ class Job(Generic[T, R]):
         return 0.0 if self.started is None else self.started - self.submitted
 
 
-Entry = tuple[Job[T, R], int]
+@dataclass(eq=False, slots=True)
+class Work(Generic[T, R]):
+    """One item to compute, once, for all who asked for an equal one while it waits or runs.
+
+    Attributes:
+        item: The item.
+        size: Its tokens.
+        key: What equal items have in common.
+        owners: The jobs that get the result, and the place in each.
+    """
+
+    item: T
+    size: int
+    key: Hashable
+    owners: list[tuple[Job[T, R], int]] = field(default_factory=list)
 
 
 class Batcher(Generic[T, R]):
@@ -75,9 +94,9 @@ class Batcher(Generic[T, R]):
     Args:
         run: Runs a batch: as many results as items, in their order. Called on the worker thread only. If it raises,
             the batch is split until the guilty item fails alone.
-        row: Tokens that a batch may hold.
-        room: Tokens that an item of a given size takes in a batch, gaps included.
+        room: Returns the room of one run, empty.
         max_queue_tokens: Tokens that may wait.
+        key: What equal items have in common; without it, no two are equal.
         on_death: Called once, from the worker thread, if that thread dies.
         clock: Seconds, monotonic.
     """
@@ -86,22 +105,24 @@ class Batcher(Generic[T, R]):
         self,
         run: Callable[[list[T]], Sequence[R]],
         *,
-        row: int,
+        room: Callable[[], Room],
         max_queue_tokens: int,
-        room: Callable[[int], int] = lambda size: size,
+        key: Callable[[T], Hashable] | None = None,
         on_death: Callable[[BaseException], None] = lambda _error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._row = row
         self._room = room
         self._max_queue_tokens = max_queue_tokens
+        self._key = key
         self._on_death = on_death
         self._clock = clock
         self._condition = threading.Condition()
-        # Ordered by arrival: jobs with items that no batch has taken.
-        self._queue: dict[Job[T, R], None] = {}
-        self._running: set[Job[T, R]] = set()
+        # Ordered by arrival: what no batch has taken.
+        self._queue: dict[Work[T, R], None] = {}
+        self._running: list[Work[T, R]] = []
+        # Both of them, by their items' keys.
+        self._known: dict[Hashable, Work[T, R]] = {}
         self._queue_tokens = 0
         self._tokens_per_second = 0.0
         self._draining = self._closed = False
@@ -116,7 +137,8 @@ class Batcher(Generic[T, R]):
     @property
     def queue_jobs(self) -> int:
         """Jobs that wait, in whole or in part."""
-        return len(self._queue)
+        with self._condition:
+            return len({job for work in self._queue for job, _ in work.owners})
 
     @property
     def alive(self) -> bool:
@@ -138,7 +160,7 @@ class Batcher(Generic[T, R]):
 
         Args:
             items: At least one.
-            sizes: Tokens of each, none above the row.
+            sizes: Tokens of each; each fits an empty room.
             timeout: Seconds after which the job is not run any more.
 
         Raises:
@@ -146,20 +168,30 @@ class Batcher(Generic[T, R]):
             DrainingError: No new work is taken.
             WorkerFailedError: The worker is dead.
         """
-        tokens = sum(sizes)
+        keys = [object() if self._key is None else self._key(item) for item in items]
         with self._condition:
             if self._death is not None:
                 raise WorkerFailedError("the worker has failed", retry_after=_RESTART)
             if self._draining or self._closed:
                 raise DrainingError("the service is shutting down", retry_after=1)
+            fresh = {key: size for key, size in zip(keys, sizes, strict=True) if key not in self._known}
+            tokens = sum(fresh.values())
             if self._queue_tokens + tokens > self._max_queue_tokens:
                 raise OverloadedError(
                     f"{self._queue_tokens} tokens are waiting and {tokens} more would exceed {self._max_queue_tokens}",
                     retry_after=self._wait_for(self._queue_tokens + tokens - self._max_queue_tokens),
                 )
             now = self._clock()
-            job: Job[T, R] = Job(items, sizes, submitted=now, deadline=now + timeout)
-            self._queue[job] = None
+            job: Job[T, R] = Job(sizes, submitted=now, deadline=now + timeout)
+            for index, (item, key) in enumerate(zip(items, keys, strict=True)):
+                work = self._known.get(key)
+                if work is None:
+                    work = self._known[key] = Work(item, sizes[index], key)
+                    self._queue[work] = None
+                work.owners.append((job, index))
+                job.works.append(work)
+                if work not in self._queue:
+                    job.started = now
             self._queue_tokens += tokens
             self._condition.notify()
         return job
@@ -168,7 +200,7 @@ class Batcher(Generic[T, R]):
         """Take a job's waiting items out of the queue; what already runs is run, and its result dropped."""
         job.future.cancel()
         with self._condition:
-            self._forget(job)
+            self._disown(job)
 
     def drain(self) -> None:
         """Take no new work; what is accepted is finished."""
@@ -184,37 +216,27 @@ class Batcher(Generic[T, R]):
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def take(self) -> list[Entry[T, R]]:
+    def take(self) -> list[Work[T, R]]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
-        batch: list[Entry[T, R]] = []
-        used = looked_at = 0
+        batch: list[Work[T, R]] = []
+        room = self._room()
         now = self._clock()
-        # A copy, since expired jobs leave the queue; each of the others has an item to look at.
-        for job in list(islice(self._queue, LOOK_AHEAD)):
-            if job.deadline <= now:
-                self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
-                continue
-            kept: deque[int] = deque()
-            while job.waiting:
-                index = job.waiting.popleft()
-                looked_at += 1
-                if used + job.sizes[index] <= self._row:
-                    used += self._room(job.sizes[index])
-                    batch.append((job, index))
-                    self._queue_tokens -= job.sizes[index]
-                else:
-                    kept.append(index)
-                if looked_at >= LOOK_AHEAD or used >= self._row:
+        # A copy, since what expires leaves the queue.
+        for work in list(islice(self._queue, LOOK_AHEAD)):
+            for job, _ in list(work.owners):
+                if job.deadline <= now:
+                    self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
+            if work in self._queue and room.place(work.size):
+                del self._queue[work]
+                self._queue_tokens -= work.size
+                batch.append(work)
+                if room.full:
                     break
-            job.waiting.extendleft(reversed(kept))
-            if not job.waiting:
-                del self._queue[job]
-            if looked_at >= LOOK_AHEAD or used >= self._row:
-                break
-        for job, _ in batch:
-            self._running.add(job)
-            if job.started is None:
-                job.started = now
+        for work in batch:
+            for job, _ in work.owners:
+                if job.started is None:
+                    job.started = now
+        self._running = batch
         return batch
 
     def _work(self) -> None:
@@ -229,36 +251,41 @@ class Batcher(Generic[T, R]):
                 if batch:
                     self._execute(batch)
                 with self._condition:
-                    self._running.clear()
+                    self._running = []
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
             with self._condition:
                 self._death = error
                 self._fail_all(WorkerFailedError("the worker has failed", retry_after=_RESTART))
             self._on_death(error)
 
-    def _execute(self, batch: list[Entry[T, R]]) -> None:
+    def _execute(self, batch: list[Work[T, R]]) -> None:
         """Run a batch, and its halves where it fails, down to the item that is guilty."""
         started = self._clock()
         try:
-            results = self._run([job.items[index] for job, index in batch])
+            results = self._run([work.item for work in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the guilty job's answer
             if len(batch) == 1:
                 with self._condition:
-                    self._fail(batch[0][0], error)
+                    self._forget(batch[0])
+                    for job, _ in list(batch[0].owners):
+                        self._fail(job, error)
                 return
             middle = len(batch) // 2
             self._execute(batch[:middle])
             self._execute(batch[middle:])
             return
         seconds = self._clock() - started
-        self._measure(sum(job.sizes[index] for job, index in batch), seconds)
-        for job in {job for job, _ in batch}:
-            job.compute_seconds += seconds
-        with self._condition:  # another thread that closes settles jobs, too
-            for (job, index), result in zip(batch, results, strict=True):
-                job.results[index] = result
-                if len(job.results) == len(job.items):
-                    _settle(job, [job.results[place] for place in range(len(job.items))])
+        self._measure(sum(work.size for work in batch), seconds)
+        with self._condition:  # another thread that closes settles jobs, too, and one that submits may join
+            for job in {job for work in batch for job, _ in work.owners}:
+                job.compute_seconds += seconds
+            for work, result in zip(batch, results, strict=True):
+                self._forget(work)
+                for job, index in work.owners:
+                    job.results[index] = result
+                    if len(job.results) == len(job.sizes):
+                        job.works = []
+                        _settle(job, [job.results[place] for place in range(len(job.sizes))])
 
     def _measure(self, tokens: int, seconds: float) -> None:
         speed = tokens / max(seconds, 1e-9)
@@ -271,19 +298,29 @@ class Batcher(Generic[T, R]):
             return 1
         return max(1, min(_LONGEST_WAIT, math.ceil(tokens / self._tokens_per_second)))
 
-    def _forget(self, job: Job[T, R]) -> None:
-        if job in self._queue:
-            del self._queue[job]
-            self._queue_tokens -= sum(job.sizes[index] for index in job.waiting)
-        job.waiting.clear()
+    def _forget(self, work: Work[T, R]) -> None:
+        """Let nobody join any more."""
+        if self._known.get(work.key) is work:
+            del self._known[work.key]
+
+    def _disown(self, job: Job[T, R]) -> None:
+        """Take a job's name off all that it asked for; what nobody else waits for leaves the queue."""
+        for work in job.works:
+            work.owners = [owner for owner in work.owners if owner[0] is not job]
+            if not work.owners and work in self._queue:
+                del self._queue[work]
+                self._queue_tokens -= work.size
+                self._forget(work)
+        job.works = []
 
     def _fail(self, job: Job[T, R], error: BaseException) -> None:
-        self._forget(job)
+        self._disown(job)
         _settle(job, error)
 
     def _fail_all(self, error: BaseException) -> None:
-        for job in [*self._queue, *self._running]:
-            self._fail(job, error)
+        for work in [*self._queue, *self._running]:
+            for job, _ in list(work.owners):
+                self._fail(job, error)
 
 
 def _settle(job: Job[T, R], outcome: list[R] | BaseException) -> None:

@@ -23,7 +23,7 @@ class ResultCache:
 
     def get(self, tokens: Tokens) -> Encoding | None:
         """Return the result for these ids, if it is kept."""
-        key = _key(tokens)
+        key = tokens.key
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -32,7 +32,7 @@ class ResultCache:
 
     def put(self, tokens: Tokens, encoding: Encoding) -> None:
         """Keep a result, at the price of those not used for longest."""
-        key = _key(tokens)
+        key = tokens.key
         # One that is too large by itself would only drive out all others.
         if len(key) + encoding.nbytes > self._max_bytes:
             return
@@ -45,8 +45,3 @@ class ResultCache:
             while self._bytes > self._max_bytes:
                 old, dropped = self._kept.popitem(last=False)
                 self._bytes -= len(old) + dropped.nbytes
-
-
-def _key(tokens: Tokens) -> bytes:
-    # Both have the same length, so that the two halves cannot be confused.
-    return tokens.token_ids.tobytes() + tokens.segment_ids.tobytes()

@@ -7,7 +7,7 @@ model thread that alone runs the network. A loader thread makes the engine ready
 from __future__ import annotations
 
 import asyncio
-import gc
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +21,11 @@ import numpy.typing as npt
 import structlog
 
 from model.checkpoints import read_weights, weights_digest
-from model.encoder import Dtype, Encoding, NonFiniteOutputError, PackedEncoder, Tokens, on_compilation
+from model.encoder import Encoding, NonFiniteOutputError, PackedEncoder, Tokens
 from model.errors import PresetError
-from model.packing import aligned
-from model.presets import Padding, Pooling, Preset, load_preset
+from model.plain import encode_one, random_weights
+from model.presets import Padding, Pooling, Preset, default_cache_dir, load_preset
+from model.programs import Dtype, EngineName
 from model.selftest import SelfTest, SelfTestError, prepare
 from model.tokenizer import FNetTokenizer
 from service import errors
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 State = Literal["loading", "compiling", "ready", "draining", "failed"]
 
+# Of weights that are not loaded.
+_SEED = 0
 # Enough to keep one core busy with words while the network has the others.
 _WORKERS = 2
 
@@ -59,6 +62,7 @@ class EngineOptions:
     preset: str
     load_weights: bool
     dtype: Dtype
+    engine: EngineName
     max_batch_tokens: int
     max_queue_tokens: int
     batch_invariant: bool
@@ -274,12 +278,10 @@ class Engine:
 
     def _run(self, batch: list[Tokens]) -> list[Encoding]:
         """Run one batch, on the model thread."""
-        encoder = self._encoder
-        row = encoder.lay(batch)
         started = time.perf_counter()
-        encodings = encoder.run(row, batch)
+        encodings, room = self._encoder.run_batch(batch)
         tokens = sum(len(sequence.token_ids) for sequence in batch)
-        self._observe(BatchRan(tokens, len(batch), row.length, time.perf_counter() - started))
+        self._observe(BatchRan(tokens, len(batch), room, time.perf_counter() - started))
         return encodings
 
     @property
@@ -294,19 +296,21 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever it is, the process must say so and end
             self._fail(error)
             return
-        # The plain backbone has done its part; as a graph of cycles it would stay in memory for a while.
-        gc.collect()
+        _give_back_memory()
         self.loaded = loaded
         encoder = loaded.encoder
         batcher = Batcher(
             self._run,
-            row=encoder.rows[-1],
-            room=lambda size: aligned(size, encoder.alignment),
+            room=encoder.open_batch,
+            key=lambda tokens: tokens.key,
             max_queue_tokens=self.options.max_queue_tokens,
             on_death=self._fail,
         )
         batcher.start()
-        on_compilation(lambda: self._observe(ProgramCompiled()))
+        if self.options.engine == "jax":
+            from model.jax_programs import on_compilation  # noqa: PLC0415 - the other engine does without JAX
+
+            on_compilation(lambda: self._observe(ProgramCompiled()))
         with self._state_lock:
             self._batcher = batcher
             if self.state == "draining":
@@ -318,14 +322,12 @@ class Engine:
             preset=loaded.preset.name,
             dtype=self.options.dtype,
             rows=list(encoder.rows),
-            alignment=encoder.alignment,
+            spacing=[encoder.spacing.alignment, encoder.spacing.tile],
             batch_invariant=loaded.test.batch_invariant,
             seconds=round(loaded.seconds, 1),
         )
 
     def _make_ready(self) -> Loaded:
-        from model.backbone import FNetBackbone  # noqa: PLC0415 - Keras takes two seconds: the port is open by then
-
         started = time.perf_counter()
         options = self.options
         log.info("loading", preset=options.preset, dtype=options.dtype)
@@ -333,22 +335,23 @@ class Engine:
         tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
         architecture = preset.architecture
         if options.load_weights:
-            # Before the network is built: a configuration that lies may describe one that no memory holds.
             weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
-            plain = FNetBackbone.from_architecture(architecture)
-            plain.assign_weights(weights)
         else:
-            plain = FNetBackbone.from_architecture(architecture)
-            weights, digest = plain.named_weights(), ""
+            weights, digest = random_weights(architecture, _SEED), ""
             log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
         if not preset.trained:
             log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
-        encoder = PackedEncoder(architecture, weights, dtype=options.dtype, most_tokens=options.max_batch_tokens)
-        del weights
+        if options.engine == "jax":
+            from model.jax_programs import keep_compiled  # noqa: PLC0415 - the other engine does without JAX
+
+            keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
+        encoder = PackedEncoder(
+            architecture, weights, dtype=options.dtype, engine=options.engine, most_tokens=options.max_batch_tokens
+        )
         self._advance("compiling", 0, len(encoder.rows))
         test = prepare(
             encoder,
-            lambda tokens: plain.encode_one(*tokens),
+            lambda tokens: encode_one(architecture, weights, *tokens),
             batch_invariant=options.batch_invariant,
             progress=lambda done, of: self._advance("compiling", done, of),
         )
@@ -371,6 +374,13 @@ class Engine:
         else:
             log.error("failed", exc_info=error)
         self._on_failure(error)
+
+
+def _give_back_memory() -> None:
+    """Return to the system what reading and laying out the weights took, which glibc would keep for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _pooled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,9 @@ class Settings(BaseModel):
     )
     load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the matrix products' operands.")
+    engine: Literal["jax", "openvino"] = Field(
+        "jax", description="What runs the network; openvino is an extra to install, faster on Intel processors."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_batch_tokens: int = Field(
@@ -65,7 +69,9 @@ class Settings(BaseModel):
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     drain_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that accepted work has to finish at exit.")
-    cache_dir: Path | None = Field(None, description="Where downloaded presets are kept; the user's cache by default.")
+    cache_dir: Path | None = Field(
+        None, description="Where downloaded presets and compiled programs are kept; the user's cache by default."
+    )
     result_cache_mb: int = Field(0, ge=0, description="Megabytes of results to keep for repeated inputs.")
 
     @classmethod
@@ -100,6 +106,9 @@ class Settings(BaseModel):
             check_handle(settings.preset)
         except PresetError as error:
             raise SettingsError(f"{_source('preset', given)}: {error}") from error
+        if settings.engine == "openvino" and find_spec("openvino") is None:
+            problem = "openvino is not installed: pip install 'fnet-encode[openvino]'"
+            raise SettingsError(f"{_source('engine', given)}: {problem}")
         try:
             keys = settings.keys()
         except (OSError, UnicodeDecodeError) as error:

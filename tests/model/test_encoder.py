@@ -12,7 +12,10 @@ import pytest
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
-from model.encoder import Dtype, Encoding, NonFiniteOutputError, PackedEncoder, Tokens, on_compilation
+from model.encoder import Encoding, NonFiniteOutputError, PackedEncoder, Tokens
+from model.jax_programs import on_compilation
+from model.packing import Spacing
+from model.programs import Dtype, EngineName
 from model.selftest import SelfTest, prepare
 
 Array = npt.NDArray[Any]
@@ -24,6 +27,9 @@ Oracle = Callable[..., tuple[Array, Array]]
 MEDIUM = Architecture(
     vocabulary_size=100, num_layers=2, hidden_dim=384, intermediate_dim=256, max_sequence_length=64, num_segments=4
 )
+
+ENGINES: tuple[EngineName, ...] = ("jax", "openvino")
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
 def sequence(random: np.random.Generator, length: int, architecture: Architecture = MEDIUM) -> Tokens:
@@ -74,26 +80,26 @@ def backbone(weights: Weights) -> FNetBackbone:
     return network
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=[(engine, dtype) for engine in ENGINES for dtype in DTYPES], ids=" ".join)
 def prepared(
     request: pytest.FixtureRequest, backbone: FNetBackbone, weights: Weights, compilations: list[int]
 ) -> tuple[PackedEncoder, SelfTest]:
-    """An encoder of each dtype, tested as before serving, and the report of that test."""
-    dtype: Dtype = request.param
-    encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, most_tokens=128)
+    """An encoder of each engine and dtype, tested as before serving, and the report of that test."""
+    engine, dtype = request.param
+    encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, engine=engine, most_tokens=128)
     return encoder, prepare(encoder, lambda tokens: backbone.encode_one(*tokens))
 
 
 @pytest.fixture
 def encoder(prepared: tuple[PackedEncoder, SelfTest]) -> PackedEncoder:
-    """The prepared encoder, of each dtype in turn."""
+    """The prepared encoder, of each engine and dtype in turn."""
     return prepared[0]
 
 
 def compiled(architecture: Architecture, weights: Weights, alignment: int = 8, most_tokens: int = 16) -> PackedEncoder:
     """Return an encoder ready to run, without its self-test."""
     encoder = PackedEncoder(architecture, weights, most_tokens=most_tokens)
-    encoder.compile(alignment)
+    encoder.compile(Spacing(alignment))
     return encoder
 
 
@@ -214,7 +220,7 @@ def test_results_are_in_the_order_of_the_sequences(encoder: PackedEncoder) -> No
 def test_a_row_can_be_full_of_the_shortest_sequences(encoder: PackedEncoder) -> None:
     """As many sequences as a row has starts run in it at once."""
     random = np.random.default_rng(9)
-    sequences = [sequence(random, 1) for _ in range(encoder.rows[-1] // encoder.alignment)]
+    sequences = [sequence(random, 1) for _ in range(encoder.rows[-1] // encoder.spacing.alignment)]
     row = encoder.lay(sequences)
     assert row.length == encoder.rows[-1]
     for tokens, found in zip(sequences, encoder.run(row, sequences), strict=True):
@@ -270,7 +276,7 @@ def test_progress_is_told_by_row_lengths(tiny: Architecture, make_weights: MakeW
     """Whoever waits learns how many row lengths are done, from none to all."""
     encoder = PackedEncoder(tiny, make_weights(tiny), most_tokens=32)
     told: list[tuple[int, int]] = []
-    encoder.compile(8, lambda done, of: told.append((done, of)))
+    encoder.compile(Spacing(8), lambda done, of: told.append((done, of)))
     assert encoder.rows == (16, 32)
     assert told == [(0, 2), (1, 2), (2, 2)]
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.fourier import HiddenOrder, block_bases, mix, product, sequence_table
-from model.packing import lay
+from model.fourier import HiddenOrder, row_bases, sequence_table
+from model.jax_programs import mix, product
+from model.packing import Spacing, lay
 
 Array = npt.NDArray[Any]
 
@@ -22,25 +23,16 @@ MIX = jax.jit(mix, static_argnums=3)
 HIDDEN = [1, 2, 3, 7, 8]
 
 
-def row_bases(lengths: list[int], alignment: int, dtype: npt.DTypeLike = np.float32) -> tuple[Any, tuple[int, ...]]:
+def bases_of(lengths: list[int], spacing: Spacing) -> tuple[Any, tuple[int, ...]]:
     """Return the bases of a row of 64 tokens, and where its sequences start."""
-    row = lay(lengths, (ROW,), alignment)
-    positions, owners, starts = np.zeros(ROW, np.int32), np.ones(ROW, np.int32), np.arange(ROW, dtype=np.int32)
-    tables = np.stack([np.ones(ROW, np.float32), np.zeros(ROW, np.float32)])
-    for start, length in zip(row.starts, lengths, strict=True):
-        place = slice(start, start + length)
-        positions[place], owners[place], starts[place] = np.arange(length), length, start
-        tables[:, place] = sequence_table(length)
-    bases = block_bases(
-        jnp.asarray(positions), jnp.asarray(owners), jnp.asarray(starts), jnp.asarray(tables), jnp.dtype(dtype)
-    )
-    return bases, row.starts
+    row = lay(lengths, (ROW,), spacing)
+    return row_bases(ROW, row.starts, lengths), row.starts
 
 
-def mixed_and_true(hidden: int, lengths: list[int], alignment: int) -> list[tuple[Array, Array]]:
+def mixed_and_true(hidden: int, lengths: list[int], spacing: Spacing) -> list[tuple[Array, Array]]:
     """Mix random sequences in one row; pair each result with NumPy's transform of the sequence alone."""
     order = HiddenOrder(hidden)
-    bases, starts = row_bases(lengths, alignment)
+    bases, starts = bases_of(lengths, spacing)
     # Unused places hold noise: nothing of it may reach a sequence.
     x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
     mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
@@ -85,7 +77,7 @@ def test_sequence_table_holds_the_unit_circle_to_float32(length: int) -> None:
 @pytest.mark.parametrize("hidden", range(1, 41))
 def test_mixing_is_numpys_fft2_for_every_hidden_size(hidden: int) -> None:
     """Sequences of 1, 2, 5, 13 and 20 tokens in one row are each transformed as if alone."""
-    for mixed, true in mixed_and_true(hidden, [5, 1, 20, 2, 13], alignment=1):
+    for mixed, true in mixed_and_true(hidden, [5, 1, 20, 2, 13], Spacing()):
         np.testing.assert_allclose(mixed, true, atol=1e-4)
 
 
@@ -93,23 +85,23 @@ def test_mixing_is_numpys_fft2_for_every_hidden_size(hidden: int) -> None:
 @given(
     hidden=st.sampled_from(HIDDEN),
     lengths=st.lists(st.integers(1, 16), min_size=1, max_size=4),
-    alignment=st.sampled_from([1, 8, 16]),
+    spacing=st.sampled_from([Spacing(), Spacing(8), Spacing(2, 32)]),
 )
-def test_company_and_place_do_not_matter_to_the_transform(hidden: int, lengths: list[int], alignment: int) -> None:
+def test_company_and_place_do_not_matter_to_the_transform(hidden: int, lengths: list[int], spacing: Spacing) -> None:
     """Any lengths at any alignment: each sequence gets exactly its own unpadded transform."""
-    for mixed, true in mixed_and_true(hidden, lengths, alignment):
+    for mixed, true in mixed_and_true(hidden, lengths, spacing):
         np.testing.assert_allclose(mixed, true, atol=1e-4)
 
 
 def test_a_sequence_may_fill_the_row() -> None:
     """One sequence as long as the row needs no gap around it."""
-    ((mixed, true),) = mixed_and_true(12, [ROW], alignment=1)
+    ((mixed, true),) = mixed_and_true(12, [ROW], Spacing())
     np.testing.assert_allclose(mixed, true, atol=2e-4)
 
 
 def test_bases_are_zero_outside_the_blocks() -> None:
     """No entry joins tokens of different sequences, or of a sequence and an unused place."""
-    bases, starts = row_bases([5, 9, 16], alignment=8)
+    bases, starts = bases_of([5, 9, 16], Spacing(8))
     inside = np.zeros((ROW, ROW), bool)
     for start, length in zip(starts, [5, 9, 16], strict=True):
         inside[start : start + length, start : start + length] = True
@@ -117,19 +109,18 @@ def test_bases_are_zero_outside_the_blocks() -> None:
     assert not np.asarray(bases)[:, ~inside].any()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_block_is_the_same_to_the_bit_wherever_it_lies(dtype: Any) -> None:
+def test_a_block_is_the_same_to_the_bit_wherever_it_lies() -> None:
     """A sequence's matrices depend on its length alone."""
-    first, _ = row_bases([13], 1, dtype)
-    later, starts = row_bases([20, 7, 13], 1, dtype)
+    first, _ = bases_of([13], Spacing())
+    later, starts = bases_of([20, 7, 13], Spacing())
     place = slice(starts[2], starts[2] + 13)
-    assert np.array_equal(np.asarray(first[:, :13, :13]), np.asarray(later[:, place, place]))
+    assert np.array_equal(first[:, :13, :13], later[:, place, place])
 
 
 def test_bases_may_be_longer_than_the_row() -> None:
     """A short row uses longer bases, whose surplus belongs to no sequence."""
     order = HiddenOrder(6)
-    bases, _ = row_bases([16], 1)
+    bases, _ = bases_of([16], Spacing())
     x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
     mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
     assert mixed.shape == (16, 6)

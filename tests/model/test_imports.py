@@ -63,6 +63,19 @@ def test_nothing_needs_another_framework() -> None:
     assert not {"kagglehub", "safetensors"} & loaded
 
 
+def test_an_engine_loads_its_own_library_alone() -> None:
+    """OpenVINO needs no JAX, and what reports its use to its makers is not imported; neither needs Keras."""
+    build = (
+        "from model.architecture import Architecture as A; from model.plain import random_weights as r; "
+        "from model.encoder import PackedEncoder as P; "
+        "a = A(vocabulary_size=9, num_layers=1, hidden_dim=4, intermediate_dim=4); P(a, r(a, 0), engine='{}')"
+    )
+    loaded = loaded_after(build.format("openvino") + "; import sys; assert sys.modules['openvino_telemetry'] is None")
+    assert "openvino" in loaded
+    assert not {"jax", "keras"} & loaded
+    assert not {"openvino", "keras"} & loaded_after(build.format("jax"))
+
+
 def test_keras_runs_on_jax_unless_told_otherwise() -> None:
     """The backend is chosen before Keras is first imported."""
     loaded_after("import model.backbone, keras\nassert keras.backend.backend() == 'jax'")
@@ -84,7 +97,8 @@ def test_the_service_is_unknown_here(source: Path) -> None:
 
 def test_each_library_has_its_place() -> None:
     """A library is used in the files whose business it is, and nowhere else."""
-    assert importers("jax") == {"encoder", "fourier"}
+    assert importers("jax") == {"jax_programs"}
+    assert importers("openvino") == {"openvino_programs"}
     assert importers("keras") == {"backbone", "layers"}
     assert importers("h5py") == importers("safetensors") == {"checkpoints"}
     assert importers("sentencepiece") == {"tokenizer"}
@@ -101,5 +115,10 @@ def test_arrows_point_one_way() -> None:
     assert arrows["presets"] == {"architecture", "errors"}
     assert arrows["tokenizer"] == {"presets", "errors"}
     assert arrows["checkpoints"] == {"architecture", "errors"}
-    assert arrows["encoder"] == {"architecture", "checkpoints", "fourier", "packing"}
-    assert "backbone" not in arrows["selftest"] | arrows["encoder"]
+    engines = {"jax_programs", "openvino_programs"}
+    assert arrows["encoder"] == {"architecture", "checkpoints", "fourier", "packing", "programs"} | engines
+    assert arrows["programs"] == {"checkpoints", "fourier"}
+    for engine in engines:
+        assert arrows[engine] == {"architecture", "checkpoints", "fourier", "programs"}
+    assert arrows["plain"] == {"architecture", "checkpoints", "fourier"}
+    assert "backbone" not in arrows["selftest"] | arrows["encoder"] | arrows["plain"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.packing import SMALLEST_ROW, aligned, distribute, lay, row_lengths, shortest_row
+from model.packing import SMALLEST_ROW, OpenRow, Spacing, distribute, lay, row_lengths, shortest_row
 
-ALIGNMENTS = st.sampled_from([1, 8, 16, 32])
+SPACINGS = st.sampled_from([Spacing(1), Spacing(8), Spacing(32), Spacing(2, 32), Spacing(8, 32)])
 ROWS = row_lengths(longest_sequence=200, most_tokens=512)
 LENGTHS = st.lists(st.integers(1, 200), max_size=60)
 
@@ -39,12 +41,23 @@ def test_every_sequence_has_a_row_and_wastes_little(longest: int, most: int) -> 
         assert 3 * length >= 2 * shortest_row(length, rows)
 
 
-@given(length=st.integers(0, 5000), alignment=ALIGNMENTS)
-def test_aligned_rounds_up_by_less_than_the_alignment(length: int, alignment: int) -> None:
-    """The room for a sequence is the next multiple of the alignment."""
-    room = aligned(length, alignment)
-    assert room % alignment == 0
-    assert 0 <= room - length < alignment
+@given(start=st.integers(0, 600), length=st.integers(1, 200), spacing=SPACINGS)
+def test_the_first_place_is_near_and_allowed(start: int, length: int, spacing: Spacing) -> None:
+    """A start is aligned, less than a tile away, and no sequence crosses into a tile unless it started one."""
+    first = spacing.first(start, length)
+    assert 0 <= first - start < max(spacing.alignment, spacing.tile)
+    assert first % spacing.alignment == 0
+    assert first % spacing.tile == 0 or first // spacing.tile == (first + length - 1) // spacing.tile
+
+
+def test_what_is_stepped_over_is_used_by_shorter_ones() -> None:
+    """A long sequence starts the next tile; the gap before it goes to whoever fits, and so does what that leaves."""
+    row = OpenRow(96, Spacing(2, 32))
+    assert [row.place(size) for size in (5, 40, 9, 3, 10, 20, 4, 17)] == [0, 32, 6, 16, 20, 72, 92, None]
+    assert row.used == 96
+    assert not row.full  # two tokens are left behind the third
+    assert row.place(2) == 30
+    assert row.full
 
 
 def test_a_row_is_chosen_by_its_room() -> None:
@@ -57,70 +70,71 @@ def test_too_many_tokens_fit_no_row() -> None:
     with pytest.raises(ValueError, match="49 tokens do not fit a row of at most 48"):
         shortest_row(49, (16, 32, 48))
     with pytest.raises(ValueError, match="do not fit"):
-        lay([16, 17, 16], (16, 32, 48), 8)
+        lay([16, 17, 16], (16, 32, 48), Spacing(8))
     with pytest.raises(ValueError, match="do not fit"):
-        distribute([3, 49, 3], (16, 32, 48), 8)
+        distribute([3, 49, 3], (16, 32, 48), Spacing(8))
 
 
 def test_lay_keeps_the_order_and_aligns_every_start() -> None:
     """Sequences lie end to end as given, gaps only up to the next multiple; the last needs no room behind it."""
-    row = lay([3, 8, 9, 1], (16, 32, 48), 8)
+    row = lay([3, 8, 9, 1], (16, 32, 48), Spacing(8))
     assert (row.length, row.members, row.starts) == (48, (0, 1, 2, 3), (0, 8, 16, 32))
-    assert lay([8, 8], (16, 32), 8).length == 16
-    assert lay([9, 7], (16, 32), 8).length == 32
+    assert lay([8, 8], (16, 32), Spacing(8)).length == 16
+    assert lay([9, 7], (16, 32), Spacing(8)).length == 32
 
 
 def test_without_alignment_there_are_no_gaps() -> None:
     """At an alignment of 1 each sequence starts where the one before it ends."""
-    assert lay([3, 8, 5], (16, 32), 1).starts == (0, 3, 11)
-    assert lay([3, 8, 5], (16, 32), 1).length == 16
+    assert lay([3, 8, 5], (16, 32), Spacing(1)).starts == (0, 3, 11)
+    assert lay([3, 8, 5], (16, 32), Spacing(1)).length == 16
 
 
 def test_a_row_may_be_filled_to_its_last_token() -> None:
     """Sequences that together have exactly a row's length share it."""
-    (row,) = distribute([16, 32], (16, 32, 48), 8)
+    (row,) = distribute([16, 32], (16, 32, 48), Spacing(8))
     assert (row.length, row.members, row.starts) == (48, (1, 0), (0, 32))
 
 
 def test_nothing_takes_no_row() -> None:
     """No sequences make no rows."""
-    assert distribute([], ROWS, 8) == []
+    assert distribute([], ROWS, Spacing(8)) == []
 
 
-@given(lengths=LENGTHS, alignment=ALIGNMENTS)
-def test_every_sequence_lies_in_exactly_one_row(lengths: list[int], alignment: int) -> None:
+@given(lengths=LENGTHS, spacing=SPACINGS)
+def test_every_sequence_lies_in_exactly_one_row(lengths: list[int], spacing: Spacing) -> None:
     """Rows together hold each sequence once, and a member's place in the row is the place of its start."""
-    rows = distribute(lengths, ROWS, alignment)
+    rows = distribute(lengths, ROWS, spacing)
     assert sorted(member for row in rows for member in row.members) == list(range(len(lengths)))
     assert all(len(row.members) == len(row.starts) > 0 for row in rows)
 
 
-@given(lengths=LENGTHS, alignment=ALIGNMENTS)
-def test_sequences_neither_overlap_nor_overhang(lengths: list[int], alignment: int) -> None:
-    """Each starts at a multiple of the alignment, ends before the next starts, and within the row."""
-    for row in distribute(lengths, ROWS, alignment):
-        ends = [start + lengths[member] for start, member in zip(row.starts, row.members, strict=True)]
-        assert all(start % alignment == 0 for start in row.starts)
-        assert all(end <= start for end, start in zip(ends, row.starts[1:], strict=False))
-        assert ends[-1] <= row.length
+@given(lengths=LENGTHS, spacing=SPACINGS)
+def test_sequences_neither_overlap_nor_overhang(lengths: list[int], spacing: Spacing) -> None:
+    """Each starts where one of its length may, ends before the next starts, and within the row."""
+    for row in distribute(lengths, ROWS, spacing):
+        places = sorted((start, start + lengths[member]) for start, member in zip(row.starts, row.members, strict=True))
+        assert all(spacing.first(start, end - start) == start for start, end in places)
+        assert all(end <= start for (_, end), (start, _) in pairwise(places))
+        assert places[-1][1] <= row.length
 
 
-@given(lengths=LENGTHS, alignment=ALIGNMENTS)
-def test_each_row_is_the_shortest_that_fits(lengths: list[int], alignment: int) -> None:
+@given(lengths=LENGTHS, spacing=SPACINGS)
+def test_each_row_is_the_shortest_that_fits(lengths: list[int], spacing: Spacing) -> None:
     """A row's length is one of those that exist, and no shorter one would hold its members."""
-    for row in distribute(lengths, ROWS, alignment):
-        used = row.starts[-1] + lengths[row.members[-1]]
+    for row in distribute(lengths, ROWS, spacing):
+        used = max(start + lengths[member] for start, member in zip(row.starts, row.members, strict=True))
         assert row.length == min(length for length in ROWS if length >= used)
 
 
-@given(lengths=LENGTHS, alignment=ALIGNMENTS)
-def test_rows_are_filled_before_another_is_begun(lengths: list[int], alignment: int) -> None:
+@given(lengths=LENGTHS, spacing=SPACINGS)
+def test_rows_are_filled_before_another_is_begun(lengths: list[int], spacing: Spacing) -> None:
     """The first sequence of a later row would not have fitted behind those that an earlier row held by then."""
-    rows = distribute(lengths, ROWS, alignment)
+    rows = distribute(lengths, ROWS, spacing)
     for place, later in enumerate(rows):
         opener = later.members[0]
         for earlier in rows[:place]:
             # Longest first: what lay there before the opener came is at least as long.
             before = [m for m in earlier.members if (-lengths[m], m) < (-lengths[opener], opener)]
-            end = sum(aligned(lengths[m], alignment) for m in before)
-            assert end + lengths[opener] > ROWS[-1]
+            row = OpenRow(ROWS[-1], spacing)
+            assert all(row.place(lengths[member]) is not None for member in before)
+            assert row.place(lengths[opener]) is None

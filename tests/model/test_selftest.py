@@ -10,8 +10,12 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
-from model.encoder import Dtype, NonFiniteOutputError, PackedEncoder, Tokens
-from model.selftest import ALIGNMENTS, FLOAT32_TOLERANCE, Reference, SelfTestError, prepare
+from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
+from model.fourier import HiddenOrder
+from model.jax_programs import JaxPrograms
+from model.packing import Spacing
+from model.programs import Dtype, RowArrays
+from model.selftest import FLOAT32_TOLERANCE, SPACINGS, Reference, SelfTestError, prepare
 
 Array = npt.NDArray[Any]
 MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
@@ -20,44 +24,52 @@ MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
 ROWS = (16, 32, 48, 64)
 
 
+class Programs(JaxPrograms):
+    """The programs under test. They do not depend on weights, so each is compiled once for all tests."""
+
+    made: ClassVar[dict[tuple[int, int, str], Any]] = {}
+
+    def compile(self, length: int, members: int) -> None:
+        """Compile, or take what is compiled."""
+        key = (length, members, str(self._dtype))
+        if key not in self.made:
+            super().compile(length, members)
+            self.made[key] = self._compiled[length]
+        self._compiled[length] = self.made[key]
+
+
+class Lying(Programs):
+    """Programs of which some row lengths are off by a factor, as if a library computed them wrongly."""
+
+    lies: ClassVar[dict[int, float]] = {}
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
+        """Run, and lie."""
+        factor = np.float32(self.lies.get(length, 1.0))
+        return [(tokens * factor, pooled * factor) for tokens, pooled in super().run(length, rows)]
+
+
+class Sociable(Programs):
+    """Programs whose rows depend a little on how many sequences share them, as unaligned sums do."""
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
+        """Run, and add a little for everyone who is there."""
+        factor = np.float32(1 + 1e-6 * np.count_nonzero(rows[0].firsts))
+        return [(tokens, pooled * factor) for tokens, pooled in super().run(length, rows)]
+
+
 class Encoder(PackedEncoder):
-    """The encoder under test. Programs do not depend on weights, so each is compiled once for all tests."""
+    """An encoder with programs of a given kind."""
 
-    compiled: ClassVar[dict[tuple[int, str, int], Any]] = {}
-
-    def _compile(self, length: int) -> Any:
-        key = (length, self.dtype, self.alignment)
-        if key not in self.compiled:
-            self.compiled[key] = super()._compile(length)
-        return self.compiled[key]
-
-
-class LyingEncoder(Encoder):
-    """An encoder whose programs of some row lengths are off by a factor, as if a library computed them wrongly."""
-
-    def __init__(self, *arguments: Any, lies: dict[int, float], **options: Any) -> None:
+    def __init__(self, *arguments: Any, programs: type[Programs] = Programs, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._lies = lies
-
-    def _compile(self, length: int) -> Any:
-        programs = super()._compile(length)
-        factor = self._lies.get(length)
-        if factor is None:
-            return programs
-        return programs._replace(layer=lambda *arguments: programs.layer(*arguments) * np.float32(factor))
+        order = HiddenOrder(self.architecture.hidden_dim)
+        self._programs = programs(self.architecture, arguments[1], order, self.dtype)
 
 
-class SociableEncoder(Encoder):
-    """An encoder whose rows depend a little on how many sequences share them, as unaligned sums do."""
-
-    def _compile(self, length: int) -> Any:
-        programs = super()._compile(length)
-
-        def pool(pooler: Any, x: Any, firsts: Array) -> Any:
-            pooled, finite = programs.pool(pooler, x, firsts)
-            return np.asarray(pooled) * np.float32(1 + 1e-6 * np.count_nonzero(firsts)), finite
-
-        return programs._replace(pool=pool)
+def lying(lies: dict[int, float]) -> type[Programs]:
+    """Return programs that lie about some row lengths."""
+    return type("LyingHere", (Lying,), {"lies": lies})
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +96,7 @@ def sound(tiny: Architecture, make_weights: MakeWeights, dtype: Dtype = "float32
 def test_a_sound_encoder_passes(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference, dtype: Dtype
 ) -> None:
-    """Every row length that gives equal bits on this processor is kept; the report says at which alignment."""
+    """Every row length that gives equal bits on this processor is kept; the report says at which spacing."""
     encoder = sound(tiny, make_weights, dtype)
     report = prepare(encoder, reference)
     assert report.rows == encoder.rows
@@ -92,8 +104,8 @@ def test_a_sound_encoder_passes(
     assert {*report.rows, *report.dropped} == {*ROWS}
     assert set(report.dropped.values()) <= {OTHER_BITS}
     assert report.batch_invariant
-    assert report.alignment == encoder.alignment
-    assert report.alignment in ALIGNMENTS
+    assert report.spacing == encoder.spacing
+    assert report.spacing in SPACINGS
     assert 0 < report.largest_error < (FLOAT32_TOLERANCE if dtype == "float32" else 0.1)
 
 
@@ -110,7 +122,7 @@ def test_without_invariance_there_are_no_gaps(
     """Who does not ask for equal bits gets the tightest packing, as true as ever."""
     encoder = sound(tiny, make_weights)
     report = prepare(encoder, reference, batch_invariant=False)
-    assert (report.alignment, encoder.alignment, report.batch_invariant) == (1, 1, False)
+    assert (report.spacing, encoder.spacing, report.batch_invariant) == (Spacing(), Spacing(), False)
     assert report.rows == ROWS
     random = np.random.default_rng(0)
     sequences = [Tokens(random.integers(0, 40, n).astype(np.int32), np.zeros(n, np.int32)) for n in (3, 1, 24, 5, 7)]
@@ -169,7 +181,7 @@ def test_a_row_length_that_lies_is_dropped(
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """A row length that computes something else is dropped with the reason, and the others serve."""
-    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies={length: 1.5})
+    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying({length: 1.5}))
     report = prepare(encoder, reference, batch_invariant=batch_invariant)
     assert report.dropped.pop(length) == "differs from the plain backbone"
     # A processor may give other bits in further rows.
@@ -187,19 +199,19 @@ def test_a_row_length_with_other_last_bits_is_dropped(
 ) -> None:
     """A row length that is true but not equal to the bit is dropped where equal bits are promised."""
     lies = {32: 1 + 1e-6}
-    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies)
+    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying(lies))
     report = prepare(encoder, reference)
     assert report.dropped[32] == OTHER_BITS
     assert report.batch_invariant
     tolerant = prepare(
-        LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies=lies), reference, batch_invariant=False
+        Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying(lies)), reference, batch_invariant=False
     )
     assert tolerant.dropped == {}
 
 
 def test_the_longest_row_cannot_be_dropped(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
     """A lie in the longest row, which has to hold any sequence, refuses the encoder."""
-    encoder = LyingEncoder(tiny, make_weights(tiny), most_tokens=64, lies={64: 1.5})
+    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying({64: 1.5}))
     with pytest.raises(SelfTestError, match="the row of 64 tokens"):
         prepare(encoder, reference)
 
@@ -207,11 +219,11 @@ def test_the_longest_row_cannot_be_dropped(tiny: Architecture, make_weights: Mak
 def test_dependence_on_company_is_found_and_said(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference
 ) -> None:
-    """Where bits depend on company at every alignment, nothing is promised, and the gaps are the smallest again."""
-    encoder = SociableEncoder(tiny, make_weights(tiny), most_tokens=64)
+    """Where bits depend on company at every spacing, nothing is promised, and the gaps are the smallest again."""
+    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=Sociable)
     report = prepare(encoder, reference)
     assert not report.batch_invariant
-    assert report.alignment == encoder.alignment == ALIGNMENTS[0]
+    assert report.spacing == encoder.spacing == SPACINGS[0]
     assert report.rows == ROWS
 
 

@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.encoder import Encoding, Tokens
-from model.packing import aligned
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from service.app import create_app
 from service.batcher import Batcher
@@ -210,8 +209,8 @@ def make_held(
         encoder = service.engine.loaded.encoder
         engine._batcher = Batcher(
             gate,
-            row=encoder.rows[-1],
-            room=lambda size: aligned(size, encoder.alignment),
+            room=encoder.open_batch,
+            key=lambda tokens: tokens.key,
             max_queue_tokens=engine.options.max_queue_tokens,
             on_death=engine._fail,
         )
@@ -244,6 +243,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             "load_weights": True,
             "dtype": "float32",
             "max_batch_tokens": 16,
+            "engine": "jax",
             "max_queue_tokens": 1024,
             "batch_invariant": True,
             "cache_dir": None,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batcher import LOOK_AHEAD, Batcher, Job
+from service.batcher import LOOK_AHEAD, Batcher, Job, Room
 from service.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
 
 HANG = 30.0
@@ -31,6 +31,37 @@ class Clock:
     def __call__(self) -> float:
         """Return the seconds."""
         return self.now
+
+
+@dataclass
+class Shelf:
+    """The room of a run: tokens, and the multiples at which items lie.
+
+    Attributes:
+        length: Tokens that it has.
+        alignment: Of every item's start.
+        used: Tokens up to the end of the last item.
+    """
+
+    length: int = ROW
+    alignment: int = 1
+    used: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next start is beyond the end."""
+        return self._start >= self.length
+
+    @property
+    def _start(self) -> int:
+        return -(-self.used // self.alignment) * self.alignment
+
+    def place(self, size: int) -> bool:
+        """Take an item, if it fits."""
+        fits = self._start + size <= self.length
+        if fits:
+            self.used = self._start + size
+        return fits
 
 
 @dataclass
@@ -76,8 +107,10 @@ def make() -> Iterator[Make]:
     """Make a batcher, closed at the end of the test."""
     made: list[tuple[Batcher[int, int], Runner]] = []
 
-    def make(runner: Runner, *, row: int = ROW, most: int = 1000, **options: Any) -> Batcher[int, int]:
-        batcher = Batcher[int, int](runner, row=row, max_queue_tokens=most, clock=runner.clock, **options)
+    def make(
+        runner: Runner, *, room: Callable[[], Room] = Shelf, most: int = 1000, **options: Any
+    ) -> Batcher[int, int]:
+        batcher = Batcher[int, int](runner, room=room, max_queue_tokens=most, clock=runner.clock, **options)
         made.append((batcher, runner))
         return batcher
 
@@ -104,7 +137,7 @@ def error(job: Job[int, int]) -> BaseException | None:
 
 def taken(batcher: Batcher[int, int]) -> list[int]:
     """Form a batch, and return its items."""
-    return [job.items[index] for job, index in batcher.take()]
+    return [work.item for work in batcher.take()]
 
 
 # === Forming a batch ===
@@ -157,7 +190,7 @@ def test_looking_ahead_is_bounded(make: Make) -> None:
 
 def test_gaps_between_items_count(make: Make) -> None:
     """An item takes the room that it is said to take, except that the last needs no gap behind it."""
-    batcher = make(Runner(), row=16, room=lambda size: -(-size // 8) * 8)
+    batcher = make(Runner(), room=lambda: Shelf(16, alignment=8))
     submit(batcher, 3, 3, 3)
     submit(batcher, 1, first=9)
     assert [taken(batcher), taken(batcher)] == [[0, 1], [2, 9]]
@@ -410,12 +443,79 @@ def test_too_few_results_are_a_death_and_no_mix_up(make: Make) -> None:
     """A run that breaks its own promise must not hand one client's result to another."""
     died = threading.Event()
     batcher = Batcher[int, int](
-        lambda batch: batch[:-1], row=ROW, max_queue_tokens=100, on_death=lambda _error: died.set()
+        lambda batch: batch[:-1], room=Shelf, max_queue_tokens=100, on_death=lambda _error: died.set()
     )
     jobs = [submit(batcher, 1, first=1), submit(batcher, 1, first=2)]
     batcher.start()
     assert died.wait(HANG)
     assert isinstance(error(jobs[1]), WorkerFailedError)
+
+
+# === Asking for the same ===
+
+
+def test_what_waits_already_is_computed_once_for_all(make: Make) -> None:
+    """Equal items of several jobs, or of one, are one run; everybody gets the result, in the order of their items."""
+    runner = Runner()
+    batcher = make(runner, key=lambda item: item)
+    jobs = [batcher.submit(items, [2] * len(items)) for items in ([1, 2], [2, 3], [3, 3, 1])]
+    assert batcher.queue_tokens == 6
+    assert batcher.queue_jobs == 3
+    batcher.start()
+    assert [result(job) for job in jobs] == [[10, 20], [20, 30], [30, 30, 10]]
+    assert runner.batches == [[1, 2, 3]]
+
+
+def test_what_runs_already_serves_whoever_comes(make: Make) -> None:
+    """Even in a full queue: there is nothing more to wait for."""
+    runner = Runner(held=True)
+    batcher = make(runner, most=10, key=lambda item: item)
+    batcher.start()
+    first = batcher.submit([1], [10])
+    assert runner.entered.wait(HANG)
+    batcher.submit([2], [10])
+    second = batcher.submit([1], [10])
+    assert second.queue_seconds == 0.0
+    runner.opened.set()
+    assert (result(first), result(second)) == ([10], [10])
+    assert runner.batches[0] == [1]
+    assert [1] not in runner.batches[1:]
+
+
+def test_what_has_run_is_run_again(make: Make) -> None:
+    """Sharing is for what is in flight; keeping results is another's business."""
+    runner = Runner()
+    batcher = make(runner, key=lambda item: item)
+    batcher.start()
+    assert [result(batcher.submit([1], [1])) for _ in range(2)] == [[10], [10]]
+    assert runner.batches == [[1], [1]]
+
+
+def test_one_who_leaves_does_not_take_it_from_the_others(make: Make) -> None:
+    """Neither by withdrawing nor by its deadline; once all have left it does not run."""
+    runner = Runner()
+    batcher = make(runner, key=lambda item: item)
+    gone = batcher.submit([1, 2], [3, 4])
+    late = batcher.submit([1], [3], timeout=1.0)
+    stayed = batcher.submit([1], [3])
+    batcher.withdraw(gone)
+    assert (batcher.queue_tokens, batcher.queue_jobs) == (3, 2)
+    runner.clock.now += 2.0
+    batcher.start()
+    assert result(stayed) == [10]
+    assert isinstance(error(late), DeadlineExceededError)
+    assert runner.batches == [[1]]
+
+
+def test_a_guilty_item_fails_all_who_asked_for_it(make: Make) -> None:
+    """And nobody else; the next who asks gets a run of their own."""
+    runner = Runner(guilty=frozenset({1}))
+    batcher = make(runner, key=lambda item: item)
+    jobs = [batcher.submit([item], [1]) for item in (1, 2, 1)]
+    batcher.start()
+    assert [isinstance(error(job), ZeroDivisionError) for job in jobs] == [True, False, True]
+    runner.guilty = frozenset()
+    assert result(batcher.submit([1], [1])) == [10]
 
 
 # === Ending ===
@@ -519,17 +619,18 @@ def test_every_item_is_answered_once_and_no_row_overflows(
     sizes = [size for job in jobs for size in job]
     succeeded: list[int] = []
 
-    def room(size: int) -> int:
-        return -(-size // alignment) * alignment
+    def room() -> Shelf:
+        return Shelf(row, alignment)
 
     def run(batch: list[int]) -> list[int]:
-        assert sum(room(sizes[item]) for item in batch[:-1]) + sizes[batch[-1]] <= row
+        shelf = room()
+        assert all(shelf.place(sizes[item]) for item in batch)
         if guilty.intersection(batch):
             raise ZeroDivisionError
         succeeded.extend(batch)
         return [item * 10 for item in batch]
 
-    batcher = Batcher[int, int](run, row=row, room=room, max_queue_tokens=sum(sizes))
+    batcher = Batcher[int, int](run, room=room, max_queue_tokens=sum(sizes))
     submitted: list[tuple[list[int], Future[list[int]]]] = []
     first = 0
     for number, job in enumerate(jobs):

@@ -158,7 +158,7 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
         assert client.get("/health").status_code == 200
 
         # === Ending ===
-        body = {"token_ids": [[7] * 512] * 64, "outputs": ["pooled_output"]}
+        body = {"token_ids": [[7 + number] * 512 for number in range(64)], "outputs": ["pooled_output"]}
         in_flight = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=HANG)
         process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
         process.signal(signal.SIGTERM)

@@ -411,10 +411,11 @@ def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_held: Ma
 def test_a_full_queue_is_overload(make_held: MakeHeld) -> None:
     """With the time to wait."""
     held, gate = make_held(max_queue_tokens=64)
-    body = json.dumps({"inputs": [list(range(1, 33))] * 2})
+    # All different: equal ones would be computed once, and wait as one.
+    bodies = [json.dumps({"inputs": [list(range(first, first + 32)) for first in (i, i + 8)]}) for i in range(8)]
 
     async def flood() -> list[httpx.Response]:
-        tasks = [asyncio.ensure_future(held.http.post("/embed", content=body)) for _ in range(8)]
+        tasks = [asyncio.ensure_future(held.http.post("/embed", content=body)) for body in bodies]
         done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         gate.opened.set()
         await asyncio.wait(waiting)

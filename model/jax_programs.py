@@ -1,0 +1,297 @@
+"""The network in JAX: three small programs for every row length, compiled before they are needed.
+
+All layers share one program, called with each layer's weights, so compiling does not grow with depth and weights are
+arguments, never constants. With several devices every program runs on all of them at once, each with a row of its own:
+what a device computes is the same as if it were alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Split
+
+from model.architecture import Architecture
+from model.checkpoints import Weights
+from model.fourier import Float32s, HiddenOrder
+from model.programs import Dtype, Places, RowArrays, kernel_in_order
+
+_EPSILON = 1e-12
+_ROWS = "rows"
+# What tells kinds of processors apart, on Intel's and AMD's and on ARM's.
+_TELLING = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+
+
+class _Affine(NamedTuple):
+    gamma: Array
+    beta: Array
+
+
+class _Dense(NamedTuple):
+    kernel: Array
+    bias: Array
+
+
+class _Embedder(NamedTuple):
+    tokens: Array
+    positions: Array
+    segments: Array
+    norm: _Affine
+    projection: _Dense
+
+
+class _Layer(NamedTuple):
+    mixing_norm: _Affine
+    intermediate: _Dense
+    output: _Dense
+    output_norm: _Affine
+
+
+class _Compiled(NamedTuple):
+    embed: Callable[..., Any]
+    layer: Callable[..., Any] | None
+    pool: Callable[..., Any]
+
+
+class JaxPrograms:
+    """Implements `model.programs.Programs`.
+
+    Args:
+        architecture: The network.
+        weights: Its variables, by the names of `Architecture.variable_shapes`.
+        order: The order of the hidden axis inside.
+        dtype: Dtype of the matrix products' operands; sums, normalisation and outputs are float32 always.
+    """
+
+    # Fewer tokens than this along a row select another matrix-product routine, whose sums round differently.
+    shortest_basis = 64
+
+    def __init__(self, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype) -> None:
+        devices = jax.local_devices()
+        self.rows_at_once = len(devices)
+        self.devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in devices]
+        self._architecture = architecture
+        self._plain = order.plain
+        self._dtype = jnp.dtype(dtype)
+        self._mesh = Mesh(np.array(devices), (_ROWS,))
+        self._basis = self._put(order.basis, self._dtype)
+        self._embedder, self._layers, self._pooler = self._lay_out(weights, order.order)
+        self._compiled: dict[int, _Compiled] = {}
+
+    def compile(self, length: int, members: int) -> None:
+        """Compile the programs of a row length; XLA does so outside the interpreter's lock."""
+        basis = max(length, self.shortest_basis)
+        ids = self._shape(length, of=jnp.int32)
+        x, bases = self._shape(length, self._architecture.hidden_dim), self._shape(2, basis, basis)
+        cast = self._shape(2, basis, basis, of=self._dtype)
+        plain, dtype = self._plain, self._dtype
+
+        def embed(embedder: _Embedder, *row: Array) -> tuple[Array, Array]:
+            return _embed(embedder, *row[:3]), row[3].astype(dtype)
+
+        def layer(layer: _Layer, basis: Array, x: Array, bases: Array) -> Array:
+            return _layer(layer, basis, x, bases, plain)
+
+        compiled_layer = None
+        if self._layers:
+            compiled_layer = self._program(layer, 2, (self._layers[0], self._basis), (x, cast), donate=2)
+        self._compiled[length] = _Compiled(
+            embed=self._program(embed, 1, (self._embedder,), (ids, ids, ids, bases), outputs=2),
+            layer=compiled_layer,
+            pool=self._program(_pool, 1, (self._pooler,), (x, self._shape(members, of=jnp.int32))),
+        )
+
+    def forget(self, length: int) -> None:
+        """Free the programs of a row length."""
+        self._compiled.pop(length, None)
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Float32s, Float32s]]:
+        """Run rows, each on its device; devices without one repeat the first."""
+        programs = self._compiled[length]
+        if self.rows_at_once == 1:
+            token_ids, segment_ids, positions, bases, firsts = rows[0]
+        else:
+            filled = rows + rows[:1] * (self.rows_at_once - len(rows))
+            token_ids, segment_ids, positions, bases, firsts = map(np.stack, zip(*filled, strict=True))
+        x, cast = programs.embed(self._embedder, token_ids, segment_ids, positions, bases)
+        if programs.layer is not None:
+            for layer in self._layers:
+                x = programs.layer(layer, self._basis, x, cast)
+        pooled = np.asarray(programs.pool(self._pooler, x, firsts))
+        tokens = np.asarray(x)
+        if self.rows_at_once == 1:
+            return [(tokens, pooled)]
+        return [(tokens[row], pooled[row]) for row in range(len(rows))]
+
+    def _program(
+        self,
+        function: Callable[..., Any],
+        shared: int,
+        everywhere: tuple[Any, ...],
+        each: tuple[Any, ...],
+        *,
+        outputs: int = 1,
+        donate: int | None = None,
+    ) -> Callable[..., Any]:
+        """Compile a function of `shared` arguments that all devices have and others of which each has its own."""
+        donated = () if donate is None else (donate,)
+        if self.rows_at_once == 1:
+            return jax.jit(function, donate_argnums=donated).lower(*everywhere, *each).compile()
+
+        def on_one(*arguments: Any) -> Any:
+            found = function(*arguments[:shared], *(argument[0] for argument in arguments[shared:]))
+            return tuple(array[None] for array in found) if outputs > 1 else found[None]
+
+        split, whole = _split(_ROWS), _split()
+        spread = jax.shard_map(
+            on_one,
+            mesh=self._mesh,
+            in_specs=(whole,) * shared + (split,) * len(each),
+            out_specs=(split,) * outputs if outputs > 1 else split,
+        )
+        return jax.jit(spread, donate_argnums=donated).lower(*everywhere, *each).compile()
+
+    def _shape(self, *shape: int, of: Any = jnp.float32) -> Any:
+        if self.rows_at_once == 1:
+            return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # JAX leaves this one out
+        sharding = NamedSharding(self._mesh, _split(_ROWS))
+        return jax.ShapeDtypeStruct((self.rows_at_once, *shape), of, sharding=sharding)  # type: ignore[no-untyped-call]
+
+    def _put(self, array: npt.NDArray[Any], of: npt.DTypeLike = np.float32) -> Array:
+        sharding = None if self.rows_at_once == 1 else NamedSharding(self._mesh, _split())
+        placed: Array = jax.device_put(np.ascontiguousarray(array).astype(of), sharding)
+        return placed
+
+    def _lay_out(self, weights: Weights, inside: npt.NDArray[np.intp]) -> tuple[_Embedder, list[_Layer], _Dense]:
+        """Put the weights on the devices, the hidden axis in the order that mixing leaves it in."""
+
+        def norm(name: str, places: Places) -> _Affine:
+            return _Affine(self._put(weights[f"{name}/gamma"][places]), self._put(weights[f"{name}/beta"][places]))
+
+        def dense(name: str, *, of: Places = slice(None), to: Places = slice(None)) -> _Dense:
+            kernel = self._put(kernel_in_order(weights, name, of, to), self._dtype)
+            return _Dense(kernel, self._put(weights[f"{name}/bias"][to]))
+
+        embedder = _Embedder(
+            self._put(weights["token_embedding/embeddings"], self._dtype),
+            self._put(weights["position_embedding/embeddings"]),
+            self._put(weights["segment_embedding/embeddings"]),
+            norm("embeddings_layer_norm", slice(None)),
+            dense("embedding_projection", to=inside),
+        )
+        layers = [
+            _Layer(
+                norm(f"{name}/mixing_layer_norm", inside),
+                dense(f"{name}/intermediate_dense", of=inside),
+                dense(f"{name}/output_dense", to=inside),
+                norm(f"{name}/output_layer_norm", inside),
+            )
+            for name in (f"layers/{index}" for index in range(self._architecture.num_layers))
+        ]
+        return embedder, layers, dense("pooled_dense", of=inside)
+
+
+def _split(*axes: str) -> Split:
+    return Split(*axes)  # type: ignore[no-untyped-call] # JAX leaves this one out
+
+
+def keep_compiled(directory: Path) -> None:
+    """Have XLA keep what it compiles from now on in a directory, and take it from there the next time.
+
+    What is compiled for one processor may not run on another, so each kind has a directory of its own.
+    """
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else [platform.machine()]
+    kind = sorted({line for line in lines if line.startswith(_TELLING)} or lines)
+    home = directory / hashlib.sha256("\n".join([jax.__version__, *kind]).encode()).hexdigest()[:16]
+    jax.config.update("jax_compilation_cache_dir", str(home))  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # type: ignore[no-untyped-call]
+
+
+def on_compilation(callback: Callable[[], None]) -> None:
+    """Have `callback` called whenever XLA compiles a program in this process, from now on."""
+
+    def listen(event: str, duration_secs: float, **_details: str | int) -> None:  # noqa: ARG001 - called by name
+        if event == "/jax/core/compile/backend_compile_duration":
+            callback()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def _embed(embedder: _Embedder, token_ids: Array, segment_ids: Array, positions: Array) -> Array:
+    x = embedder.tokens[token_ids].astype(jnp.float32) + embedder.positions[positions] + embedder.segments[segment_ids]
+    return _dense(_normalise(x, embedder.norm), embedder.projection)
+
+
+def _layer(layer: _Layer, order_basis: Array, x: Array, bases: Array, plain: int) -> Array:
+    x = _normalise(x + mix(x, order_basis, bases, plain), layer.mixing_norm)
+    inner = jax.nn.gelu(_dense(x, layer.intermediate), approximate=True)
+    return _normalise(x + _dense(inner, layer.output), layer.output_norm)
+
+
+def _pool(pooler: _Dense, x: Array, firsts: Array) -> Array:
+    return jnp.tanh(_dense(x[firsts], pooler))
+
+
+def _dense(x: Array, dense: _Dense) -> Array:
+    return product(x, dense.kernel) + dense.bias
+
+
+def _normalise(x: Array, norm: _Affine) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    scaled: Array = centred * lax.rsqrt(variance + _EPSILON) * norm.gamma
+    return scaled + norm.beta
+
+
+def mix(x: Array, order_basis: Array, bases: Array, plain: int) -> Array:
+    """Return the Fourier mixing of a row, each sequence by itself.
+
+    Args:
+        x: `[T, h]`, the hidden axis in `HiddenOrder`.
+        order_basis: `[h, h]`, `HiddenOrder.basis` in the dtype of the products.
+        bases: `[2, L, L]`, `row_bases` with L at least T; what is beyond T belongs to no sequence.
+        plain: `HiddenOrder.plain`.
+
+    Returns:
+        `[T, h]` float32, products summed in float32.
+    """
+    tokens, hidden = x.shape
+    split = plain + (hidden - plain) // 2
+    spectrum = product(x, order_basis).astype(order_basis.dtype)
+    spectrum = jnp.pad(spectrum, ((0, bases.shape[1] - tokens), (0, 0)))
+    cosines = _along_row(bases[0], spectrum[:, :split])[:tokens]
+    if split == hidden:  # a hidden size of 1 or 2 has no pairs
+        return cosines
+    sines = _along_row(bases[1], spectrum[:, split:])[:tokens]
+    paired = cosines[:, plain:]
+    return jnp.concatenate([cosines[:, :plain], paired - sines, paired + sines], axis=1)
+
+
+def product(x: Array, weights: Array) -> Array:
+    """Return `x @ weights.T` in float32, computed in the dtype of the weights.
+
+    Args:
+        x: `[T, in]`.
+        weights: `[out, in]`: contracted on the last axis of both, which CPUs run fastest, and whose sums do not depend
+            on T as long as it is 2 or more.
+    """
+    # Asking for float32 is also what selects the fast bfloat16 kernels on a CPU.
+    return lax.dot_general(
+        x.astype(weights.dtype), weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _along_row(basis: Array, columns: Array) -> Array:
+    return lax.dot_general(basis, columns, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -1,0 +1,69 @@
+"""What runs a row: one small interface, and who implements it. NumPy arrays are all that crosses it.
+
+JAX is the default and runs everywhere that XLA does. OpenVINO is an extra for Intel CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model.checkpoints import Weights
+from model.fourier import Float32s, Int32s
+
+Dtype = Literal["float32", "bfloat16"]
+EngineName = Literal["jax", "openvino"]
+Places = npt.NDArray[np.intp] | slice
+
+
+class RowArrays(NamedTuple):
+    """What a program needs to know of the sequences in a row of T tokens.
+
+    Attributes:
+        token_ids: `[T]`, 0 where no sequence lies.
+        segment_ids: `[T]`.
+        positions: `[T]`, each token's place in its own sequence.
+        bases: `[2, L, L]`, `model.fourier.row_bases`; L is T, but at least `Programs.shortest_basis`.
+        firsts: `[M]`, where the sequences start; M is fixed for a row length, unused places are 0.
+    """
+
+    token_ids: Int32s
+    segment_ids: Int32s
+    positions: Int32s
+    bases: Float32s
+    firsts: Int32s
+
+
+class Programs(Protocol):
+    """A network laid out for one library, the hidden axis in the order of `HiddenOrder`.
+
+    Attributes:
+        shortest_basis: Least size of a row's bases, where the library's routine for smaller ones rounds differently.
+        rows_at_once: How many rows run together, one on each device.
+        devices: Names of the devices.
+    """
+
+    shortest_basis: int
+    rows_at_once: int
+    devices: list[str]
+
+    def compile(self, length: int, members: int) -> None:
+        """Make rows of `length` tokens and at most `members` sequences ready to run. Called from several threads."""
+
+    def forget(self, length: int) -> None:
+        """Free what was made for a row length."""
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Float32s, Float32s]]:
+        """Run at most `rows_at_once` rows of one length.
+
+        Returns:
+            For each, the sequence output `[T, h]` and the pooled outputs `[M, h]` of its first tokens. They are the
+            caller's: nothing writes to them later.
+        """
+
+
+def kernel_in_order(weights: Weights, name: str, of: Places, to: Places) -> Float32s:
+    """Return a Dense kernel as `[out, in]`, its input axis in the order `of` and its output axis in `to`."""
+    return np.ascontiguousarray(weights[f"{name}/kernel"].T[:, of][to])
