@@ -45,6 +45,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         queue_tokens=lambda: engine.queue_tokens,
         queue_requests=lambda: engine.queue_requests,
         ready=lambda: engine.state == "ready",
+        result_bytes=lambda: engine.result_bytes,
     )
     engine = Engine(_engine_options(settings), metrics.observe, on_failure)
 

@@ -21,6 +21,16 @@ class ResultCache:
         self._kept: OrderedDict[bytes, Encoding] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the results take, their keys included."""
+        return self._bytes
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._max_bytes > 0
+
     def get(self, tokens: Tokens) -> Encoding | None:
         """Return the result for these ids, if it is kept."""
         key = tokens.key

@@ -38,6 +38,7 @@ from service.records import (
     OutputNotFinite,
     ProgramCompiled,
     RequestComputed,
+    ResultsLookedUp,
     TextsTokenized,
     Timings,
 )
@@ -145,6 +146,11 @@ class Engine:
         """Requests that wait, in whole or in part."""
         return 0 if self._batcher is None else self._batcher.queue_jobs
 
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the results kept."""
+        return self._cache.nbytes
+
     def start(self) -> None:
         """Load and make ready in the background."""
         self._loader.start()
@@ -219,6 +225,8 @@ class Engine:
         self.ready()
         known = {index: kept for index, tokens in enumerate(sequences) if (kept := self._cache.get(tokens))}
         wanted = [index for index in range(len(sequences)) if index not in known]
+        if self._cache.keeps:
+            self._observe(ResultsLookedUp(len(known), len(wanted)))
         if not wanted:
             return list(known.values()), Timings()
         job = self._submit([sequences[index] for index in wanted], timeout)

@@ -18,6 +18,7 @@ from service.records import (
     RequestCancelled,
     RequestComputed,
     RequestRejected,
+    ResultsLookedUp,
     TextsTokenized,
 )
 
@@ -35,6 +36,7 @@ class Metrics:
         queue_tokens: Gives the tokens that wait now.
         queue_requests: Gives the requests that wait now.
         ready: Says whether the service is ready now.
+        result_bytes: Gives what the results kept take now.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Metrics:
         queue_tokens: Callable[[], float] = lambda: 0,
         queue_requests: Callable[[], float] = lambda: 0,
         ready: Callable[[], bool] = lambda: False,
+        result_bytes: Callable[[], float] = lambda: 0,
     ) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -64,6 +67,8 @@ class Metrics:
         self._batch_tokens = histogram("fnet_batch_tokens", "Tokens in a run of the network.", _TOKENS)
         self._batch_sequences = histogram("fnet_batch_sequences", "Sequences in a run of the network.", _SEQUENCES)
         self._batch_fill = histogram("fnet_batch_fill_ratio", "Share of a row that its tokens take.", _SHARES)
+        self._hits = counter("fnet_result_cache_hits", "Sequences whose result was kept.")
+        self._misses = counter("fnet_result_cache_misses", "Sequences whose result was not kept, of those looked for.")
         self._rejected = counter("fnet_rejected", "Requests refused.", ("reason",))
         self._cancelled = counter("fnet_cancelled", "Requests whose client left before the answer.")
         self._compilations = counter("fnet_compilations", "Programs compiled while serving; more than 0 is a defect.")
@@ -72,6 +77,7 @@ class Metrics:
         for name, help_, read in (
             ("fnet_queue_tokens", "Tokens that wait.", queue_tokens),
             ("fnet_queue_requests", "Requests that wait.", queue_requests),
+            ("fnet_result_cache_bytes", "Bytes of the results kept.", result_bytes),
             ("fnet_ready", "1 when the service is ready, else 0.", lambda: float(ready())),
         ):
             Gauge(name, help_, registry=registry).set_function(read)
@@ -90,6 +96,9 @@ class Metrics:
                     self._lengths.observe(length)
             case TextsTokenized():
                 self._tokenize_seconds.observe(record.seconds)
+            case ResultsLookedUp():
+                self._hits.inc(record.hits)
+                self._misses.inc(record.misses)
             case RequestRejected():
                 self._rejected.labels(record.reason).inc()
             case RequestCancelled():

@@ -50,6 +50,19 @@ class TextsTokenized:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultsLookedUp:
+    """A request's sequences were looked for among the results kept.
+
+    Attributes:
+        hits: How many were there.
+        misses: How many were not.
+    """
+
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRejected:
     """A request was refused.
 
@@ -89,6 +102,13 @@ class Timings:
 
 
 Record = (
-    BatchRan | RequestComputed | TextsTokenized | RequestRejected | RequestCancelled | OutputNotFinite | ProgramCompiled
+    BatchRan
+    | RequestComputed
+    | TextsTokenized
+    | ResultsLookedUp
+    | RequestRejected
+    | RequestCancelled
+    | OutputNotFinite
+    | ProgramCompiled
 )
 Observer = Callable[[Record], None]

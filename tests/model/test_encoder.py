@@ -96,10 +96,12 @@ def encoder(prepared: tuple[PackedEncoder, SelfTest]) -> PackedEncoder:
     return prepared[0]
 
 
-def compiled(architecture: Architecture, weights: Weights, alignment: int = 8, most_tokens: int = 16) -> PackedEncoder:
+def compiled(
+    architecture: Architecture, weights: Weights, engine: EngineName = "jax", most_tokens: int = 16
+) -> PackedEncoder:
     """Return an encoder ready to run, without its self-test."""
-    encoder = PackedEncoder(architecture, weights, most_tokens=most_tokens)
-    encoder.compile(Spacing(alignment))
+    encoder = PackedEncoder(architecture, weights, engine=engine, most_tokens=most_tokens)
+    encoder.compile(Spacing(8))
     return encoder
 
 
@@ -159,6 +161,7 @@ def test_the_same_sequence_twice_gives_the_same_bits(encoder: PackedEncoder) -> 
     assert same_bits(encoder.encode([tokens])[0], first)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -172,12 +175,12 @@ def test_the_same_sequence_twice_gives_the_same_bits(encoder: PackedEncoder) -> 
     ids=str,
 )
 def test_sizes_at_the_edge_are_computed_right(
-    tiny: Architecture, make_weights: MakeWeights, oracle: Oracle, changes: dict[str, int]
+    tiny: Architecture, make_weights: MakeWeights, oracle: Oracle, changes: dict[str, int], engine: EngineName
 ) -> None:
     """Odd hidden sizes, one segment, one position and no layers equal the oracle in float64."""
     architecture = dataclasses.replace(tiny, **{"max_sequence_length": 16, **changes})
     weights = make_weights(architecture)
-    encoder = compiled(architecture, weights)
+    encoder = compiled(architecture, weights, engine)
     random = np.random.default_rng(5)
     lengths = [min(length, architecture.max_sequence_length) for length in (1, 7, 2, 16)]
     sequences = [sequence(random, length, architecture) for length in lengths]
@@ -225,6 +228,24 @@ def test_a_row_can_be_full_of_the_shortest_sequences(encoder: PackedEncoder) -> 
     assert row.length == encoder.rows[-1]
     for tokens, found in zip(sequences, encoder.run(row, sequences), strict=True):
         assert same_bits(found, encoder.encode([tokens])[0])
+
+
+def test_a_batch_runs_what_was_placed_in_it(encoder: PackedEncoder) -> None:
+    """In the order of placing, with everybody's own bits; what does not fit takes another run."""
+    random = np.random.default_rng(14)
+    sequences = [sequence(random, int(length)) for length in random.integers(1, 65, 30)]
+    batch = encoder.open_batch()
+    placed = [tokens for tokens in sequences if batch.place(len(tokens.token_ids))]
+    found, room = encoder.run_batch(placed)
+    assert room == encoder.rows[-1]
+    for tokens, encoding in zip(placed, found, strict=True):
+        assert same_bits(encoding, encoder.encode([tokens])[0])
+    many, room = encoder.run_batch(sequences)
+    assert room > encoder.rows[-1]
+    for tokens, encoding in zip(sequences, many, strict=True):
+        assert same_bits(encoding, encoder.encode([tokens])[0])
+    with pytest.raises(ValueError, match="do not fit"):
+        encoder.run_batch([sequence(random, encoder.rows[-1] + 1)])
 
 
 def test_what_does_not_fit_is_refused(encoder: PackedEncoder) -> None:
@@ -294,6 +315,7 @@ def test_dropped_rows_are_not_used(tiny: Architecture, make_weights: MakeWeights
 # --- Outputs that are not finite ---
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -305,23 +327,24 @@ def test_dropped_rows_are_not_used(tiny: Architecture, make_weights: MakeWeights
     ],
 )
 def test_an_output_that_is_not_finite_is_an_error(
-    tiny: Architecture, make_weights: MakeWeights, name: str, value: float
+    tiny: Architecture, make_weights: MakeWeights, name: str, value: float, engine: EngineName
 ) -> None:
     """NaN or infinity, in the sequence or in the pooled output alone, is never returned as a result."""
     weights = make_weights(tiny)
     weights[name] = np.full_like(weights[name], value)
-    encoder = compiled(dataclasses.replace(tiny, max_sequence_length=16), cut(weights))
+    encoder = compiled(dataclasses.replace(tiny, max_sequence_length=16), cut(weights), engine)
     with pytest.raises(NonFiniteOutputError):
         encoder.encode([sequence(np.random.default_rng(13), 5, tiny)])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_embedding_that_no_one_uses_may_be_anything(
-    tiny: Architecture, make_weights: MakeWeights, oracle: Oracle
+    tiny: Architecture, make_weights: MakeWeights, oracle: Oracle, engine: EngineName
 ) -> None:
     """A row of the vocabulary that is not finite harms only who sends its id."""
     weights = cut(make_weights(tiny))
     weights["token_embedding/embeddings"][7] = np.nan
-    encoder = compiled(dataclasses.replace(tiny, max_sequence_length=16), weights)
+    encoder = compiled(dataclasses.replace(tiny, max_sequence_length=16), weights, engine)
     healthy = Tokens(np.array([4, 8, 5], np.int32), np.zeros(3, np.int32))
     np.testing.assert_allclose(encoder.encode([healthy])[0].pooled_output, oracle(weights, *healthy)[1], atol=1e-4)
     with pytest.raises(NonFiniteOutputError):

@@ -91,15 +91,18 @@ class Gate:
         entered: Set when a batch has come to the gate.
         opened: Lets batches through.
         death: Raised instead of running, if set.
+        sizes: Sequences of each batch that came.
     """
 
     engine: Engine
     entered: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
     death: BaseException | None = None
+    sizes: list[int] = field(default_factory=list)
 
     def __call__(self, batch: list[Tokens]) -> list[Encoding]:
         """Run a batch when the gate is open."""
+        self.sizes.append(len(batch))
         self.entered.set()
         assert self.opened.wait(HANG)
         if self.death is not None:

@@ -25,6 +25,7 @@ from service.records import (
     OutputNotFinite,
     Record,
     RequestComputed,
+    ResultsLookedUp,
     TextsTokenized,
     Timings,
 )
@@ -341,3 +342,23 @@ def test_repeated_inputs_are_answered_from_the_kept_results(
     assert same_bits([mixed[0], mixed[2]], [first[1], first[0]])
     fresh, _ = runner.run(engine.encode(new, HANG))
     assert same_bits(mixed[1:2], fresh)
+    looked_up = [(record.hits, record.misses) for record in records if isinstance(record, ResultsLookedUp)]
+    assert looked_up == [(0, 2), (2, 0), (2, 1), (1, 0)]
+    assert 0 < engine.result_bytes <= 1 << 20
+
+
+def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHeld, runner: asyncio.Runner) -> None:
+    """While they wait or run together, one run serves them all, with the same bits."""
+    held, gate = make_held()
+    (first,) = tokens(9)
+
+    async def crowd() -> list[list[Encoding]]:
+        asked = [asyncio.ensure_future(held.engine.encode([first], HANG)) for _ in range(20)]
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        gate.opened.set()
+        return [encodings for encodings, _ in await asyncio.gather(*asked)]
+
+    answers = runner.run(crowd())
+    assert gate.sizes == [1]
+    for answer in answers:
+        assert same_bits(answer, answers[0])

@@ -17,6 +17,7 @@ from service.records import (
     RequestCancelled,
     RequestComputed,
     RequestRejected,
+    ResultsLookedUp,
     TextsTokenized,
 )
 
@@ -45,11 +46,12 @@ CONTRACT = {
 @pytest.fixture
 def metrics() -> Metrics:
     """Metrics of which every one has been touched."""
-    metrics = Metrics(queue_tokens=lambda: 7, queue_requests=lambda: 2, ready=lambda: True)
+    metrics = Metrics(queue_tokens=lambda: 7, queue_requests=lambda: 2, ready=lambda: True, result_bytes=lambda: 4096)
     records: list[Record] = [
         BatchRan(tokens=48, sequences=3, row_tokens=64, seconds=0.1),
         RequestComputed(lengths=(40, 8), queue_seconds=0.25, compute_seconds=0.5),
         TextsTokenized(seconds=0.125),
+        ResultsLookedUp(hits=3, misses=2),
         RequestRejected("overloaded"),
         RequestCancelled(),
         OutputNotFinite(),
@@ -91,6 +93,9 @@ def test_records_are_counted_where_they_belong(metrics: Metrics) -> None:
         "fnet_tokenize_duration_seconds_sum": 0.125,
         "fnet_sequence_length_tokens_count": 2,
         "fnet_sequence_length_tokens_sum": 48,
+        "fnet_result_cache_hits_total": 3,
+        "fnet_result_cache_misses_total": 2,
+        "fnet_result_cache_bytes": 4096,
         "fnet_cancelled_total": 1,
         "fnet_compilations_total": 1,
         "fnet_non_finite_total": 1,
