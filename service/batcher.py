@@ -38,7 +38,7 @@ class Room(Protocol):
         """Whether nothing more fits, however small."""
 
     def place(self, size: int) -> bool:
-        """Take an item of so many tokens, if it fits."""
+        """Take an item of so many tokens, if it fits. Where one did not, a larger one does not either."""
 
 
 @dataclass(eq=False, slots=True)
@@ -221,17 +221,23 @@ class Batcher(Generic[T, R]):
         batch: list[Work[T, R]] = []
         room = self._room()
         now = self._clock()
+        # Where an item did not fit no larger one will.
+        fits_no_more = math.inf
         # A copy, since what expires leaves the queue.
         for work in list(islice(self._queue, LOOK_AHEAD)):
             for job, _ in list(work.owners):
                 if job.deadline <= now:
                     self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
-            if work in self._queue and room.place(work.size):
-                del self._queue[work]
-                self._queue_tokens -= work.size
-                batch.append(work)
-                if room.full:
-                    break
+            if work.size >= fits_no_more or work not in self._queue:
+                continue
+            if not room.place(work.size):
+                fits_no_more = work.size
+                continue
+            del self._queue[work]
+            self._queue_tokens -= work.size
+            batch.append(work)
+            if room.full:
+                break
         for work in batch:
             for job, _ in work.owners:
                 if job.started is None:

@@ -50,6 +50,20 @@ def test_the_first_place_is_near_and_allowed(start: int, length: int, spacing: S
     assert first % spacing.tile == 0 or first // spacing.tile == (first + length - 1) // spacing.tile
 
 
+@given(lengths=st.lists(st.integers(1, 200), max_size=20), size=st.integers(1, 200), spacing=SPACINGS)
+def test_where_one_does_not_fit_no_larger_one_does(lengths: list[int], size: int, spacing: Spacing) -> None:
+    """Whoever looks for what fits need not try what is larger than something that did not."""
+
+    def fits(more: int) -> bool:
+        row = OpenRow(256, spacing)
+        for length in lengths:
+            row.place(length)
+        return row.place(more) is not None
+
+    if not fits(size):
+        assert not any(fits(larger) for larger in range(size + 1, size + 70))
+
+
 def test_what_is_stepped_over_is_used_by_shorter_ones() -> None:
     """A long sequence starts the next tile; the gap before it goes to whoever fits, and so does what that leaves."""
     row = OpenRow(96, Spacing(2, 32))
