@@ -211,15 +211,16 @@ def test_the_report_says_what_was_scaled_or_left_out() -> None:
     report = Report("title", reference="ours", rounds=7)
     report.machine = {"cpu": "a processor", "cores": 2, "instructions": ["amx_bf16"], "python": "3.11"}
     report.versions = {"torch": "1"}
+    report.products = {"a bfloat16": 2.0}
     report.measured = [
-        Measured("256 mixed", "ours", 0.5, 1000, 1.0, 7, 0.5),
-        Measured("256 mixed", "theirs", 2.0, 1000, 4.0, 3, math.nan, part=32),
+        Measured("256 mixed", "ours", 0.5, 1000, 1.0, 7, 0.5e12, "bfloat16"),
+        Measured("256 mixed", "theirs", 2.0, 1000, math.nan, 3, 0.5e12, "float32", part=32),
     ]
     report.agreement = {"ours": 1.0}
     report.skipped = {"third": "no such library"}
     text = markdown(report)
     assert "| ours | 500.0 ms | 2,000 | 1.00 | 50% |" in text
-    assert "| theirs † 32 texts (3 rounds) | 2,000.0 ms | 500 | 4.00 |  |" in text
+    assert "| theirs † 32 texts (3 rounds) | 2,000.0 ms | 500 |  |  |" in text
     assert "a processor, 2 cores (amx_bf16)" in text
     assert "* third: no such library" in text
-    assert json.loads(as_json(report))["measured"][1]["share"] is None
+    assert json.loads(as_json(report))["measured"][1]["ratio"] is None

@@ -1,0 +1,1 @@
+"""Speed beside other libraries: one run, contenders taking turns; `make bench-peers`."""
