@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.checkpoints import Weights
-from model.fourier import Float32s, HiddenOrder, Int32s, row_bases
+from model.fourier import Float32s, HiddenOrder, Int32s, carrier, row_bases
 from model.packing import OpenBatch, Row, Spacing, distribute, lay, row_lengths
 from model.programs import Dtype, EngineName, Programs, RowArrays
 
@@ -233,16 +233,22 @@ class PackedEncoder:
         return results
 
     def _arrays(self, row: Row, members: Sequence[Tokens], length: int) -> RowArrays:
-        token_ids, segment_ids, positions = np.zeros((3, length), np.int32)
+        token_ids, segment_ids, positions, carriers = np.zeros((4, length), np.int32)
+        others, leads = np.zeros((2, length, 1), np.float32)
         firsts = np.zeros(self._most_members(length), np.int32)
         firsts[: len(row.starts)] = row.starts
         for start, tokens in zip(row.starts, members, strict=True):
-            place = slice(start, start + len(tokens.token_ids))
+            size = len(tokens.token_ids)
+            place = slice(start, start + size)
             token_ids[place], segment_ids[place] = tokens
-            positions[place] = np.arange(len(tokens.token_ids))
-        size = max(length, self._programs.shortest_basis)
-        bases = row_bases(size, row.starts, [len(tokens.token_ids) for tokens in members])
-        return RowArrays(token_ids, segment_ids, positions, bases, firsts)
+            positions[place] = np.arange(size)
+            carriers[place] = start + carrier(size)
+            others[place] = 1
+            others[start + carrier(size)] = 0
+            leads[start] = size
+        basis_size = max(length, self._programs.shortest_basis)
+        bases = row_bases(basis_size, row.starts, [len(tokens.token_ids) for tokens in members])
+        return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
 
     def _most_members(self, length: int) -> int:
         return max(_FEWEST_POOLED, -(-length // self._closest.alignment))

@@ -10,6 +10,11 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   blocks of the sequences. Element (i, j) of the block of a sequence of length n is value `i·j mod n` of a table of
   `cos(2πk/n)`, which is made in float64 and depends on n alone: a block is the same to the bit wherever it lies.
 
+* What the tokens of a sequence have in common reaches only its row 0; in all other rows it cancels, and with it the
+  digits that narrow operands spent on it. So one token, the *carrier*, is subtracted from all tokens of its sequence
+  first, and n times it is added to row 0 of the cosine part, n and 0 being the sums of the cosines. This is the same
+  transform, with rounding errors that are small beside each row's own values.
+
 The products themselves are in the modules that run them (`model.jax_programs`, `model.openvino_programs`).
 """
 
@@ -55,15 +60,23 @@ def sequence_table(length: int) -> Float32s:
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
+def carrier(length: int) -> int:
+    """Return which token of a sequence is subtracted from the others: neither the first nor a neighbour of the ends."""
+    # The first token's row holds the sum of all, and rows near the ends the slowest waves: neither is like the others.
+    return min(max(1, length // 3), length - 1)
+
+
 @lru_cache(maxsize=16)
 def _block(length: int) -> Float32s:
     places = np.arange(length)
     block: Float32s = sequence_table(length)[:, np.outer(places, places) % length]
+    # Less itself it is 0; its place is where it is kept to be added.
+    block[:, :, carrier(length)] = 0
     return block
 
 
 def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int]) -> Float32s:
-    """Return the cosine and sine matrices along a row, zero outside each sequence's block.
+    """Return the cosine and sine matrices along a row, zero outside each sequence's block, for `x` less its carriers.
 
     Args:
         size: Tokens along the row.

@@ -93,18 +93,21 @@ class JaxPrograms:
         basis = max(length, self.shortest_basis)
         ids = self._shape(length, of=jnp.int32)
         x, bases = self._shape(length, self._architecture.hidden_dim), self._shape(2, basis, basis)
+        others = self._shape(length, 1)
         cast = self._shape(2, basis, basis, of=self._dtype)
         plain, dtype = self._plain, self._dtype
 
         def embed(embedder: _Embedder, *row: Array) -> tuple[Array, Array]:
             return _embed(embedder, *row[:3]), row[3].astype(dtype)
 
-        def layer(layer: _Layer, basis: Array, x: Array, bases: Array) -> Array:
-            return _layer(layer, basis, x, bases, plain)
+        def layer(layer: _Layer, basis: Array, x: Array, *mixing: Array) -> Array:
+            return _layer(layer, basis, x, Mixing(*mixing), plain)
 
         compiled_layer = None
         if self._layers:
-            compiled_layer = self._program(layer, 2, (self._layers[0], self._basis), (x, cast), donate=2)
+            compiled_layer = self._program(
+                layer, 2, (self._layers[0], self._basis), (x, ids, others, others, cast), donate=2
+            )
         self._compiled[length] = _Compiled(
             embed=self._program(embed, 1, (self._embedder,), (ids, ids, ids, bases), outputs=2),
             layer=compiled_layer,
@@ -119,15 +122,15 @@ class JaxPrograms:
         """Run rows, each on its device; devices without one repeat the first."""
         programs = self._compiled[length]
         if self.rows_at_once == 1:
-            token_ids, segment_ids, positions, bases, firsts = rows[0]
+            row = rows[0]
         else:
             filled = rows + rows[:1] * (self.rows_at_once - len(rows))
-            token_ids, segment_ids, positions, bases, firsts = map(np.stack, zip(*filled, strict=True))
-        x, cast = programs.embed(self._embedder, token_ids, segment_ids, positions, bases)
+            row = RowArrays(*map(np.stack, zip(*filled, strict=True)))
+        x, bases = programs.embed(self._embedder, row.token_ids, row.segment_ids, row.positions, row.bases)
         if programs.layer is not None:
             for layer in self._layers:
-                x = programs.layer(layer, self._basis, x, cast)
-        pooled = np.asarray(programs.pool(self._pooler, x, firsts))
+                x = programs.layer(layer, self._basis, x, row.carriers, row.others, row.leads, bases)
+        pooled = np.asarray(programs.pool(self._pooler, x, row.firsts))
         tokens = np.asarray(x)
         if self.rows_at_once == 1:
             return [(tokens, pooled)]
@@ -234,8 +237,8 @@ def _embed(embedder: _Embedder, token_ids: Array, segment_ids: Array, positions:
     return _dense(_normalise(x, embedder.norm), embedder.projection)
 
 
-def _layer(layer: _Layer, order_basis: Array, x: Array, bases: Array, plain: int) -> Array:
-    x = _normalise(x + mix(x, order_basis, bases, plain), layer.mixing_norm)
+def _layer(layer: _Layer, order_basis: Array, x: Array, mixing: Mixing, plain: int) -> Array:
+    x = _normalise(x + mix(x, order_basis, mixing, plain), layer.mixing_norm)
     inner = jax.nn.gelu(_dense(x, layer.intermediate), approximate=True)
     return _normalise(x + _dense(inner, layer.output), layer.output_norm)
 
@@ -255,13 +258,22 @@ def _normalise(x: Array, norm: _Affine) -> Array:
     return scaled + norm.beta
 
 
-def mix(x: Array, order_basis: Array, bases: Array, plain: int) -> Array:
+class Mixing(NamedTuple):
+    """What mixing needs to know of a row, as in `RowArrays`."""
+
+    carriers: Array
+    others: Array
+    leads: Array
+    bases: Array
+
+
+def mix(x: Array, order_basis: Array, mixing: Mixing, plain: int) -> Array:
     """Return the Fourier mixing of a row, each sequence by itself.
 
     Args:
         x: `[T, h]`, the hidden axis in `HiddenOrder`.
         order_basis: `[h, h]`, `HiddenOrder.basis` in the dtype of the products.
-        bases: `[2, L, L]`, `row_bases` with L at least T; what is beyond T belongs to no sequence.
+        mixing: Of the row; bases may be longer than it, what is beyond belongs to no sequence.
         plain: `HiddenOrder.plain`.
 
     Returns:
@@ -269,12 +281,14 @@ def mix(x: Array, order_basis: Array, bases: Array, plain: int) -> Array:
     """
     tokens, hidden = x.shape
     split = plain + (hidden - plain) // 2
-    spectrum = product(x, order_basis).astype(order_basis.dtype)
-    spectrum = jnp.pad(spectrum, ((0, bases.shape[1] - tokens), (0, 0)))
-    cosines = _along_row(bases[0], spectrum[:, :split])[:tokens]
+    dtype, beyond = order_basis.dtype, mixing.bases.shape[1] - tokens
+    spectrum = product(x - x[mixing.carriers] * mixing.others, order_basis)
+    columns = jnp.pad(spectrum.astype(dtype), ((0, beyond), (0, 0)))
+    cosines = _along_row(mixing.bases[0], columns[:, :split])[:tokens]
+    cosines += spectrum[mixing.carriers, :split] * mixing.leads
     if split == hidden:  # a hidden size of 1 or 2 has no pairs
         return cosines
-    sines = _along_row(bases[1], spectrum[:, split:])[:tokens]
+    sines = _along_row(mixing.bases[1], columns[:, split:])[:tokens]
     paired = cosines[:, plain:]
     return jnp.concatenate([cosines[:, :plain], paired - sines, paired + sines], axis=1)
 

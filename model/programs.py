@@ -25,6 +25,9 @@ class RowArrays(NamedTuple):
         token_ids: `[T]`, 0 where no sequence lies.
         segment_ids: `[T]`.
         positions: `[T]`, each token's place in its own sequence.
+        carriers: `[T]`, where the carrier of the token's sequence lies (`model.fourier`); anywhere for no sequence.
+        others: `[T, 1]`, 1 for tokens that are not carriers, 0 for carriers and where nothing lies.
+        leads: `[T, 1]`, the length of the sequence at its first token, 0 elsewhere.
         bases: `[2, L, L]`, `model.fourier.row_bases`; L is T, but at least `Programs.shortest_basis`.
         firsts: `[M]`, where the sequences start; M is fixed for a row length, unused places are 0.
     """
@@ -32,6 +35,9 @@ class RowArrays(NamedTuple):
     token_ids: Int32s
     segment_ids: Int32s
     positions: Int32s
+    carriers: Int32s
+    others: Float32s
+    leads: Float32s
     bases: Float32s
     firsts: Int32s
 

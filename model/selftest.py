@@ -22,9 +22,13 @@ Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
 # Spacings to try, tightest first. Matrix tiles sum pairs of tokens, 32 at a time; other routines sum 8 or more.
 SPACINGS = (Spacing(2, 32), Spacing(8), Spacing(8, 32), Spacing(16), Spacing(32))
 
-# Largest error on unit-scale float32 outputs, and least cosine of a bfloat16 row.
+# Largest error on unit-scale float32 outputs.
 FLOAT32_TOLERANCE = 1e-4
+# Least cosine in bfloat16, of all but a few in a hundred of a long sequence's tokens; and of those few, on which
+# rounding errors of many layers may fall together. A wrong program gives cosines near 0.
 BFLOAT16_COSINE = 0.999
+_FEW = 0.01
+_STRAY_COSINE = 0.99
 
 _SHORT = 5
 _FILLER = 7
@@ -193,7 +197,13 @@ def _error(encoding: Encoding, truth: tuple[Float32s, Float32s]) -> float:
 def _is_true(encoding: Encoding, truth: tuple[Float32s, Float32s], dtype: str) -> bool:
     if dtype == "float32":
         return _error(encoding, truth) <= FLOAT32_TOLERANCE
-    ours = np.concatenate([encoding.sequence_output, encoding.pooled_output[None]])
-    theirs = np.concatenate([truth[0], truth[1][None]])
+    tokens = _cosines(encoding.sequence_output, truth[0])
+    pooled = _cosines(encoding.pooled_output[None], truth[1][None])
+    stray = (tokens < BFLOAT16_COSINE).mean()
+    return bool(pooled[0] >= BFLOAT16_COSINE and stray <= _FEW and tokens.min() >= _STRAY_COSINE)
+
+
+def _cosines(ours: Float32s, theirs: Float32s) -> Float32s:
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return bool(((ours * theirs).sum(axis=1) >= BFLOAT16_COSINE * norms).all())
+    cosines: Float32s = (ours * theirs).sum(axis=1) / norms
+    return cosines

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from service.app import create_app
+from service.connections import ConnectionLimits, bounded
 from service.engine import Engine
 from service.settings import Settings
 
@@ -84,6 +85,7 @@ def serve(settings: Settings) -> int:
         port=settings.port,
         log_config=None,
         access_log=False,
+        http=bounded(ConnectionLimits()),
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.fourier import HiddenOrder, row_bases, sequence_table
-from model.jax_programs import mix, product
+from model.fourier import HiddenOrder, carrier, row_bases, sequence_table
+from model.jax_programs import Mixing, mix, product
 from model.packing import Spacing, lay
 
 Array = npt.NDArray[Any]
@@ -29,13 +29,25 @@ def bases_of(lengths: list[int], spacing: Spacing) -> tuple[Any, tuple[int, ...]
     return row_bases(ROW, row.starts, lengths), row.starts
 
 
+def mixing_of(lengths: list[int], spacing: Spacing, size: int = ROW) -> tuple[Mixing, tuple[int, ...]]:
+    """Return what mixing needs to know of a row of `size` tokens, and where its sequences start."""
+    bases, starts = bases_of(lengths, spacing)
+    carriers, others, leads = np.zeros(size, np.int32), np.zeros((size, 1), np.float32), np.zeros((size, 1), np.float32)
+    for start, length in zip(starts, lengths, strict=True):
+        carriers[start : start + length] = start + carrier(length)
+        others[start : start + length] = 1
+        others[start + carrier(length)] = 0
+        leads[start] = length
+    return Mixing(*map(jnp.asarray, (carriers, others, leads, bases))), starts
+
+
 def mixed_and_true(hidden: int, lengths: list[int], spacing: Spacing) -> list[tuple[Array, Array]]:
     """Mix random sequences in one row; pair each result with NumPy's transform of the sequence alone."""
     order = HiddenOrder(hidden)
-    bases, starts = bases_of(lengths, spacing)
+    mixing, starts = mixing_of(lengths, spacing)
     # Unused places hold noise: nothing of it may reach a sequence.
     x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
-    mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
+    mixed = np.asarray(MIX(x[:, order.order], order.basis, mixing, order.plain))
     return [
         (
             mixed[start : start + length][:, order.inverse],
@@ -117,12 +129,35 @@ def test_a_block_is_the_same_to_the_bit_wherever_it_lies() -> None:
     assert np.array_equal(first[:, :13, :13], later[:, place, place])
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 512])
+def test_the_carrier_is_a_token_of_the_sequence_and_not_its_first(length: int) -> None:
+    """Unless there is no other; and its place in the bases is empty."""
+    place = carrier(length)
+    assert 0 <= place < length
+    assert place or length == 1
+    assert not row_bases(length, [0], [length])[:, :, place].any()
+
+
+def test_narrow_operands_lose_little_where_tokens_have_much_in_common() -> None:
+    """In bfloat16, beside a common part a hundred times as large, every row is still right, the first one too."""
+    order = HiddenOrder(64)
+    random = np.random.default_rng(0)
+    x = (100 * random.normal(size=64) + random.normal(size=(ROW, 64))).astype(np.float32)
+    mixing, _ = mixing_of([ROW], Spacing())
+    narrow = mixing._replace(bases=mixing.bases.astype(jnp.bfloat16))
+    basis = jnp.asarray(order.basis, jnp.bfloat16)
+    mixed = np.asarray(MIX(x[:, order.order], basis, narrow, order.plain))[:, order.inverse]
+    true = np.fft.fft2(x.astype(np.float64)).real
+    norms = np.linalg.norm(mixed, axis=1) * np.linalg.norm(true, axis=1)
+    assert ((mixed * true).sum(axis=1) / norms).min() > 0.9999
+
+
 def test_bases_may_be_longer_than_the_row() -> None:
     """A short row uses longer bases, whose surplus belongs to no sequence."""
     order = HiddenOrder(6)
-    bases, _ = bases_of([16], Spacing())
+    mixing, _ = mixing_of([16], Spacing(), 16)
     x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
-    mixed = np.asarray(MIX(x[:, order.order], order.basis, bases, order.plain))
+    mixed = np.asarray(MIX(x[:, order.order], order.basis, mixing, order.plain))
     assert mixed.shape == (16, 6)
     np.testing.assert_allclose(mixed[:, order.inverse], np.fft.fft2(x.astype(np.float64)).real, atol=1e-4)
 
