@@ -16,8 +16,18 @@ from starlette.routing import BaseRoute
 from service import __version__
 from service.engine import Engine, EngineOptions
 from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.keys import KeyRing
 from service.metrics import Metrics
-from service.middleware import Bodies, Context, Departures, Keys, Refusals, Render
+from service.middleware import (
+    HEALTH_ROUTES,
+    METRICS_ROUTE,
+    Bodies,
+    Context,
+    Departures,
+    Keys,
+    Refusals,
+    Render,
+)
 from service.pages import add_docs
 from service.protocols import native, oip, openai, tei, tokens
 from service.protocols.codec import json_bytes
@@ -105,6 +115,10 @@ def _middleware(
         metrics.observe(RequestRejected(error.code))
         return render(path, error)
 
+    ring = KeyRing((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file)
+    open_routes = frozenset[str]() if settings.keyed_health else HEALTH_ROUTES
+    if not settings.keyed_metrics:
+        open_routes |= {METRICS_ROUTE}
     # Outside of what refuses, so that a page may read why it was refused.
     cors = Middleware(
         CORSMiddleware,
@@ -117,7 +131,7 @@ def _middleware(
         Middleware(Context, metrics.answered, routes),
         *([cors] if settings.cors_origins else []),
         Middleware(Refusals, refuse, settings.request_timeout),
-        Middleware(Keys, settings.keys()),
+        Middleware(Keys, ring, open_routes),
         Middleware(Bodies, settings.max_body_bytes),
         Middleware(Departures, lambda: metrics.observe(RequestCancelled())),
     ]

@@ -119,6 +119,7 @@ class Engine:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
         # A signal may ask to drain while the loader is about to say ready.
         self._state_lock = threading.RLock()
+        self._closing = False
         self._loader = threading.Thread(target=self._load, name="loader", daemon=True)
 
     @property
@@ -155,11 +156,17 @@ class Engine:
         """Load and make ready in the background."""
         self._loader.start()
 
-    def drain(self) -> None:
-        """Take no new work; what is accepted is finished."""
+    def leave(self) -> None:
+        """Say no to whoever asks whether the engine is ready, and go on taking work."""
         with self._state_lock:
             if self.state != "failed":
                 self.state = "draining"
+
+    def drain(self) -> None:
+        """Take no new work; what is accepted is finished."""
+        self.leave()
+        with self._state_lock:
+            self._closing = True
             if self._batcher is not None:
                 self._batcher.drain()
 
@@ -178,9 +185,9 @@ class Engine:
         """
         if self.state == "failed":
             raise errors.WorkerFailedError("the worker has failed", retry_after=5)
-        if self.state == "draining":
+        if self._closing:
             raise errors.DrainingError("the service is shutting down", retry_after=1)
-        if self.loaded is None or self.state != "ready":
+        if self.loaded is None or self._batcher is None:
             raise errors.NotReadyError(f"the model is {self.state}", retry_after=1)
         return self.loaded
 
@@ -321,9 +328,9 @@ class Engine:
             on_compilation(lambda: self._observe(ProgramCompiled()))
         with self._state_lock:
             self._batcher = batcher
-            if self.state == "draining":
+            if self._closing:
                 batcher.drain()
-            else:
+            if self.state != "draining":
                 self.state = "ready"
         log.info(
             "ready",

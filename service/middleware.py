@@ -6,7 +6,6 @@ Plain ASGI, outermost first: `Context`, `Refusals`, `Keys`, `Bodies`, `Departure
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 import uuid
@@ -28,6 +27,7 @@ from service.errors import (
     ServiceError,
     UnauthorizedError,
 )
+from service.keys import KeyRing
 from service.records import Timings
 
 Render = Callable[[str, ServiceError], Response]
@@ -36,7 +36,8 @@ Answered = Callable[[str, int, float], None]
 # Anything else could break a log line or a header.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked for by machines all the time, and by those who hold no key.
-OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+HEALTH_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+METRICS_ROUTE = "/metrics"
 # What is described here is no secret, and a browser that follows a link presents no key.
 _OPEN_PAGES = frozenset({"/docs", "/openapi.json"})
 _OPEN_ASSETS = "/docs/assets/"
@@ -76,6 +77,7 @@ class Context:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
                 if scope["method"] == "POST":
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
@@ -90,7 +92,7 @@ class Context:
             route, seconds = self._route(scope), elapsed()
             if status:
                 self._answered(route, status, seconds)
-            level = log.debug if route in OPEN_ROUTES else log.info
+            level = log.debug if route in HEALTH_ROUTES or route == METRICS_ROUTE else log.info
             level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
 
     def _route(self, scope: Scope) -> str:
@@ -171,27 +173,28 @@ class Keys:
 
     Args:
         app: The rest.
-        keys: The keys; none lets everybody in.
+        ring: Knows the keys.
+        open_routes: Paths that ask for none, beside the pages that describe the API.
     """
 
-    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
-        self._app = app
-        self._keys = [key.encode() for key in keys]
+    def __init__(
+        self, app: ASGIApp, ring: KeyRing, open_routes: frozenset[str] = HEALTH_ROUTES | {METRICS_ROUTE}
+    ) -> None:
+        self._app, self._ring = app, ring
+        self._open = open_routes | _OPEN_PAGES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] == "http" and self._keys and not _is_open(scope["path"]):
+        if scope["type"] == "http" and self._ring.locked and not self._is_open(scope["path"]):
             headers = Headers(scope=scope)
             scheme, _, token = headers.get("authorization", "").partition(" ")
-            presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            # Every key is compared, each in constant time, so that a match's place does not show.
-            if not sum(hmac.compare_digest(presented.encode("latin-1", "replace"), key) for key in self._keys):
+            presented = [token.strip()] if scheme.lower() == "bearer" else []
+            if not self._ring.lets_in([*presented, *headers.getlist("x-api-key")]):
                 raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
         await self._app(scope, receive, send)
 
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_ROUTES or path in _OPEN_PAGES or path.startswith(_OPEN_ASSETS)
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith(_OPEN_ASSETS)
 
 
 class Bodies:

@@ -23,20 +23,21 @@ log = structlog.get_logger("fnet.server")
 class Server(uvicorn.Server):
     """Serves until it is told to stop.
 
-    The first SIGTERM or SIGINT turns readiness off and new work away, and the server ends when accepted work is done or
-    the drain time is over. A second one ends it at once.
+    The first SIGTERM or SIGINT turns readiness off at once and, after the delay, new work away; the server ends when
+    accepted work is done or the drain time is over. A second one ends it at once.
 
     Args:
         config: uvicorn's configuration.
         engine: Whose work is waited for.
-        drain_seconds: How long at most.
+        delay: Seconds that work is still taken, in which a load balancer notices.
+        drain_seconds: How long accepted work is waited for at most.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, *, delay: float, drain_seconds: float) -> None:
         super().__init__(config)
         self._engine = engine
-        self._drain_seconds = drain_seconds
-        self._drain_ends: float | None = None
+        self._delay, self._drain_seconds = delay, drain_seconds
+        self._drain_begins: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port and say where."""
@@ -48,19 +49,22 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
         """Begin to drain, or end at once if that has begun."""
-        if self._drain_ends is not None:
+        if self._drain_begins is not None:
             self.should_exit = self.force_exit = True
             return
-        self._drain_ends = time.monotonic() + self._drain_seconds
-        self._engine.drain()
+        self._drain_begins = time.monotonic() + self._delay
+        self._engine.leave()
+        if not self._delay:
+            self._engine.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether it is time to stop."""
         stop = await super().on_tick(counter)
-        if self._drain_ends is None:
+        if self._drain_begins is None or time.monotonic() < self._drain_begins:
             return stop
+        self._engine.drain()
         # What is left of the drain time is for answers that are still on their way.
-        left = self._drain_ends - time.monotonic()
+        left = self._drain_begins + self._drain_seconds - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, round(left))
         return stop or self._engine.idle or left < 0
 
@@ -89,7 +93,7 @@ def serve(settings: Settings) -> int:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    server = Server(config, app.state.engine, settings.drain_seconds)
+    server = Server(config, app.state.engine, delay=settings.shutdown_delay, drain_seconds=settings.drain_seconds)
     # uvicorn leaves this way when it cannot listen, and has logged why.
     with suppress(SystemExit):
         server.run()

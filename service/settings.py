@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, check_handle
+from service.keys import read_keys
 
 PREFIX = "FNET_"
 
@@ -62,12 +63,22 @@ class Settings(BaseModel):
     api_keys: Annotated[list[SecretStr], CommaSeparated] = Field(
         [], description="Keys that clients must present, separated by commas; none lets everybody in."
     )
-    api_keys_file: Path | None = Field(None, description="File of such keys, one a line; # begins a comment.")
+    api_keys_file: Path | None = Field(
+        None, description="File of such keys, one a line; # begins a comment. It may be exchanged while serving."
+    )
+    keyed_metrics: bool = Field(False, description="Ask for a key at /metrics, too.")
+    keyed_health: bool = Field(False, description="Ask for a key at the health routes, too.")
     cors_origins: Annotated[list[str], CommaSeparated] = Field(
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    shutdown_delay: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="Seconds after SIGTERM that work is still taken, for balancers to notice.",
+    )
     drain_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that accepted work has to finish at exit.")
     cache_dir: Path | None = Field(
         None, description="Where downloaded presets and compiled programs are kept; the user's cache by default."
@@ -122,11 +133,8 @@ class Settings(BaseModel):
 
     def keys(self) -> frozenset[str]:
         """Return the keys that clients may present, none where everybody may come in."""
-        keys = {key.get_secret_value() for key in self.api_keys}
-        if self.api_keys_file is not None:
-            lines = (line.strip() for line in self.api_keys_file.read_text("utf-8").splitlines())
-            keys |= {line for line in lines if line and not line.startswith("#")}
-        return frozenset(keys)
+        keys = frozenset(key.get_secret_value() for key in self.api_keys)
+        return keys if self.api_keys_file is None else keys | read_keys(self.api_keys_file)
 
 
 def variable(name: str) -> str:

@@ -258,3 +258,43 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
         assert answer.status_code == 200
     process.signal(signal.SIGTERM)
     assert process.end() == 0
+
+
+def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Process]) -> None:
+    """Unready at once, so that balancers look elsewhere; what they still send in the delay is answered."""
+    process = start("--shutdown-delay", "3")
+    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        process.signal(signal.SIGTERM)
+        process.wait_until(lambda: client.get("/health/ready").status_code == 503)
+        assert client.post("/v1/encode", json={"token_ids": [[4, 9, 5]]}).status_code == 200
+    assert process.end() == 0
+
+
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Process]) -> None:
+    """Whoever insists does not wait for the delay, nor for what runs."""
+    process = start("--shutdown-delay", "600", "--drain-seconds", "600")
+    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        process.signal(signal.SIGTERM)
+        process.wait_until(lambda: client.get("/health/ready").status_code == 503)
+        process.signal(signal.SIGTERM)
+    process.end()
+
+
+def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_path: Path) -> None:
+    """A file written anew is enough; metrics and health ask for a key where that is set."""
+    file = tmp_path / "keys"
+    file.write_text("sesame-one\n")
+    process = start("--api-keys-file", str(file), "--keyed-metrics", "true")
+    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+
+        def status(key: str, path: str = "/metrics") -> int:
+            return client.get(path, headers={"Authorization": f"Bearer {key}"}).status_code
+
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert (status("sesame-one"), status("sesame-two"), client.get("/metrics").status_code) == (200, 401, 401)
+        file.write_text("sesame-two\n")
+        process.wait_until(lambda: status("sesame-two") == 200)
+        assert status("sesame-one") == 401
+    assert "sesame" not in "".join(process.lines)

@@ -72,8 +72,8 @@ def test_the_batcher_knows_integers_and_errors() -> None:
 
 
 def test_settings_know_what_a_preset_is_called() -> None:
-    """And nothing of the rest."""
-    assert foreign("service.settings") == {"pydantic", "model.errors", "model.presets"}
+    """And how keys are written in a file; nothing of the rest."""
+    assert foreign("service.settings") == {"pydantic", "model.errors", "model.presets", "service.keys"}
 
 
 def test_statuses_are_a_table_of_errors() -> None:
@@ -97,14 +97,17 @@ def test_the_web_stays_at_the_edge(library: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("uvicorn", {"service.server"}),
+        ("uvicorn", {"service.server", "service.connections"}),
         ("click", {"service.cli"}),
         ("httpx", {"service.client"}),
-        ("jax", set[str]()),
+        ("jax", {"service.bench.limit"}),
         ("jaxlib", set[str]()),
         ("keras", set[str]()),
         ("h5py", set[str]()),
         ("sentencepiece", set[str]()),
+        ("matplotlib", {"service.bench.plot"}),
+        ("openvino", {"service.bench.limit"}),
+        ("torch", {"service.bench.limit"}),
     ],
 )
 def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
@@ -124,6 +127,12 @@ def test_the_core_knows_no_edge(module: str) -> None:
         "service.settings",
     )
     assert not [name for name in imports(module) if name.startswith(outer)]
+
+
+def test_nothing_that_serves_measures() -> None:
+    """The command knows that one can, and nobody else."""
+    users = {module for module in SOURCES if any(name.startswith("service.bench") for name in imports(module))}
+    assert {module for module in users if not module.startswith("service.bench")} == {"service.cli"}
 
 
 def test_protocols_do_not_know_the_application() -> None:
