@@ -1,0 +1,168 @@
+"""Compare the service over HTTP with its own engine alone, in one run, alternating, by medians.
+
+    .venv/bin/python benchmarks/over_http.py --preset DIR [--engine openvino --dtype bfloat16] [--rounds 5] [--seconds 6]
+
+Throughput: 32 clients, each sending one text after another, of log-normal lengths (median 24 tokens, 5 to 200), for the
+pooled output; the engine gets the same requests from as many tasks. Latency: one client, one sequence of 32 tokens. The
+clients run in a process of their own, on the same machine, and take their share of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.encoder import Tokens
+from service.app import _engine_options
+from service.engine import Engine
+from service.settings import Settings
+
+_CLIENTS = 32
+_TEXTS = 2_000
+_TIMEOUT = 120.0
+
+Send = Callable[[list[int]], Awaitable[None]]
+
+
+def main() -> None:
+    """Measure, and print a line for each comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--engine", default="jax")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    arguments = parser.parse_args()
+    options = {name: getattr(arguments, name) for name in ("preset", "engine", "dtype")}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("fnet-service")),
+        "serve",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    command += [part for name, value in options.items() for part in (f"--{name}", value)]
+    with subprocess.Popen(command) as process:
+        try:
+            _wait_until_ready(port)
+            asyncio.run(_compare(Settings.load({}, options), port, arguments.rounds, arguments.seconds))
+        finally:
+            process.terminate()
+
+
+async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -> None:
+    engine = Engine(_engine_options(settings))
+    engine.start()
+    while engine.state != "ready":
+        await asyncio.sleep(0.1)
+    random = np.random.default_rng(0)
+    size = engine.ready().preset.architecture.vocabulary_size
+    lengths = np.clip(np.exp(random.normal(np.log(24), 0.7, _TEXTS)), 5, 200).astype(int)
+    texts = [random.integers(8, size, length).tolist() for length in lengths]
+    singles = [random.integers(8, size, 32).tolist() for _ in range(_TEXTS)]
+
+    async def alone(ids: list[int]) -> None:
+        await engine.embed([Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.int32))], _TIMEOUT)
+
+    found: dict[str, list[float]] = {"engine": [], "http": []}
+    latency: dict[str, list[float]] = {"engine": [], "http": []}
+    for _ in range(rounds):
+        found["engine"].append(await _throughput([alone] * _CLIENTS, texts, seconds))
+        latency["engine"].append(await _latency(alone, singles, seconds / 3))
+        # New ones: the service closes those that have been idle while the engine had its turn.
+        connections = [await _Connection.open(port) for _ in range(_CLIENTS)]
+        over_http: list[Send] = [connection.encode for connection in connections]
+        found["http"].append(await _throughput(over_http, texts, seconds))
+        latency["http"].append(await _latency(over_http[0], singles, seconds / 3))
+        for connection in connections:
+            connection.close()
+    ratio = statistics.median(b / a for a, b in zip(found["engine"], found["http"], strict=True))
+    more = statistics.median(b - a for a, b in zip(latency["engine"], latency["http"], strict=True))
+    tokens = {name: statistics.median(values) for name, values in found.items()}
+    times = {name: statistics.median(values) * 1e3 for name, values in latency.items()}
+    print(f"{_CLIENTS} clients, tokens/s: engine {tokens['engine']:.0f}, HTTP {tokens['http']:.0f}, x {ratio:.2f}")  # noqa: T201 - its output
+    print(f"1 client, 32 tokens, ms: engine {times['engine']:.2f}, HTTP {times['http']:.2f}, {more * 1e3:+.2f}")  # noqa: T201 - its output
+    engine.close()
+
+
+async def _throughput(senders: Sequence[Send], texts: Sequence[list[int]], seconds: float) -> float:
+    """Return tokens a second answered while all senders are at work."""
+    end = time.perf_counter() + seconds
+    done = [0] * len(senders)
+
+    async def client(number: int) -> None:
+        place = number
+        while time.perf_counter() < end:
+            await senders[number](texts[place % len(texts)])
+            done[number] += len(texts[place % len(texts)])
+            place += len(senders)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(len(senders))))
+    return sum(done) / (time.perf_counter() - started)
+
+
+async def _latency(send: Send, texts: Sequence[list[int]], seconds: float) -> float:
+    """Return the median seconds of one request after another."""
+    end = time.perf_counter() + seconds
+    times: list[float] = []
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        await send(texts[len(times) % len(texts)])
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class _Connection:
+    """One kept-alive connection: no more client than needed, so that the server is what is measured."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> _Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def encode(self, ids: list[int]) -> None:
+        body = json.dumps({"token_ids": [ids], "outputs": ["pooled_output"]}).encode()
+        head = "POST /v1/encode HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        status, *headers = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        length = next(int(line.split(":")[1]) for line in headers if line.lower().startswith("content-length:"))
+        answer = await self._reader.readexactly(length)
+        if " 200 " not in status:
+            raise RuntimeError(f"{status}: {answer[:200]!r}")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _wait_until_ready(port: int) -> None:
+    end = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What kind of machine this is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from service.bench.results import Machine
+
+_PACKAGES = ("fnet-encode", "numpy", "jax", "openvino", "torch")
+# By their names in Linux, on Intel's and AMD's processors and on ARM's.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def this_machine() -> Machine:
+    """Describe the machine, as far as it tells."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    return Machine(
+        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
+        cores=len(os.sched_getaffinity(0)),
+        load=round(os.getloadavg()[0], 2),
+        system=f"{platform.system()} {platform.machine()}",
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that are installed and matter to speed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
