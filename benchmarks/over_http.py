@@ -1,6 +1,6 @@
 """Compare the service over HTTP with its own engine alone, in one run, alternating, by medians.
 
-    .venv/bin/python benchmarks/over_http.py --preset DIR [--engine openvino --dtype bfloat16] [--rounds 5] [--seconds 6]
+    .venv/bin/python benchmarks/over_http.py --preset DIR [--engine openvino --dtype bfloat16] [--rounds 5]
 
 Throughput: 32 clients, each sending one text after another, of log-normal lengths (median 24 tokens, 5 to 200), for the
 pooled output; the engine gets the same requests from as many tasks. Latency: one client, one sequence of 32 tokens. The
@@ -57,7 +57,7 @@ def main() -> None:
         "error",
     ]
     command += [part for name, value in options.items() for part in (f"--{name}", value)]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own
         try:
             _wait_until_ready(port)
             asyncio.run(_compare(Settings.load({}, options), port, arguments.rounds, arguments.seconds))
@@ -68,7 +68,7 @@ def main() -> None:
 async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -> None:
     engine = Engine(_engine_options(settings))
     engine.start()
-    while engine.state != "ready":
+    while engine.state != "ready":  # noqa: ASYNC110 - it has no event to wait for
         await asyncio.sleep(0.1)
     random = np.random.default_rng(0)
     size = engine.ready().preset.architecture.vocabulary_size

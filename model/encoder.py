@@ -247,7 +247,8 @@ class PackedEncoder:
             others[start + carrier(size)] = 0
             leads[start] = size
         basis_size = max(length, self._programs.shortest_basis)
-        bases = row_bases(basis_size, row.starts, [len(tokens.token_ids) for tokens in members])
+        lengths = [len(tokens.token_ids) for tokens in members]
+        bases = row_bases(basis_size, row.starts, lengths, carried=self._programs.carries)
         return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
 
     def _most_members(self, length: int) -> int:

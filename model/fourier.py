@@ -13,7 +13,8 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
 * What the tokens of a sequence have in common reaches only its row 0; in all other rows it cancels, and with it the
   digits that narrow operands spent on it. So one token, the *carrier*, is subtracted from all tokens of its sequence
   first, and n times it is added to row 0 of the cosine part, n and 0 being the sums of the cosines. This is the same
-  transform, with rounding errors that are small beside each row's own values.
+  transform, with rounding errors that are small beside each row's own values. It takes an engine that keeps sums in
+  float32: n times a rounding error would drown row 0.
 
 The products themselves are in the modules that run them (`model.jax_programs`, `model.openvino_programs`).
 """
@@ -70,18 +71,17 @@ def carrier(length: int) -> int:
 def _block(length: int) -> Float32s:
     places = np.arange(length)
     block: Float32s = sequence_table(length)[:, np.outer(places, places) % length]
-    # Less itself it is 0; its place is where it is kept to be added.
-    block[:, :, carrier(length)] = 0
     return block
 
 
-def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int]) -> Float32s:
-    """Return the cosine and sine matrices along a row, zero outside each sequence's block, for `x` less its carriers.
+def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int], *, carried: bool) -> Float32s:
+    """Return the cosine and sine matrices along a row, zero outside each sequence's block.
 
     Args:
         size: Tokens along the row.
         starts: Where each sequence starts.
         lengths: How long each is.
+        carried: Whether they are for `x` less its carriers. Less itself a carrier is 0: its place is where it is kept.
 
     Returns:
         `[2, size, size]`. A place that belongs to no sequence mixes to zero.
@@ -90,4 +90,6 @@ def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int]) -> Float
     for start, length in zip(starts, lengths, strict=True):
         place = slice(start, start + length)
         bases[:, place, place] = _block(length)
+        if carried:
+            bases[:, place, start + carrier(length)] = 0
     return bases

@@ -75,6 +75,7 @@ class JaxPrograms:
 
     # Fewer tokens than this along a row select another matrix-product routine, whose sums round differently.
     shortest_basis = 64
+    carries = True
 
     def __init__(self, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype) -> None:
         devices = jax.local_devices()
@@ -282,7 +283,9 @@ def mix(x: Array, order_basis: Array, mixing: Mixing, plain: int) -> Array:
     tokens, hidden = x.shape
     split = plain + (hidden - plain) // 2
     dtype, beyond = order_basis.dtype, mixing.bases.shape[1] - tokens
-    spectrum = product(x - x[mixing.carriers] * mixing.others, order_basis)
+    # Rounded already when it is subtracted, so that what is added later is exactly what was taken away.
+    common = x.astype(dtype)[mixing.carriers].astype(jnp.float32)
+    spectrum = product(x - common * mixing.others, order_basis)
     columns = jnp.pad(spectrum.astype(dtype), ((0, beyond), (0, 0)))
     cosines = _along_row(mixing.bases[0], columns[:, :split])[:tokens]
     cosines += spectrum[mixing.carriers, :split] * mixing.leads

@@ -38,6 +38,8 @@ class OpenVinoPrograms:
     """
 
     shortest_basis = 1
+    # What lies between the products is rounded, too.
+    carries = False
 
     def __init__(self, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype) -> None:
         core = openvino.Core()
@@ -49,10 +51,9 @@ class OpenVinoPrograms:
 
     def compile(self, length: int, members: int) -> None:
         """Make a request for rows of a length and run it once: kernels are made when a size first comes."""
-        ids, column = np.zeros(length, np.int32), np.zeros((length, 1), np.float32)
-        bases, firsts = np.zeros((2, length, length), np.float32), np.zeros(members, np.int32)
+        ids, bases = np.zeros(length, np.int32), np.zeros((2, length, length), np.float32)
         request = self._model.create_infer_request()
-        request.infer([*RowArrays(ids, ids, ids, ids, column, column, bases, firsts)])
+        request.infer([ids, ids, ids, bases, np.zeros(members, np.int32)])
         self._requests[length] = request
 
     def forget(self, length: int) -> None:
@@ -61,14 +62,15 @@ class OpenVinoPrograms:
 
     def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Float32s, Float32s]]:
         """Run a row."""
-        found = self._requests[length].infer(list(rows[0]), share_inputs=True)
+        (row,) = rows
+        inputs = [row.token_ids, row.segment_ids, row.positions, row.bases, row.firsts]
+        found = self._requests[length].infer(inputs, share_inputs=True)
         return [(found[0], found[1])]
 
 
 def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -> Any:
-    """Build the model; its inputs are those of `RowArrays`, its outputs the sequence and the pooled output."""
-    token_ids, segment_ids, positions, carriers, firsts = (ops.parameter([-1], np.int32) for _ in range(5))
-    others, leads = (ops.parameter([-1, 1], np.float32) for _ in range(2))
+    """Build the model: ids, segments, positions, bases and firsts to the sequence and the pooled output."""
+    token_ids, segment_ids, positions, firsts = (ops.parameter([-1], np.int32) for _ in range(4))
     bases = ops.parameter([2, -1, -1], np.float32)
     inside, everywhere = order.order, slice(None)
     first_axis, last_axis = _integers(0), _integers(1)
@@ -93,10 +95,7 @@ def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -
 
     def mix(x: Any) -> Any:
         """`model.fourier` has the mathematics."""
-        x = ops.subtract(x, ops.multiply(ops.gather(x, carriers, first_axis), others))
-        columns = _product(x, _floats(order.basis[:split]))
-        even = ops.matmul(cosines, columns, False, False)
-        even = ops.add(even, ops.multiply(ops.gather(columns, carriers, first_axis), leads))
+        even = ops.matmul(cosines, _product(x, _floats(order.basis[:split])), False, False)
         odd = ops.matmul(sines, _product(x, _floats(order.basis[split:])), False, False)
         plain, paired = ops.variadic_split(even, last_axis, _integers([order.plain, order.pairs])).outputs()
         return ops.concat([plain, ops.subtract(paired, odd), ops.add(paired, odd)], 1)
@@ -107,7 +106,7 @@ def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -
         inner = ops.gelu(dense(x, f"{layer}/intermediate_dense", of=inside), "tanh")
         x = norm(ops.add(x, dense(inner, f"{layer}/output_dense", to=inside)), f"{layer}/output_layer_norm", inside)
     pooled = ops.tanh(dense(ops.gather(x, firsts, first_axis), "pooled_dense", of=inside))
-    inputs = [*RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)]
+    inputs = [token_ids, segment_ids, positions, bases, firsts]
     return openvino.Model([ops.result(x), ops.result(pooled)], inputs, "fnet")
 
 

@@ -47,11 +47,13 @@ class Programs(Protocol):
 
     Attributes:
         shortest_basis: Least size of a row's bases, where the library's routine for smaller ones rounds differently.
+        carries: Whether it subtracts carriers (`model.fourier`), for which the bases are then made.
         rows_at_once: How many rows run together, one on each device.
         devices: Names of the devices.
     """
 
     shortest_basis: int
+    carries: bool
     rows_at_once: int
     devices: list[str]
 

@@ -10,10 +10,13 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
+from model.checkpoints import read_weights
 from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
 from model.fourier import HiddenOrder
 from model.jax_programs import JaxPrograms
 from model.packing import Spacing
+from model.plain import encode_one
+from model.presets import load_preset
 from model.programs import Dtype, RowArrays
 from model.selftest import FLOAT32_TOLERANCE, SPACINGS, Reference, SelfTestError, prepare
 
@@ -233,3 +236,14 @@ def test_weights_that_overflow_are_refused(tiny: Architecture, make_weights: Mak
     weights["pooled_dense/kernel"] = np.full_like(weights["pooled_dense/kernel"], np.nan)
     with pytest.raises(NonFiniteOutputError):
         prepare(Encoder(tiny, weights, most_tokens=64), reference)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bundled_preset_passes(dtype: Dtype) -> None:
+    """A trained network, whose tokens have far more in common than random weights give them, is true in both dtypes."""
+    preset = load_preset("fnet_mini_en")
+    weights = read_weights(preset.directory, preset.architecture)
+    encoder = PackedEncoder(preset.architecture, weights, dtype=dtype)
+    report = prepare(encoder, lambda tokens: encode_one(preset.architecture, weights, *tokens))
+    assert report.rows[-1] == 512
+    assert report.batch_invariant
