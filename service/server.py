@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from types import FrameType
@@ -16,6 +17,8 @@ from service.app import create_app
 from service.connections import ConnectionLimits, bounded
 from service.engine import Engine
 from service.settings import Settings
+
+_SWITCH_SECONDS = 0.0005
 
 log = structlog.get_logger("fnet.server")
 
@@ -76,6 +79,8 @@ def serve(settings: Settings) -> int:
         The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed, or the address
         could not be listened on.
     """
+    # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     failures: list[BaseException] = []
 
     def on_failure(error: BaseException) -> None:

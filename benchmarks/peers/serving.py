@@ -32,7 +32,7 @@ _WARM_UP = 2.0
 _MOST_A_SECOND = 3000
 
 # Dtypes and engines that the bundled preset is served with: another pair is another line.
-SERVED = (("jax", "float32"), ("jax", "bfloat16"), ("openvino", "bfloat16"))
+SERVED = (("jax", "float32"), ("jax", "bfloat16"), ("openvino", "float32"))
 
 
 @dataclass(frozen=True, slots=True)

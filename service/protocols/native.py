@@ -274,7 +274,9 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     """
     routes = APIRouter(tags=["native"])
 
-    async def run(call: EncodeCall, time_left: Callable[[], float]) -> tuple[list[Tokens], list[Encoding], Timings]:
+    async def run(
+        call: EncodeCall, size: int, time_left: Callable[[], float]
+    ) -> tuple[list[Tokens], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
             tokens = await engine.tokenize(
@@ -285,8 +287,8 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
             )
         else:
             preset = engine.ready().preset
-            tokens = await engine.in_worker(
-                from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
+            tokens = await engine.handled(
+                size, from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
             )
         encodings, timings = await engine.encode(tokens, time_left())
         return tokens, encodings, timings
@@ -311,9 +313,9 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine.ready()
         accept = request.headers.get("accept", "")
         body = await request.body()
-        call = await engine.in_worker(parse, body, accept, most_sequences)
+        call = await engine.handled(len(body), parse, body, accept, most_sequences)
         loaded = engine.ready()
-        tokens, encodings, request.state.timings = await run(call, request.state.time_left)
+        tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         if call.npz:
             content = await engine.in_worker(render_npz, call, encodings, lengths)
@@ -321,12 +323,11 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         else:
             pieces = render_json(call, loaded.preset.name, encodings, sum(lengths))
             media_type = "application/json"
-            if (
-                "sequence_output" in call.wire.outputs
-                and sum(lengths) * len(encodings[0].pooled_output) > _STREAM_VALUES
-            ):
+            rows = sum(lengths) if "sequence_output" in call.wire.outputs else 0
+            values = (rows + 2 * len(lengths)) * len(encodings[0].pooled_output)
+            if rows * len(encodings[0].pooled_output) > _STREAM_VALUES:
                 return StreamingResponse(streamed(engine, pieces), media_type=media_type)
-            content = await engine.in_worker(b"".join, pieces)
+            content = await engine.handled(values, b"".join, pieces)
         return Response(content, media_type=media_type)
 
     return Protocol(

@@ -730,7 +730,8 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
         preset = _served(engine, model, version).preset
         engine.ready()
         header_length = request.headers.get(HEADER_LENGTH)
-        call = await engine.in_worker(parse, await request.body(), header_length, most_sequences)
+        body = await request.body()
+        call = await engine.handled(len(body), parse, body, header_length, most_sequences)
         if call.model_name not in (None, model):
             raise refused("model_name", "is another than in the path")
         left: float = request.state.time_left()

@@ -298,7 +298,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         """Embed each input as if it were alone: the output that the model's pooling names, of length 1."""
         engine.ready()
         body = await request.body()
-        call = await engine.in_worker(parse, body, most_sequences)
+        call = await engine.handled(len(body), parse, body, most_sequences)
         preset = engine.ready().preset
         refuse_unserved(call, preset)
         tokens = await tokens_of(call)
@@ -306,7 +306,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
         )
         count = sum(len(sequence.token_ids) for sequence in tokens)
-        content = await engine.in_worker(render, call, preset.name, rows, count)
+        content = await engine.handled(rows.size, render, call, preset.name, rows, count)
         return Response(content, media_type="application/json")
 
     @routes.get(

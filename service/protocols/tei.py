@@ -442,13 +442,14 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     async def embed(request: Request) -> Response:
         """Embed each input, exactly as if it were alone; `/` is the same as `/embed`."""
         engine.ready()
-        call = await engine.in_worker(parse_embed, await request.body(), most_sequences)
+        body = await request.body()
+        call = await engine.handled(len(body), parse_embed, body, most_sequences)
         check_dimensions(call.dimensions, engine.ready().preset)
         sequences = await _sequences(engine, call)
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
         )
-        return Response(await engine.in_worker(json_array, embeddings), media_type="application/json")
+        return Response(await engine.handled(embeddings.size, json_array, embeddings), media_type="application/json")
 
     async def embed_all(request: Request) -> Response:
         """Give the vector of each token of each input, special tokens included."""

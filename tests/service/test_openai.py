@@ -591,6 +591,8 @@ def test_a_deadline_that_passes_is_a_server_error(make_held: MakeHeld) -> None:
 def test_who_does_not_serve_says_so(make_held: MakeHeld, state: Any, code: str) -> None:
     """503 with Retry-After on every route; a model that is not served is not listed."""
     held, _ = make_held()
+    if state == "draining":
+        held.engine.drain()
     held.engine.state = state
     for response in (embed(held, input="a"), held.get("/v1/models"), held.get(f"/v1/models/{MODEL}")):
         told(response, 503, code)
