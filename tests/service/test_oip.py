@@ -947,6 +947,7 @@ def test_a_draining_or_dead_service_says_so(make_held: MakeHeld) -> None:
     held, gate = make_held()
     gate.opened.set()
     for state, live in (("draining", 200), ("failed", 503)):
+        held.engine.drain()
         held.engine.state = state  # type: ignore[assignment] # one of its states
         error(infer(held, ids()), 503)
         assert held.get("/v2/health/ready").status_code == 503
