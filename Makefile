@@ -10,8 +10,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
+SECONDS ?= 60
 
-.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers soak fuzz audit lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +45,20 @@ test-clients: .venv-clients/.done  ## prove every protocol with its own clients,
 bench-peers: .venv-peers/.done .venv-infinity/.done  ## time this beside other libraries and servers (BENCH_ARGS, `--help` among them)
 	@HF_HUB_OFFLINE=1 .venv-peers/bin/python -W ignore -m benchmarks.peers $(BENCH_ARGS)
 
+soak: $(VENV)/.dev  ## mixed traffic with faults against a real process (MINUTES, 10 by default)
+	@$(VENV)/bin/python -m tests.soak.soak --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),10)
+
+fuzz: .venv-fuzz/.done  ## coverage-guided fuzzing of every protocol's parser (SECONDS, 60 by default)
+	@mkdir -p .fuzz && .venv-fuzz/bin/python tests/fuzz/fuzz_parse.py .fuzz -max_total_time=$(SECONDS) -artifact_prefix=.fuzz/ -max_len=4096
+
+audit: .venv-audit/.done  ## look the locked dependencies up in the advisory database
+	@requirements/audit
+
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-peers .venv-infinity .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-peers .venv-infinity .venv-fuzz .venv-audit .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -77,6 +87,18 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r requirements/parity.txt
 	@# keras-hub asks for tensorflow-text, 2 GB that nothing here uses.
 	@.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/parity-nodeps.txt
+	@touch $@
+
+.venv-fuzz/.done: requirements/serve.txt requirements/fuzz.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
+	@.venv-fuzz/bin/python -m pip install -q --disable-pip-version-check -r requirements/fuzz.txt
+	@.venv-fuzz/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-audit/.done: requirements/audit.txt
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install -q --disable-pip-version-check -r requirements/audit.txt
 	@touch $@
 
 .venv-distill/.done: requirements/serve.txt requirements/distill.txt pyproject.toml

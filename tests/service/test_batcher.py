@@ -386,6 +386,22 @@ def test_a_guilty_item_fails_alone(make: Make) -> None:
     assert len(runner.batches) == 1 + 2 * 3
 
 
+def test_running_out_of_memory_is_survived(make: Make) -> None:
+    """A batch too large for the machine is split; what fits by itself gets its result."""
+
+    def run(batch: list[int]) -> list[int]:
+        if len(batch) > 1:
+            raise MemoryError
+        return [item * 10 for item in batch]
+
+    batcher = Batcher[int, int](run, room=Shelf, max_queue_tokens=100)
+    jobs = [submit(batcher, 2, first=number) for number in range(5)]
+    batcher.start()
+    assert [result(job) for job in jobs] == [[number * 10] for number in range(5)]
+    assert batcher.alive
+    batcher.close()
+
+
 def test_a_guilty_item_fails_its_whole_job(make: Make) -> None:
     """A request is answered whole; its other items do not run where they had not yet."""
     runner = Runner(guilty=frozenset({1}))
