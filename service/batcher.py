@@ -311,7 +311,8 @@ class Batcher(Generic[T, R]):
 
     def _disown(self, job: Job[T, R]) -> None:
         """Take a job's name off all that it asked for; what nobody else waits for leaves the queue."""
-        for work in job.works:
+        # A job may have asked for the same thing a thousand times.
+        for work in dict.fromkeys(job.works):
             work.owners = [owner for owner in work.owners if owner[0] is not job]
             if not work.owners and work in self._queue:
                 del self._queue[work]

@@ -48,6 +48,8 @@ class _Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._in_head = True
         self._head_bytes = 0
+        # Of the message behind its head: what was body, and what was anything else, as trailers and frames of chunks.
+        self._body_bytes = self._other_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -70,9 +72,23 @@ class _Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_timer is None:
                 self._expect_head()
+        before = self._body_bytes
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.head_bytes:
-            self._refuse_head()
+        if self._in_head:
+            if self._head_bytes > self.limits.head_bytes:
+                self._refuse_head()
+            return
+        self._other_bytes += len(data) - (self._body_bytes - before)
+        # The smallest chunk has six bytes around one.
+        if self._other_bytes > 2 * self.limits.head_bytes + 8 * self._body_bytes:
+            log.info("connection refused", reason="a body with more around it than in it")
+            self._stop_clocks()
+            self.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one that comes behind the body is nothing that anybody reads."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         """Note that a head begins."""
@@ -82,7 +98,7 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that the head is there, and start the request unless it is too large."""
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._other_bytes = 0
         self._stop_head_clock()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.head_bytes:
             self._refuse_head()
@@ -91,14 +107,23 @@ class _Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body, unless the connection has been refused."""
+        self._body_bytes += len(body)
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that another head may follow."""
         self._in_head = True
+        self._stop_head_clock()
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the rest of a body that was refused early, but not for ever."""
+        if not self._in_head and not self.transport.is_closing():
+            self._stop_head_clock()
+            self._head_timer = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         """Wait for the reader, but not for ever."""

@@ -523,6 +523,27 @@ def test_one_who_leaves_does_not_take_it_from_the_others(make: Make) -> None:
     assert runner.batches == [[1]]
 
 
+def test_leaving_costs_no_more_than_was_asked_for(make: Make) -> None:
+    """Jobs of thousands of equal items, withdrawn or expired, do not hold the lock for seconds."""
+    batcher = make(Runner(), key=lambda item: item, most=10**6)
+    jobs = [batcher.submit([1] * 2_000, [1] * 2_000) for _ in range(10)]
+    looked_at = 0
+
+    class Counted(list[tuple[Job[int, int], int]]):
+        def __iter__(self) -> Iterator[tuple[Job[int, int], int]]:
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().__iter__()
+
+    (work,) = batcher._known.values()
+    work.owners = Counted(work.owners)
+    batcher.withdraw(jobs[0])
+    assert looked_at == 20_000
+    for job in jobs[1:]:
+        batcher.withdraw(job)
+    assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
+
+
 def test_a_guilty_item_fails_all_who_asked_for_it(make: Make) -> None:
     """And nobody else; the next who asks gets a run of their own."""
     runner = Runner(guilty=frozenset({1}))

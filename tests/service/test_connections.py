@@ -135,6 +135,37 @@ def test_a_large_body_is_no_large_head(start: Start) -> None:
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
+def test_trailers_without_end_are_not_kept(start: Start) -> None:
+    """Headers behind a chunked body are read by nobody; too many of them end the connection."""
+    connection = start(head_bytes=4_096)()
+    head = b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - which of many sends fails
+        connection.sendall(head)
+        for number in range(100_000):
+            connection.sendall(b"X-%d: trailer\r\n" % number)
+            if number % 100 == 0:
+                asyncio.run(asyncio.sleep(0.005))
+
+
+def test_small_chunks_are_no_attack(start: Start) -> None:
+    """A body in chunks of one byte is taken."""
+    connection = start(head_bytes=1_000)()
+    connection.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"1\r\na\r\n" * 5_000 + b"0\r\n\r\n")
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(start: Start) -> None:
+    """Its answer is there; whoever goes on to trickle is left."""
+    connection = start(head_seconds=0.5)()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - which of many sends fails
+        for _ in range(100):
+            connection.sendall(b" ")
+            asyncio.run(asyncio.sleep(0.05))
+
+
 def test_a_reader_that_does_not_read_is_left(start: Start) -> None:
     """The answer is given up, and its buffers with it."""
     connection = start(stall_seconds=0.3)()
