@@ -22,6 +22,10 @@ Side = Literal["left", "right"]
 
 # SentencePiece's sign for a space.
 _SPACE = "\u2581"
+# The field of a ModelProto (sentencepiece_model.proto).
+_NORMALIZER = 3
+# How protobuf writes a field.
+_VARINT, _EIGHT_BYTES, _DELIMITED = 0, 1, 2
 _SPECIAL_TOKENS = ("[CLS]", "[SEP]", "<pad>", "[MASK]")
 
 
@@ -73,6 +77,9 @@ class FNetTokenizer:
             self._pieces.LoadFromSerializedProto(proto)
         except RuntimeError as error:
             raise PresetError(f"{VOCABULARY_FILE}: damaged or not a SentencePiece model") from error
+        # The pieces come first and the settings last: a file that broke off between two pieces is read without a word.
+        if _NORMALIZER not in _top_fields(proto):
+            raise PresetError(f"{VOCABULARY_FILE}: damaged: it ends before its normalizer")
         for token in _SPECIAL_TOKENS:
             # An unknown piece maps to <unk>, whose own text is another one.
             if self._pieces.IdToPiece(self._pieces.PieceToId(token)) != token:
@@ -242,3 +249,32 @@ def _whole_characters(lengths: Sequence[int], origins: Sequence[int], *, spaced:
         spans.append((origins[begin], origins[0] if added else ends[end - 1]))
         begin = end
     return spans
+
+
+def _top_fields(proto: bytes) -> set[int]:
+    """Return the numbers of a protobuf message's fields, none of them looked into."""
+    found: set[int] = set()
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = proto[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:  # noqa: PLR2004 - the last one has no upper bit
+                return value
+
+    while place < len(proto):
+        key = varint()
+        found.add(key >> 3)
+        kind = key & 7
+        if kind == _DELIMITED:
+            place += varint()
+        elif kind == _VARINT:
+            varint()
+        else:
+            place += 8 if kind == _EIGHT_BYTES else 4
+    return found

@@ -241,7 +241,7 @@ def test_threads_may_share_a_tokenizer(tokenizer: FNetTokenizer) -> None:
         assert list(pool.map(tokenizer.encode, texts)) == [tokenizer.encode(text) for text in texts]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.1, 0.5, 0.999999])
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.1, 0.3, 0.5, 0.999999])
 def test_a_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
     """Wherever a download broke off, the file is told to be damaged."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: damaged") as caught:
@@ -382,10 +382,13 @@ def test_a_place_is_what_a_piece_was_made_of(tokenizer: FNetTokenizer, text: str
     "text", ["日本語 日", "e\u0301 a", "\U0001f469\u200d\U0001f467", "stra\xdfe \u1e9e"], ids=ascii
 )
 def test_pieces_leave_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
-    """Whether the vocabulary knows a script or not, the places of its pieces are the whole text."""
+    """Whether the vocabulary knows a script or not, the places of its pieces are the whole text.
+
+    Two pieces share a character that was written out: the `ss` of an `ß`.
+    """
     pieces = tokenizer.pieces(text)
     assert (pieces[0].start, pieces[-1].stop) == (0, len(text))
-    assert all(before.stop == after.start for before, after in pairwise(pieces))
+    assert all(before.start <= after.start <= before.stop for before, after in pairwise(pieces))
 
 
 def test_leading_spaces_belong_to_no_piece(tokenizer: FNetTokenizer) -> None:
