@@ -272,7 +272,8 @@ def _top_fields(proto: bytes) -> set[int]:
         found.add(key >> 3)
         kind = key & 7
         if kind == _DELIMITED:
-            place += varint()
+            size = varint()  # which moves the place itself
+            place += size
         elif kind == _VARINT:
             varint()
         else:
