@@ -31,6 +31,7 @@ Batching = Callable[[Sequence[int]], list[list[int]]]
 OURS: tuple[tuple[str, Dtype], ...] = (
     ("jax", "float32"),
     ("jax", "bfloat16"),
+    ("openvino", "float32"),
     ("openvino", "bfloat16"),
 )
 
