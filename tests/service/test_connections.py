@@ -20,13 +20,14 @@ GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer `/large` without end, `/slow` after a while, and anything else at once."""
+    """Answer `/large` with 64 MiB, `/slow` after a while, and anything else at once."""
     if scope["path"] == "/slow":
         await asyncio.sleep(1.0)
     if scope["path"] == "/large":
 
         async def parts() -> AsyncIterator[bytes]:
-            while True:
+            # No connection buffers as much; and yet it ends, for nobody tells it that its reader was left.
+            for _ in range(1_000):
                 yield bytes(1 << 16)
 
         await StreamingResponse(parts())(scope, receive, send)
@@ -74,6 +75,7 @@ class _InThread:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(HANG)
+        assert not self._thread.is_alive(), "the server does not end"
 
 
 def all_of(connection: socket.socket) -> bytes:
