@@ -1,20 +1,12 @@
-"""The command `fnet-service`."""
+"""The command `fnet-service`: its verbs, each in `service.commands`."""
 
 from __future__ import annotations
-
-import itertools
-import logging
-import os
-import sys
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NoReturn, get_args
 
 import click
 
 from service import __version__
-from service.settings import Settings, SettingsError, option, variable
+from service.commands.bench import bench
+from service.commands.serve import serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,110 +15,5 @@ def main() -> None:
     """Serve embeddings from Fourier encoders (FNet)."""
 
 
-def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting."""
-    for name, field in reversed(Settings.model_fields.items()):
-        default = "" if field.default in (None, []) else f" Default: {field.default}."
-        text = f"{field.description}{default} [{variable(name)}]"
-        command = click.option(option(name), name, default=None, metavar="VALUE", help=text)(command)
-    return command
-
-
-def _stop(reason: object, code: int) -> NoReturn:
-    click.echo(f"fnet-service: {reason}", err=True)
-    sys.exit(code)
-
-
-@main.command()
-@_settings_options
-def serve(**options: Any) -> None:
-    """Serve a preset over HTTP.
-
-    Every option is also an environment variable; options win. Exits with 0 after a clean shutdown, 1 if the model could
-    not be loaded or its worker failed, and 2 for a bad setting.
-    """
-    try:
-        settings = Settings.load(os.environ, options)
-    except SettingsError as error:
-        _stop(error, 2)
-    from service import logs, server  # noqa: PLC0415 - JAX takes a second; help and a bad setting are told at once
-
-    logs.configure(settings.log_format, settings.log_level)
-    sys.exit(server.serve(settings))
-
-
-@main.command()
-@click.option("--preset", default=None, metavar="VALUE", help="As for `serve`.")
-@click.option("--engine", "engines", multiple=True, metavar="VALUE", help="Repeatable; every installed one by default.")
-@click.option("--dtype", "dtypes", multiple=True, metavar="VALUE", help="Repeatable; float32 and bfloat16 by default.")
-@click.option("--rounds", type=click.IntRange(1), help="Turns that each has; 5 by default, 2 with --quick.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for everything that is measured.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="File for a plot, .png or .svg.")
-@click.option("--quick", is_flag=True, help="Fewer and shorter turns, for a first look.")
-def bench(
-    preset: str | None,
-    engines: Sequence[str],
-    dtypes: Sequence[str],
-    rounds: int | None,
-    json_file: Path | None,
-    plot_file: Path | None,
-    *,
-    quick: bool,
-) -> None:
-    """Measure this machine: a table of speed, latency, memory and time to ready.
-
-    Engines and dtypes take turns, and are held against what the best library at hand reaches in matrix products in the
-    same run. The settings FNET_… hold as they do for `serve`, but for engine and dtype. Exits with 1 if the preset
-    cannot be loaded or does not run, and 2 for a bad setting.
-    """
-    engines = engines or [name for name in _choices("engine") if name == "jax" or find_spec(name) is not None]
-    try:
-        chosen = [
-            Settings.load(os.environ, {"preset": preset, "engine": engine, "dtype": dtype})
-            for engine, dtype in itertools.product(dict.fromkeys(engines), dict.fromkeys(dtypes or _choices("dtype")))
-        ]
-    except SettingsError as error:
-        _stop(error, 2)
-    if plot_file is not None and plot_file.suffix not in (".png", ".svg"):
-        _stop(f"--plot: {plot_file}: neither .png nor .svg", 2)
-    if plot_file is not None and find_spec("matplotlib") is None:
-        _stop("--plot: matplotlib is not installed: pip install 'fnet-encode[bench]'", 2)
-    for name, file in (("--json", json_file), ("--plot", plot_file)):
-        # Told now, not after minutes of measuring.
-        if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
-            _stop(f"{name}: {file}: cannot be written", 2)
-    from service import logs  # noqa: PLC0415 - as in `serve`
-    from service.bench import measure, report, results  # noqa: PLC0415
-
-    logs.configure("console", "error")
-    # What the engine cannot do is told in one line, below.
-    logging.getLogger("fnet").setLevel(logging.CRITICAL)
-    tell = _progress()
-    try:
-        plan = measure.quick_plan(rounds) if quick else measure.full_plan(rounds)
-        result = measure.measure([measure.engine_options(settings) for settings in chosen], plan, tell)
-    except results.BenchError as error:
-        tell("")
-        _stop(error, 1)
-    tell("")
-    click.echo(report.table(result), nl=False)
-    try:
-        if json_file is not None:
-            json_file.write_text(report.as_json(result), "utf-8")
-        if plot_file is not None:
-            from service.bench.plot import plot  # noqa: PLC0415 - an extra
-
-            plot(result, plot_file)
-    except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}", 1)
-
-
-def _choices(setting: str) -> tuple[str, ...]:
-    return get_args(Settings.model_fields[setting].annotation)
-
-
-def _progress() -> Callable[[str], None]:
-    """Return what shows a line of progress in place of the last one, if anybody looks."""
-    if not sys.stderr.isatty():
-        return lambda _text: None
-    return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+main.add_command(serve)
+main.add_command(bench)

@@ -1,0 +1,40 @@
+"""`fnet-service serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from service.commands.stop import stop
+from service.settings import Settings, SettingsError, option, variable
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default in (None, []) else f" Default: {field.default}."
+        text = f"{field.description}{default} [{variable(name)}]"
+        command = click.option(option(name), name, default=None, metavar="VALUE", help=text)(command)
+    return command
+
+
+@click.command()
+@_settings_options
+def serve(**options: Any) -> None:
+    """Serve a preset over HTTP.
+
+    Every option is also an environment variable; options win. Exits with 0 after a clean shutdown, 1 if the model could
+    not be loaded or its worker failed, and 2 for a bad setting.
+    """
+    try:
+        settings = Settings.load(os.environ, options)
+    except SettingsError as error:
+        stop(error, 2)
+    from service import logs, server  # noqa: PLC0415 - JAX takes a second; help and a bad setting are told at once
+
+    logs.configure(settings.log_format, settings.log_level)
+    sys.exit(server.serve(settings))
