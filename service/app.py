@@ -24,6 +24,7 @@ from service.middleware import (
     Bodies,
     Context,
     Departures,
+    Heads,
     Keys,
     Refusals,
     Render,
@@ -80,7 +81,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         ),
         exception_handlers={
             ServiceError: _on_service_error(metrics.observe, render),
-            HTTPException: _on_http_exception(render),
+            HTTPException: _on_http_exception(metrics.observe, render),
         },
     )
     app.state.engine, app.state.metrics = engine, metrics
@@ -128,6 +129,7 @@ def _middleware(
         expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length"],
     )
     return [
+        Middleware(Heads),
         Middleware(Context, metrics.answered, routes),
         *([cors] if settings.cors_origins else []),
         Middleware(Refusals, refuse, settings.request_timeout),
@@ -155,7 +157,7 @@ def _on_service_error(observe: Callable[[Record], None], render: Render) -> Any:
     return handle
 
 
-def _on_http_exception(render: Render) -> Any:
+def _on_http_exception(observe: Callable[[Record], None], render: Render) -> Any:
     async def handle(request: Request, error: HTTPException) -> Response:
         """Put the framework's own refusals into the tree of `service.errors`."""
         refusals: dict[int, ServiceError] = {
@@ -163,6 +165,7 @@ def _on_http_exception(render: Render) -> Any:
             STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
         }
         refusal = refusals.get(error.status_code, InternalError("an unexpected error occurred"))
+        observe(RequestRejected(refusal.code))
         response = render(request.url.path, refusal)
         response.headers.update(error.headers or {})
         return response

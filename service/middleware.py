@@ -1,6 +1,6 @@
 """What every request passes before its route: an id and a clock, the key, limits of its body, its client's leaving.
 
-Plain ASGI, outermost first: `Context`, `Refusals`, `Keys`, `Bodies`, `Departures`.
+Plain ASGI, outermost first: `Heads`, `Context`, `Refusals`, `Keys`, `Bodies`, `Departures`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,24 @@ _OPEN_ASSETS = "/docs/assets/"
 _UNMATCHED = "unmatched"
 
 log = structlog.get_logger("fnet.http")
+
+
+class Heads:
+    """Answers HEAD wherever there is a GET, with the same headers (RFC 9110, section 9.3.2); the server sends no body.
+
+    Args:
+        app: The rest.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # A copy: the server knows by its own that no body is to follow.
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 class Context:
@@ -264,19 +282,36 @@ class Bodies:
 
 # zlib's codes for the two containers; some clients send deflate without one.
 _WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
+# Each copies what follows it: a body of nothing but empty ones would take minutes.
+_MOST_MEMBERS = 256
 
 
 def _inflate(data: bytes, encoding: str, most: int) -> bytes | None:
     """Return inflated bytes, or nothing if there are more than `most`."""
     for bits in _WINDOW_BITS[encoding]:
-        inflater = zlib.decompressobj(bits)
         with suppress(zlib.error):
-            body = inflater.decompress(data, most + 1)
-            if len(body) > most:
-                return None
-            if inflater.eof and not inflater.unused_data:
-                return body
+            return _inflate_members(data, bits, most, 1 if encoding == "deflate" else _MOST_MEMBERS)
     raise BadRequestError(f"the body is not {encoding} as its Content-Encoding says")
+
+
+def _inflate_members(data: bytes, bits: int, most: int, most_members: int) -> bytes | None:
+    """Inflate members that follow each other, as gzip may have them (RFC 1952, section 2.2).
+
+    Raises:
+        zlib.error: There is anything else, or too much of it.
+    """
+    body = bytearray()
+    for _ in range(most_members):
+        inflater = zlib.decompressobj(bits)
+        body += inflater.decompress(data, most + 1 - len(body))
+        if len(body) > most:
+            return None
+        if not inflater.eof:
+            break
+        data = inflater.unused_data
+        if not data:
+            return bytes(body)
+    raise zlib.error("no end of it")
 
 
 class Departures:

@@ -344,6 +344,27 @@ def test_a_route_has_its_methods(service: Service) -> None:
     problem(service.post("/health"), 405, "method_not_allowed")
 
 
+def test_a_head_is_answered_like_a_get(service: Service) -> None:
+    """Wherever there is one (RFC 9110, section 9.3.2); what checks a health route often asks so."""
+    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/v1/info", "/v1/models", "/v2/health/ready"):
+        response = service.run(service.http.head(path))
+        assert (path, response.status_code) == (path, 200)
+        assert response.headers["content-type"] == service.get(path).headers["content-type"]
+    assert service.run(service.http.head("/v1/encode")).status_code == 405
+
+
+def test_every_refusal_is_counted(make_held: MakeHeld) -> None:
+    """By its code, those of the framework among them."""
+    held, _ = make_held()
+    held.get("/nothing")
+    held.get("/v1/encode")
+    held.post("/v1/encode", content=b"{")
+    held.encode(texts=[])
+    exposition = held.get("/metrics").text
+    for code in ("not_found", "method_not_allowed", "bad_request", "invalid_input"):
+        assert f'fnet_rejected_total{{reason="{code}"}} 1.0' in exposition
+
+
 def test_a_body_has_a_limit_however_it_comes(service: Service) -> None:
     """413 by its length, in pieces, and inflated."""
     large = b'{"texts": "' + b"a" * (1 << 20) + b'"}'
@@ -695,8 +716,14 @@ def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
         service.get(f"/{number}")
         service.post(f"/v1/encode/{number}?key={number}", json={})
     assert set(scrape()) == before
-    templates = {route.path for route in service.app.routes if hasattr(route, "path")} | {"unmatched"}
-    templates |= {"/v1/encode", "/health", "/health/live", "/health/ready", "/v1/info", "/metrics"}
+    templates = {
+        *service.get("/openapi.json").json()["paths"],
+        "/docs",
+        "/docs/assets",
+        "/openapi.json",
+        "/",
+        "unmatched",
+    }
     assert {dict(labels)["route"] for name, labels in before if name == "fnet_requests_total"} <= templates
 
 

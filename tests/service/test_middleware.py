@@ -402,6 +402,20 @@ def test_a_bomb_takes_no_memory(ask: Ask) -> None:
     assert peak < 8 * most
 
 
+def test_gzip_may_come_in_members(ask: Ask) -> None:
+    """As block compressors and `cat` write it; all of them together are under the limit, and there are not too many."""
+    app = in_context(Bodies(echo, LIMIT))
+    headers = {"Content-Encoding": "gzip"}
+    assert (
+        ask(app, content=gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(b"two"), headers=headers).content
+        == b"one two"
+    )
+    response = ask(app, content=gzip.compress(b"x" * LIMIT) + gzip.compress(b"x"), headers=headers)
+    assert (response.status_code, code(response)) == (413, "body_too_large")
+    wide = in_context(Bodies(echo, 1 << 20))
+    assert ask(wide, content=gzip.compress(b"") * 20_000, headers=headers).status_code == 400
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("damage", ["cut", "noise", "plain", "empty", "more"])
 def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> None:
