@@ -41,6 +41,11 @@ BUILT_IN_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+BUILT_IN_ARCHITECTURES = {
+    "f_net_base_en": Architecture(vocabulary_size=32_000, num_layers=12, hidden_dim=768, intermediate_dim=3072),
+    "f_net_large_en": Architecture(vocabulary_size=32_000, num_layers=24, hidden_dim=1024, intermediate_dim=4096),
+}
+
 # What a preset consists of: a hub's repository may hold more, and none of that is wanted here.
 PRESET_FILES = [
     "config.json",
@@ -184,29 +189,82 @@ def locate(handle: str, cache_dir: Path | None = None) -> Path:
     Raises:
         PresetError: The handle names nothing, or the download failed.
     """
-    check_handle(handle)
-    if handle in bundled_presets():
-        return BUNDLED_DIRECTORY / handle
-    source = BUILT_IN_PRESETS[handle]["kaggle_handle"] if handle in BUILT_IN_PRESETS else handle
-    if "://" not in source:
-        return Path(handle)
-    cache = cache_dir or default_cache_dir()
-    record = cache / "presets" / (re.sub(r"[^\w.-]+", "--", source) + ".json")
-    if (known := _recorded(record, source)) is not None:
+    if (known := find(handle, cache_dir)) is not None:
         return known
-    download = _download_kaggle if source.startswith("kaggle://") else _download_hugging_face
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        directory = download(source.split("://", 1)[1], cache)
-    except Exception as error:
-        # The clients raise dozens of types; all mean that the preset could not be had, and the first line says why.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PresetError(f"preset {handle!r}: download failed: {reason}") from error
+    source, cache = hub_handle(handle), cache_dir or default_cache_dir()
+    directory = _download(handle, source, cache, PRESET_FILES)
+    record = _record(source, cache)
     record.parent.mkdir(parents=True, exist_ok=True)
     unfinished = record.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"handle": source, "directory": str(directory)}))
     unfinished.replace(record)
     return directory
+
+
+def find(handle: str, cache_dir: Path | None = None) -> Path | None:
+    """Return the local directory of a preset as `locate` does, or nothing where it would have to be downloaded.
+
+    Raises:
+        PresetError: The handle names nothing.
+    """
+    check_handle(handle)
+    if handle in bundled_presets():
+        return BUNDLED_DIRECTORY / handle
+    source = hub_handle(handle)
+    if "://" not in source:
+        return Path(handle)
+    return _recorded(_record(source, cache_dir or default_cache_dir()), source)
+
+
+def hub_handle(handle: str) -> str:
+    """Return where a built-in name's files are published; another handle as it is."""
+    return str(BUILT_IN_PRESETS[handle]["kaggle_handle"]) if handle in BUILT_IN_PRESETS else handle
+
+
+def downloaded_presets(cache_dir: Path | None = None) -> dict[str, Path]:
+    """Return the presets that were downloaded: the hub's handle of each, and its directory."""
+    found: dict[str, Path] = {}
+    for record in sorted(((cache_dir or default_cache_dir()) / "presets").glob("*.json")):
+        try:
+            source = str(json.loads(record.read_text())["handle"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if (directory := _recorded(record, source)) is not None:
+            found[source] = directory
+    return found
+
+
+def download_files(handle: str, files: list[str], cache_dir: Path | None = None) -> Path:
+    """Download a repository's files from Hugging Face, whatever they are; the client resumes and keeps them.
+
+    Args:
+        handle: `hf://owner/name[@revision]`.
+        files: Patterns of the names that are wanted.
+        cache_dir: Where downloads are kept; see `default_cache_dir`.
+
+    Raises:
+        PresetError: The handle is malformed, or the download failed.
+    """
+    if not handle.startswith("hf://"):
+        raise PresetError(f"{handle!r}: expected the form hf://owner/name[@revision]")
+    check_handle(handle)
+    return _download(handle, handle, cache_dir or default_cache_dir(), files)
+
+
+def _record(source: str, cache: Path) -> Path:
+    """Return the file that tells of a finished download."""
+    return cache / "presets" / (re.sub(r"[^\w.-]+", "--", source) + ".json")
+
+
+def _download(handle: str, source: str, cache: Path, files: list[str]) -> Path:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        scheme, name = source.split("://", 1)
+        return _download_kaggle(name, cache) if scheme == "kaggle" else _download_hugging_face(name, cache, files)
+    except Exception as error:
+        # The clients raise dozens of types; all mean that the preset could not be had, and the first line says why.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PresetError(f"preset {handle!r}: download failed: {reason}") from error
 
 
 def _recorded(record: Path, source: str) -> Path | None:
@@ -227,14 +285,12 @@ def _download_kaggle(handle: str, cache: Path) -> Path:
     return Path(kagglehub.model_download(handle))
 
 
-def _download_hugging_face(handle: str, cache: Path) -> Path:
+def _download_hugging_face(handle: str, cache: Path, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - needed for downloads only
 
     name, _, revision = handle.partition("@")
     return Path(
-        snapshot_download(
-            repo_id=name, revision=revision or None, cache_dir=str(cache / "hf"), allow_patterns=PRESET_FILES
-        )
+        snapshot_download(repo_id=name, revision=revision or None, cache_dir=str(cache / "hf"), allow_patterns=files)
     )
 
 
