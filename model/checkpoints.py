@@ -1,7 +1,7 @@
-"""Weight files: Keras `.weights.h5` (one file, sharded, or with older internal paths) and Hugging Face safetensors.
+"""Keras weight files, `.weights.h5`: in one file, sharded, or with older internal paths.
 
-Both become the same thing, a dictionary from the names of `Architecture.variable_shapes` to NumPy arrays. Files are
-taken as untrusted: links inside them are not followed, nothing is unpickled, and a shape is checked before it is read.
+They become a dictionary from the names of `Architecture.variable_shapes` to NumPy arrays. Files are taken as untrusted:
+links inside them are not followed, nothing is unpickled, and a shape is checked before it is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from model.architecture import MOST_LAYERS, Architecture, Shape
+from model.architecture import Architecture, Shape
 from model.errors import PresetError
 
 Weights = Mapping[str, npt.NDArray[Any]]
@@ -46,29 +46,6 @@ _ROOTS = ("layers", "_layer_checkpoint_dependencies")
 
 # A plain file name: an index is not to lead out of its directory.
 _SHARD = re.compile(r"[\w-][\w.-]{0,199}\.weights\.h5", re.ASCII)
-
-# Hugging Face's FNetModel, its kernels [out, in].
-_HUGGING_FACE_NAMES: dict[str, str] = {
-    "token_embedding/embeddings": "embeddings.word_embeddings.weight",
-    "position_embedding/embeddings": "embeddings.position_embeddings.weight",
-    "segment_embedding/embeddings": "embeddings.token_type_embeddings.weight",
-    "embeddings_layer_norm/gamma": "embeddings.LayerNorm.weight",
-    "embeddings_layer_norm/beta": "embeddings.LayerNorm.bias",
-    "embedding_projection/kernel": "embeddings.projection.weight",
-    "embedding_projection/bias": "embeddings.projection.bias",
-    "pooled_dense/kernel": "pooler.dense.weight",
-    "pooled_dense/bias": "pooler.dense.bias",
-}
-_HUGGING_FACE_LAYER_NAMES: dict[str, str] = {
-    "mixing_layer_norm/gamma": "fourier.output.LayerNorm.weight",
-    "mixing_layer_norm/beta": "fourier.output.LayerNorm.bias",
-    "intermediate_dense/kernel": "intermediate.dense.weight",
-    "intermediate_dense/bias": "intermediate.dense.bias",
-    "output_dense/kernel": "output.dense.weight",
-    "output_dense/bias": "output.dense.bias",
-    "output_layer_norm/gamma": "output.LayerNorm.weight",
-    "output_layer_norm/beta": "output.LayerNorm.bias",
-}
 
 
 def read_weights(directory: Path, architecture: Architecture) -> dict[str, npt.NDArray[np.float32]]:
@@ -111,7 +88,10 @@ def write_weights(path: Path, weights: Weights, dtype: npt.DTypeLike = np.float3
     filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compressed else {}
     with h5py.File(path, "w") as file:
         for name, array in weights.items():
-            file.create_dataset(f"layers/{_keras_paths(name)[0]}", data=np.asarray(array).astype(dtype), **filters)
+            path = f"layers/{_keras_paths(name)[0]}"
+            stored = file.create_dataset(path, data=np.asarray(array).astype(dtype), **filters)
+            if np.dtype(dtype) == ml_dtypes.bfloat16:
+                stored.attrs["dtype"] = "bfloat16"  # Keras's mark: HDF5 has no such type
 
 
 def weights_digest(directory: Path) -> str:
@@ -122,78 +102,6 @@ def weights_digest(directory: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def read_hugging_face(directory: Path) -> tuple[Architecture, dict[str, npt.NDArray[np.float32]]]:
-    """Read a Hugging Face FNet checkpoint, `config.json` and `model.safetensors`.
-
-    Heads are left out. Pickled checkpoints (`pytorch_model.bin`) are not opened.
-
-    Raises:
-        PresetError: A file is missing or damaged, describes another model, or a variable does not fit.
-    """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - not needed to serve a Keras preset
-
-    architecture = _hugging_face_architecture(directory)
-    file = "model.safetensors"
-    if not (directory / file).is_file():
-        raise PresetError(f"{file}: missing; a pickled pytorch_model.bin is not opened, save it as safetensors")
-    weights = {}
-    try:
-        with safe_open(directory / file, framework="numpy") as stored:
-            # A model saved with a head keeps the encoder under a prefix.
-            names = {key.removeprefix("fnet."): key for key in stored.keys()}  # noqa: SIM118 - it is no mapping
-            for name, shape in architecture.variable_shapes().items():
-                theirs = _hugging_face_name(name)
-                if theirs not in names:
-                    raise PresetError(f"{file}: tensor {theirs} is missing")
-                array = stored.get_tensor(names[theirs]).astype(np.float32)
-                array = np.ascontiguousarray(array.T) if name.endswith("/kernel") else array
-                if array.shape != shape:
-                    raise PresetError(f"{file}: tensor {theirs} gives shape {array.shape}, expected {shape}")
-                if not np.isfinite(array).all():
-                    raise PresetError(f"{file}: tensor {theirs} holds values that are not finite")
-                weights[name] = array
-    # An element type that NumPy has no name for is an AttributeError.
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise PresetError(f"{file}: not readable: {(str(error) or type(error).__name__).splitlines()[0]}") from error
-    return architecture, weights
-
-
-def _hugging_face_architecture(directory: Path) -> Architecture:
-    try:
-        config = json.loads((directory / "config.json").read_bytes())
-        if config.get("model_type") != "fnet":
-            raise PresetError(f"config.json: model_type is {reprlib.repr(config.get('model_type'))}, expected 'fnet'")
-        if config["hidden_act"] not in ("gelu_new", "gelu_pytorch_tanh"):
-            raise PresetError(f"config.json: hidden_act is {reprlib.repr(config['hidden_act'])}, expected 'gelu_new'")
-        if config["layer_norm_eps"] != 1e-12:  # noqa: PLR2004 - the value that FNet was published with
-            raise PresetError(
-                f"config.json: layer_norm_eps is {reprlib.repr(config['layer_norm_eps'])}, expected 1e-12"
-            )
-        architecture = Architecture(
-            vocabulary_size=int(config["vocab_size"]),
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_dim=int(config["hidden_size"]),
-            intermediate_dim=int(config["intermediate_size"]),
-            dropout=float(config["hidden_dropout_prob"]),
-            max_sequence_length=int(config["max_position_embeddings"]),
-            num_segments=int(config["type_vocab_size"]),
-        )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
-        if isinstance(error, PresetError):
-            raise
-        raise PresetError(f"config.json: not a Hugging Face FNet configuration: {error}") from error
-    if not 0 <= architecture.num_layers <= MOST_LAYERS:
-        raise PresetError(f"config.json: num_hidden_layers is {architecture.num_layers}, expected 0 to {MOST_LAYERS}")
-    return architecture
-
-
-def _hugging_face_name(name: str) -> str:
-    if name.startswith("layers/"):
-        _, index, variable = name.split("/", 2)
-        return f"encoder.layer.{index}.{_HUGGING_FACE_LAYER_NAMES[variable]}"
-    return _HUGGING_FACE_NAMES[name]
 
 
 def _keras_paths(name: str) -> tuple[str, ...]:

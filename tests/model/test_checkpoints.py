@@ -21,12 +21,12 @@ from model.architecture import Architecture
 from model.checkpoints import (
     SHARD_INDEX_FILE,
     WEIGHTS_FILE,
-    read_hugging_face,
     read_weights,
     weights_digest,
     write_weights,
 )
 from model.errors import PresetError
+from model.hugging_face import read_hugging_face
 
 Weights = dict[str, npt.NDArray[np.float32]]
 MakeWeights = Callable[[Architecture], Weights]
@@ -550,12 +550,11 @@ def test_a_narrow_checkpoint_becomes_float32(hugging_face: Path, weights: Weight
     assert_same(read_hugging_face(hugging_face)[1], expected)
 
 
-def test_a_pickled_checkpoint_is_not_opened(hugging_face: Path) -> None:
-    """Where there is only pytorch_model.bin, the message says what to do instead."""
-    (hugging_face / "model.safetensors").rename(hugging_face / "pytorch_model.bin")
-    message = refusal(lambda: read_hugging_face(hugging_face), "model.safetensors")
-    assert "pytorch_model.bin is not opened" in message
-    assert "safetensors" in message
+def test_a_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
+    """With the names of the files that would do."""
+    (hugging_face / "model.safetensors").unlink()
+    message = refusal(lambda: read_hugging_face(hugging_face), str(hugging_face))
+    assert "neither model.safetensors nor pytorch_model.bin" in message
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import transformers
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
-from model.checkpoints import read_hugging_face
 from model.encoder import Encoding, PackedEncoder, Tokens
+from model.hugging_face import read_hugging_face
 from model.programs import Dtype
 
 Float32s = npt.NDArray[np.float32]
