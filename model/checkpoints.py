@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.architecture import Architecture, Shape
-from model.errors import PresetError
+from model.errors import PresetError, shown
 
 Weights = Mapping[str, npt.NDArray[Any]]
 
@@ -126,7 +125,7 @@ def _weight_files(directory: Path) -> list[str]:
         raise PresetError(f"{SHARD_INDEX_FILE}: not readable as an index of shards") from error
     for file in files:
         if not _SHARD.fullmatch(file):
-            raise PresetError(f"{SHARD_INDEX_FILE}: shard {reprlib.repr(file)} is not the name of a .weights.h5 file")
+            raise PresetError(f"{SHARD_INDEX_FILE}: shard {shown(file)} is not the name of a .weights.h5 file")
         if not (directory / file).is_file():
             raise PresetError(f"{file}: missing, although {SHARD_INDEX_FILE} names it")
     return files

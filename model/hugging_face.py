@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.architecture import MOST_LAYERS, Architecture
-from model.errors import PresetError
+from model.errors import PresetError, shown
 
 # What a checkpoint consists of; weights as torch.save writes them only where there are no others.
 SAFETENSORS_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
@@ -115,7 +114,7 @@ def _shards(directory: Path, index: str) -> list[str]:
         raise PresetError(f"{index}: not readable as an index of shards") from error
     for file in files:
         if not _SHARD.fullmatch(file):
-            raise PresetError(f"{index}: {reprlib.repr(file)} is not the name of a .safetensors or .bin file")
+            raise PresetError(f"{index}: {shown(file)} is not the name of a .safetensors or .bin file")
         if not (directory / file).is_file():
             raise PresetError(f"{file}: missing, although {index} names it")
     return files
@@ -163,13 +162,11 @@ def _architecture(directory: Path) -> Architecture:
     try:
         config = json.loads((directory / "config.json").read_bytes())
         if config.get("model_type") != "fnet":
-            raise PresetError(f"config.json: model_type is {reprlib.repr(config.get('model_type'))}, expected 'fnet'")
+            raise PresetError(f"config.json: model_type is {shown(config.get('model_type'))}, expected 'fnet'")
         if config["hidden_act"] not in ("gelu_new", "gelu_pytorch_tanh"):
-            raise PresetError(f"config.json: hidden_act is {reprlib.repr(config['hidden_act'])}, expected 'gelu_new'")
+            raise PresetError(f"config.json: hidden_act is {shown(config['hidden_act'])}, expected 'gelu_new'")
         if config["layer_norm_eps"] != 1e-12:  # noqa: PLR2004 - the value that FNet was published with
-            raise PresetError(
-                f"config.json: layer_norm_eps is {reprlib.repr(config['layer_norm_eps'])}, expected 1e-12"
-            )
+            raise PresetError(f"config.json: layer_norm_eps is {shown(config['layer_norm_eps'])}, expected 1e-12")
         architecture = Architecture(
             vocabulary_size=int(config["vocab_size"]),
             num_layers=int(config["num_hidden_layers"]),

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from model.architecture import MOST_LAYERS, Architecture
-from model.errors import PresetError
+from model.errors import PresetError, shown
 
 BUNDLED_DIRECTORY = Path(__file__).parent / "bundled"
 DEFAULT_PRESET = "fnet_mini_en"
@@ -325,7 +324,7 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
     )
     if not _NAME.fullmatch(preset.name):
         wanted = "letters, digits, dots, dashes and underscores"
-        raise PresetError(f"metadata.json: fnet_service.name is {reprlib.repr(preset.name)}, expected {wanted}")
+        raise PresetError(f"metadata.json: fnet_service.name is {shown(preset.name)}, expected {wanted}")
     if isinstance(preset.padding, int) and preset.padding > architecture.max_sequence_length:
         raise PresetError(
             f"metadata.json: fnet_service.padding is {preset.padding}, "
@@ -334,10 +333,20 @@ def read_preset(directory: Path, name: str | None = None) -> Preset:
     return preset
 
 
+def service_block(directory: Path) -> dict[str, Any]:
+    """Return the block `fnet_service` of a preset's metadata, unchecked but for being an object; empty without one.
+
+    Raises:
+        PresetError: `metadata.json` is no JSON, or the block no object.
+    """
+    document = _read_json(directory, "metadata.json", required=False)
+    return _Fields("metadata.json", document).block("fnet_service").values
+
+
 def _read_network(directory: Path) -> tuple[Architecture, str]:
     document = _read_json(directory, "config.json")
     if "class_name" not in document and "model_type" in document:
-        theirs = reprlib.repr(document["model_type"])
+        theirs = shown(document["model_type"])
         raise PresetError(f"config.json: a Hugging Face model of type {theirs}, not a Keras preset; convert it first")
     _check_class(document, "config.json", ("FNetBackbone",))
     fields = _Fields("config.json", document).block("config")
@@ -363,9 +372,7 @@ def _read_dtype(fields: _Fields) -> str:
         policy = fields.block("dtype").block("config")
         value = policy.get("name", None) or policy.block("default_policy").block("config").get("name", None)
     if value not in _DTYPES:
-        raise PresetError(
-            f"{fields.place('dtype')} is {reprlib.repr(value)}, expected {' or '.join(map(repr, _DTYPES))}"
-        )
+        raise PresetError(f"{fields.place('dtype')} is {shown(value)}, expected {' or '.join(map(repr, _DTYPES))}")
     return str(value)
 
 
@@ -397,14 +404,14 @@ def _read_padding(block: _Fields, default: int) -> Padding:
         padding: Padding = value
         return padding
     raise PresetError(
-        f"{block.place('padding')} is {reprlib.repr(value)}, expected 'none', 'max_length' or a positive integer"
+        f"{block.place('padding')} is {shown(value)}, expected 'none', 'max_length' or a positive integer"
     )
 
 
 def _check_class(document: dict[str, Any], file: str, expected: tuple[str, ...]) -> None:
     found = document.get("class_name")
     if found not in expected:
-        raise PresetError(f"{file}: class_name is {reprlib.repr(found)}, expected {' or '.join(map(repr, expected))}")
+        raise PresetError(f"{file}: class_name is {shown(found)}, expected {' or '.join(map(repr, expected))}")
 
 
 def _read_json(directory: Path, file: str, *, required: bool = True) -> dict[str, Any]:
@@ -452,21 +459,19 @@ class _Fields:
     def integer(self, key: str, *, least: int, default: int | None = None) -> int:
         value = self._typed(key, int, default, "an integer")
         if not least <= value <= 1 << 31:
-            raise PresetError(
-                f"{self.place(key)} is {reprlib.repr(value)}, expected an integer from {least} to {1 << 31}"
-            )
+            raise PresetError(f"{self.place(key)} is {shown(value)}, expected an integer from {least} to {1 << 31}")
         return int(value)
 
     def share(self, key: str, *, default: float) -> float:
         value = self.get(key, default)
         if type(value) not in (int, float) or not 0 <= value < 1:
-            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected a number in [0, 1)")
+            raise PresetError(f"{self.place(key)} is {shown(value)}, expected a number in [0, 1)")
         return float(value)
 
     def choice(self, key: str, choices: tuple[Any, ...], *, default: Any) -> Any:
         value = self.get(key, default)
         if value not in choices:
-            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected {' or '.join(map(repr, choices))}")
+            raise PresetError(f"{self.place(key)} is {shown(value)}, expected {' or '.join(map(repr, choices))}")
         return value
 
     def _typed(self, key: str, kind: type, default: Any, wanted: str) -> Any:
@@ -474,5 +479,5 @@ class _Fields:
         if value is None:
             raise PresetError(f"{self.place(key)} is missing, expected {wanted}")
         if type(value) is not kind:
-            raise PresetError(f"{self.place(key)} is {reprlib.repr(value)}, expected {wanted}")
+            raise PresetError(f"{self.place(key)} is {shown(value)}, expected {wanted}")
         return value
