@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +300,126 @@ def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_p
         process.wait_until(lambda: status("sesame-two") == 200)
         assert status("sesame-one") == 401
     assert "sesame" not in "".join(process.lines)
+
+
+class Fleet:
+    """Clients under way to whichever processes are ready, as a balancer's list of endpoints has it: a moment late.
+
+    Attributes:
+        answers: Status of each answer, or the name of what was raised instead.
+        wrong: Answers that were not what the sequence gives alone.
+    """
+
+    def __init__(self, processes: list[Process]) -> None:
+        self.processes = processes
+        self.answers: list[int | str] = []
+        self.wrong = 0
+        self._ready: list[str] = []
+        self._stopped = threading.Event()
+        self._ids = [[4, 7 + number, *range(10, 10 + number), 5] for number in range(12)]
+        with httpx.Client(base_url=processes[0].url, timeout=HANG) as client:
+            processes[0].wait_until(lambda: client.get("/health").status_code == 200)
+            self._expected = [self._ask(client, ids).json() for ids in self._ids]
+        self._threads = [threading.Thread(target=self._watch), *(threading.Thread(target=self._go) for _ in range(6))]
+
+    def _ask(self, client: httpx.Client, ids: list[int], url: str = "") -> httpx.Response:
+        return client.post(f"{url}/v1/encode", json={"token_ids": [ids], "outputs": ["pooled_output"]})
+
+    def _watch(self) -> None:
+        with httpx.Client(timeout=HANG) as client:
+            while not self._stopped.wait(0.1):
+                ready = []
+                for process in list(self.processes):
+                    with suppress(httpx.TransportError):
+                        if client.get(f"{process.url}/health/ready").status_code == 200:
+                            ready.append(process.url)
+                self._ready = ready
+
+    def _go(self) -> None:
+        # Its connections are kept and used again, as those of any client.
+        with httpx.Client(timeout=HANG) as client:
+            for turn in itertools.count():
+                if self._stopped.is_set():
+                    return
+                ready = self._ready
+                if not ready:
+                    time.sleep(0.01)
+                    continue
+                which = turn % len(self._ids)
+                try:
+                    answer = self._ask(client, self._ids[which], ready[turn % len(ready)])
+                except httpx.TransportError as error:
+                    self.answers.append(type(error).__name__)
+                    continue
+                self.answers.append(answer.status_code)
+                self.wrong += answer.json() != self._expected[which]
+
+    def start(self) -> None:
+        """Let the clients go."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let each finish what it asked last."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(HANG)
+
+    def wait_ready(self, count: int) -> None:
+        """Wait until as many processes are seen to be ready."""
+        self.processes[-1].wait_until(lambda: len(self._ready) == count)
+
+    def wait_answers(self, more: int) -> None:
+        """Wait until the clients have got as many answers more."""
+        wanted = len(self.answers) + more
+        self.processes[-1].wait_until(lambda: len(self.answers) >= wanted)
+
+
+def test_a_rolling_restart_loses_nothing(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Each of two processes makes way for a new one under load: every request is answered, and with the same bits."""
+
+    def one() -> Process:
+        return start("--shutdown-delay", "1", FNET_PRESET=str(tiny_preset), FNET_MAX_BATCH_TOKENS="64")
+
+    fleet = Fleet([one(), one()])
+    fleet.start()
+    try:
+        fleet.wait_ready(2)
+        fleet.wait_answers(50)
+        for _ in range(2):
+            fleet.processes.append(one())
+            fleet.wait_ready(3)
+            old = fleet.processes[0]
+            old.signal(signal.SIGTERM)
+            assert old.end() == 0
+            fleet.processes.remove(old)
+            fleet.wait_answers(50)
+    finally:
+        fleet.stop()
+    assert set(fleet.answers) == {200}
+    assert fleet.wrong == 0
+
+
+def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Nobody waits for it, nobody gets half an answer for a whole one, and the next one gives the same bits."""
+
+    def one() -> Process:
+        return start(FNET_PRESET=str(tiny_preset), FNET_MAX_BATCH_TOKENS="64")
+
+    first = one()
+    fleet = Fleet([first])
+    fleet.start()
+    try:
+        fleet.wait_ready(1)
+        fleet.wait_answers(50)
+        first.signal(signal.SIGKILL)
+        assert first.end() == -signal.SIGKILL
+        fleet.processes[:] = [one()]
+        fleet.wait_ready(1)
+        fleet.wait_answers(50)
+    finally:
+        fleet.stop()
+    broken = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}
+    assert 200 in fleet.answers
+    assert set(fleet.answers) <= {200, *broken}
+    assert fleet.wrong == 0
