@@ -87,8 +87,8 @@ def write_weights(path: Path, weights: Weights, dtype: npt.DTypeLike = np.float3
     filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compressed else {}
     with h5py.File(path, "w") as file:
         for name, array in weights.items():
-            path = f"layers/{_keras_paths(name)[0]}"
-            stored = file.create_dataset(path, data=np.asarray(array).astype(dtype), **filters)
+            place = f"layers/{_keras_paths(name)[0]}"
+            stored = file.create_dataset(place, data=np.asarray(array).astype(dtype), **filters)
             if np.dtype(dtype) == ml_dtypes.bfloat16:
                 stored.attrs["dtype"] = "bfloat16"  # Keras's mark: HDF5 has no such type
 

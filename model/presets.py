@@ -261,9 +261,18 @@ def _download(handle: str, source: str, cache: Path, files: list[str]) -> Path:
         scheme, name = source.split("://", 1)
         return _download_kaggle(name, cache) if scheme == "kaggle" else _download_hugging_face(name, cache, files)
     except Exception as error:
-        # The clients raise dozens of types; all mean that the preset could not be had, and the first line says why.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PresetError(f"preset {handle!r}: download failed: {reason}") from error
+        # The clients raise dozens of types; all mean that the preset could not be had.
+        raise PresetError(f"preset {handle!r}: download failed: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what a client says; what the system says, where that is beneath it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (socket.gaierror, ConnectionError, TimeoutError)) and cause.strerror:
+            return f"the hub cannot be reached: {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _recorded(record: Path, source: str) -> Path | None:

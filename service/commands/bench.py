@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 import click
 
+from service.commands.progress import progress
 from service.commands.stop import stop
 from service.settings import Settings, SettingsError
 
@@ -63,7 +63,7 @@ def bench(
     logs.configure("console", "error")
     # What the engine cannot do is told in one line, below.
     logging.getLogger("fnet").setLevel(logging.CRITICAL)
-    tell = _progress()
+    tell = progress()
     try:
         plan = measure.quick_plan(rounds) if quick else measure.full_plan(rounds)
         result = measure.measure([measure.engine_options(settings) for settings in chosen], plan, tell)
@@ -85,10 +85,3 @@ def bench(
 
 def _choices(setting: str) -> tuple[str, ...]:
     return get_args(Settings.model_fields[setting].annotation)
-
-
-def _progress() -> Callable[[str], None]:
-    """Return what shows a line of progress in place of the last one, if anybody looks."""
-    if not sys.stderr.isatty():
-        return lambda _text: None
-    return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)

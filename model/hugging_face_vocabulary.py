@@ -1,0 +1,150 @@
+"""The vocabulary of a Hugging Face checkpoint as a SentencePiece model, which is what a preset keeps.
+
+`spiece.model` is one already. `tokenizer.json` holds the same pieces and scores in other words, as long as it is a
+unigram model; what cannot be said in SentencePiece's words is refused, never left out without a word.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from model.errors import PresetError
+from model.tokenizer import FNetTokenizer
+
+_SENTENCEPIECE, _TOKENIZER, _OPTIONS = "spiece.model", "tokenizer.json", "tokenizer_config.json"
+_MOST_BYTES = 64 << 20
+
+
+def read_vocabulary(directory: Path) -> bytes | None:
+    """Return a checkpoint's vocabulary as a serialised SentencePiece model, or nothing where it has none.
+
+    Raises:
+        PresetError: It is damaged, lacks a special token, or does with texts what a preset's tokenizer does not.
+    """
+    if not any((directory / file).is_file() for file in (_SENTENCEPIECE, _TOKENIZER)):
+        return None
+    _check_options(_read(directory / _OPTIONS) if (directory / _OPTIONS).is_file() else {})
+    if (directory / _SENTENCEPIECE).is_file():
+        file, proto = _SENTENCEPIECE, (directory / _SENTENCEPIECE).read_bytes()
+    else:
+        file = _TOKENIZER
+        try:
+            proto = _sentencepiece(_read(directory / file))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, PresetError):
+                raise
+            problem = f"not a unigram tokenizer as transformers writes it: {type(error).__name__} {error}"
+            raise PresetError(f"{file}: {problem}") from error
+    try:
+        FNetTokenizer(proto)
+    except PresetError as error:
+        raise PresetError(f"{file}: {str(error).partition(': ')[2]}") from error
+    return proto
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for field, wanted in (("do_lower_case", False), ("keep_accents", True)):
+        if options.get(field, wanted) is not wanted:
+            problem = f"{field} is {reprlib.repr(options[field])}, which a SentencePiece vocabulary cannot be told"
+            raise PresetError(f"{_OPTIONS}: {problem}; expected {str(wanted).lower()}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise PresetError(f"{path.name}: larger than {_MOST_BYTES:,} bytes")
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, PresetError):
+            raise
+        raise PresetError(f"{path.name}: not readable as JSON: {str(error).splitlines()[0]}") from error
+    if not isinstance(document, dict):
+        raise PresetError(f"{path.name}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _sentencepiece(document: dict[str, Any]) -> bytes:
+    """Return a SentencePiece model with the pieces, scores and normalisation of a `tokenizer.json`."""
+    from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - protobuf, for this alone
+
+    protos: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    model = document["model"]
+    # Files from before a type was told are known by what they hold.
+    if model.get("type", "Unigram") != "Unigram" or model.get("byte_fallback"):
+        kind = "one with byte_fallback" if model.get("byte_fallback") else reprlib.repr(model["type"])
+        raise PresetError(f"{_TOKENIZER}: its model is {kind}, expected a plain 'Unigram'; bring spiece.model instead")
+    pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
+    added = {int(token["id"]): token for token in document.get("added_tokens") or []}
+    for token_id in sorted(added):
+        if token_id == len(pieces):
+            pieces.append((str(added[token_id]["content"]), 0.0))
+    kinds = protos.ModelProto.SentencePiece
+    proto = protos.ModelProto()
+    for token_id, (piece, score) in enumerate(pieces):
+        kind = kinds.NORMAL
+        if token_id == model["unk_id"]:
+            kind = kinds.UNKNOWN
+        elif token_id in added:
+            # A control piece is never found in a text, a user's own always.
+            kind = kinds.CONTROL if added[token_id].get("special") else kinds.USER_DEFINED
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    names = [piece for piece, _ in pieces]
+    proto.trainer_spec.model_type = protos.TrainerSpec.UNIGRAM
+    proto.trainer_spec.vocab_size = len(pieces)
+    proto.trainer_spec.unk_id = int(model["unk_id"])
+    proto.trainer_spec.unk_piece = names[int(model["unk_id"])]
+    for field, piece in (("bos", "<s>"), ("eos", "</s>"), ("pad", "<pad>")):
+        setattr(proto.trainer_spec, f"{field}_id", names.index(piece) if piece in names else -1)
+        setattr(proto.trainer_spec, f"{field}_piece", piece)
+    charsmap = _charsmap(document.get("normalizer"))
+    proto.normalizer_spec.name = "precompiled" if charsmap else "identity"
+    proto.normalizer_spec.precompiled_charsmap = charsmap
+    proto.normalizer_spec.add_dummy_prefix = _adds_prefix(document.get("pre_tokenizer"))
+    proto.normalizer_spec.remove_extra_whitespaces = True
+    proto.normalizer_spec.escape_whitespaces = True
+    return bytes(proto.SerializeToString())
+
+
+def _flat(step: Any, inner: str) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a normaliser or pre-tokenizer, which may be a sequence of them."""
+    if step is None:
+        return
+    if step["type"] == "Sequence":
+        for each in step[inner]:
+            yield from _flat(each, inner)
+    else:
+        yield step
+
+
+def _charsmap(normalizer: Any) -> bytes:
+    charsmap = b""
+    for step in _flat(normalizer, "normalizers"):
+        match step["type"]:
+            case "Precompiled":
+                charsmap = base64.b64decode(step["precompiled_charsmap"] or "")
+            # Quotation marks, which keras-hub's tokenizer leaves as they are, and spaces, which SentencePiece joins.
+            case "Replace" | "Strip":
+                pass
+            case kind:
+                problem = (
+                    f"it normalises texts by {reprlib.repr(kind)}, which a SentencePiece vocabulary cannot be told"
+                )
+                raise PresetError(f"{_TOKENIZER}: {problem}")
+    return charsmap
+
+
+def _adds_prefix(pre_tokenizer: Any) -> bool:
+    for step in _flat(pre_tokenizer, "pretokenizers"):
+        if step["type"] == "Metaspace":
+            return bool(step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True))
+        if step["type"] != "WhitespaceSplit":
+            problem = (
+                f"it splits texts by {reprlib.repr(step['type'])}, which a SentencePiece vocabulary cannot be told"
+            )
+            raise PresetError(f"{_TOKENIZER}: {problem}")
+    return True
