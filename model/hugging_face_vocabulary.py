@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.errors import PresetError
+from model.errors import PresetError, shown
 from model.tokenizer import FNetTokenizer
 
 _SENTENCEPIECE, _TOKENIZER, _OPTIONS = "spiece.model", "tokenizer.json", "tokenizer_config.json"
@@ -50,7 +49,7 @@ def read_vocabulary(directory: Path) -> bytes | None:
 def _check_options(options: dict[str, Any]) -> None:
     for field, wanted in (("do_lower_case", False), ("keep_accents", True)):
         if options.get(field, wanted) is not wanted:
-            problem = f"{field} is {reprlib.repr(options[field])}, which a SentencePiece vocabulary cannot be told"
+            problem = f"{field} is {shown(options[field])}, which a SentencePiece vocabulary cannot be told"
             raise PresetError(f"{_OPTIONS}: {problem}; expected {str(wanted).lower()}")
 
 
@@ -76,7 +75,7 @@ def _sentencepiece(document: dict[str, Any]) -> bytes:
     model = document["model"]
     # Files from before a type was told are known by what they hold.
     if model.get("type", "Unigram") != "Unigram" or model.get("byte_fallback"):
-        kind = "one with byte_fallback" if model.get("byte_fallback") else reprlib.repr(model["type"])
+        kind = "one with byte_fallback" if model.get("byte_fallback") else shown(model["type"])
         raise PresetError(f"{_TOKENIZER}: its model is {kind}, expected a plain 'Unigram'; bring spiece.model instead")
     pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
     added = {int(token["id"]): token for token in document.get("added_tokens") or []}
@@ -131,9 +130,7 @@ def _charsmap(normalizer: Any) -> bytes:
             case "Replace" | "Strip":
                 pass
             case kind:
-                problem = (
-                    f"it normalises texts by {reprlib.repr(kind)}, which a SentencePiece vocabulary cannot be told"
-                )
+                problem = f"it normalises texts by {shown(kind)}, which a SentencePiece vocabulary cannot be told"
                 raise PresetError(f"{_TOKENIZER}: {problem}")
     return charsmap
 
@@ -143,8 +140,6 @@ def _adds_prefix(pre_tokenizer: Any) -> bool:
         if step["type"] == "Metaspace":
             return bool(step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True))
         if step["type"] != "WhitespaceSplit":
-            problem = (
-                f"it splits texts by {reprlib.repr(step['type'])}, which a SentencePiece vocabulary cannot be told"
-            )
+            problem = f"it splits texts by {shown(step['type'])}, which a SentencePiece vocabulary cannot be told"
             raise PresetError(f"{_TOKENIZER}: {problem}")
     return True

@@ -69,7 +69,7 @@ class TorchFile:
         self._file = path.name
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of damage, zipfile raises a dozen types
             problem = "damaged, or written before torch 1.6; save it anew as safetensors"
             raise PresetError(f"{self._file}: not a zip archive: {problem}") from error
         try:
