@@ -50,6 +50,8 @@ class _Connection(HttpToolsProtocol):
         self._head_bytes = 0
         # Of the message behind its head: what was body, and what was anything else, as trailers and frames of chunks.
         self._body_bytes = self._other_bytes = 0
+        # Of the bytes being taken, those that are body, of whichever message.
+        self._body_taken = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -72,13 +74,13 @@ class _Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_timer is None:
                 self._expect_head()
-        before = self._body_bytes
+        self._body_taken = 0
         super().data_received(data)
         if self._in_head:
             if self._head_bytes > self.limits.head_bytes:
                 self._refuse_head()
             return
-        self._other_bytes += len(data) - (self._body_bytes - before)
+        self._other_bytes += len(data) - self._body_taken
         # The smallest chunk has six bytes around one.
         if self._other_bytes > 2 * self.limits.head_bytes + 8 * self._body_bytes:
             log.info("connection refused", reason="a body with more around it than in it")
@@ -108,6 +110,7 @@ class _Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body, unless the connection has been refused."""
         self._body_bytes += len(body)
+        self._body_taken += len(body)
         if not self.transport.is_closing():
             super().on_body(body)
 

@@ -137,6 +137,19 @@ def test_a_large_body_is_no_large_head(start: Start) -> None:
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
+def test_a_connection_is_used_again_after_a_large_body(start: Start) -> None:
+    """What a message is counted for is forgotten with it."""
+    connection = start()()
+    head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+    for size in (1 << 20, 3, 1 << 20, 0, 3):
+        connection.sendall(head % size + b"x" * size)
+        answer = b""
+        while not answer.endswith(b"here"):
+            answer += (part := connection.recv(1 << 16))
+            assert part, "the connection was closed"
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_trailers_without_end_are_not_kept(start: Start) -> None:
     """Headers behind a chunked body are read by nobody; too many of them end the connection."""
     connection = start(head_bytes=4_096)()
