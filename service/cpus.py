@@ -1,15 +1,53 @@
 """How many processors this process may use: a container's limit is a share of time, which libraries do not look at.
 
-They count the processors of the machine, start a thread on each, and use up a period's share in a moment; then the
-kernel halts all of them until the next period.
+They count the processors that they may run on, start a thread on each, and use up a period's share in a moment; then
+the kernel halts all of them until the next period.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+
+import structlog
+
+log = structlog.get_logger("fnet.cpus")
+
+
+def narrow(system: Path = Path("/")) -> Callable[[], None]:
+    """Run on no more processors than `processors` says, until what is returned is called.
+
+    In between libraries are to be loaded and to count. They go on with as many threads after it, which may then run
+    anywhere again: several containers on one machine would else end up on the same few processors while others idle.
+
+    Args:
+        system: As for `processors`.
+
+    Returns:
+        What lets all threads run where this process could before. Calling it again does nothing.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    count = processors(system)
+    if count >= len(allowed):
+        return lambda: None
+    # Threads inherit it, and so does what they start.
+    os.sched_setaffinity(0, random.sample(sorted(allowed), count))
+    log.info("processors limited", processors=count, of=len(allowed))
+    narrowed = True
+
+    def widen() -> None:
+        nonlocal narrowed
+        if narrowed:
+            narrowed = False
+            for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names are wanted
+                with suppress(OSError):  # a thread may just have ended
+                    os.sched_setaffinity(int(thread), allowed)
+
+    return widen
 
 
 def processors(system: Path = Path("/")) -> int:

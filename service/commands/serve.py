@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,12 @@ def serve(**options: Any) -> None:
         settings = Settings.load(os.environ, options)
     except SettingsError as error:
         stop(error, 2)
-    from service import logs, server  # noqa: PLC0415 - JAX takes a second; help and a bad setting are told at once
+    # The first process of a container ignores what nobody handles; until the server does, ending is all there is to do.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from service import cpus, logs  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
 
     logs.configure(settings.log_format, settings.log_level)
-    sys.exit(server.serve(settings))
+    widen = cpus.narrow()
+    from service import server  # noqa: PLC0415 - what it loads counts processors
+
+    sys.exit(server.serve(settings, on_loaded=widen))
