@@ -5,22 +5,16 @@ The client takes its hub's address from the environment when it is imported, so 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from tests.hub import Hub, running
 
-COMMIT = "0" * 39 + "1"
 # The client keeps what it has in blocks of 10 MiB.
 KEPT = 10 << 20
 CUT_AFTER = KEPT + 1_000_000
@@ -37,99 +31,20 @@ except PresetError as error:
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves one repository, `team/fnet`, by the hub's API; breaks off the next `cuts` transfers of the weights."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = {str(path.relative_to(SOURCE)): path.read_bytes() for path in SOURCE.rglob("*") if path.is_file()}
-        self.files["training_state.bin"] = b"no part of a preset"
-        self.cuts = 0
-        self.cut_after = CUT_AFTER
-        self.asked: list[tuple[str, str, str | None]] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def log_message(self, *_arguments: Any) -> None:
-        """Print nothing."""
-
-    def _answer(self) -> None:
-        path = self.path.split("?")[0]
-        self.server.asked.append((self.command, path, self.headers.get("Range")))
-        if path.startswith("/api/models/team/fnet/"):
-            files = self.server.files.items()
-            document: Any = {
-                "id": "team/fnet",
-                "sha": COMMIT,
-                "siblings": [{"rfilename": name, "size": len(data)} for name, data in files],
-            }
-            if "/tree/" in path:
-                document = [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324 - git's ids
-                    for name, data in files
-                ]
-            self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
-            return
-        name = path.partition("/resolve/")[2].partition("/")[2]
-        data = self.server.files.get(name)
-        if data is None:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._send(206 if start else 200, data[start:], headers)
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if self.path.endswith("model.weights.h5") and self.server.cuts:
-            self.server.cuts -= 1
-            body, self.close_connection = body[: self.server.cut_after], True
-        self.wfile.write(body)
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """Run the hub while a test runs."""
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A hub with the bundled preset."""
+    with running(SOURCE) as hub:
+        hub.cut_after = CUT_AFTER
+        yield hub
 
 
 def load(hub: Hub, handle: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """Load a preset in a new process whose hub is `hub`."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HOME": str(cache / "home"),
-        "NO_PROXY": "127.0.0.1",
-    }
     command = [sys.executable, "-c", LOAD, handle, str(cache)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, env=hub.environment(cache / "home"), capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_a_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp_path: Path) -> None:
