@@ -6,6 +6,7 @@ Every service has a registry of its own. Labels are bounded: routes are template
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -28,9 +29,32 @@ _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
+MODEL_LABELS = ("preset", "preset_version", "digest", "dtype", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What there is to know of a metric before it has a value.
+
+    Attributes:
+        name: As it is scraped.
+        kind: `counter`, `gauge`, `histogram` or `info`.
+        labels: Names of its labels.
+        help: What it means.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
 
 class Metrics:
     """Everything that is counted and timed.
+
+    Attributes:
+        registry: Where all of it is, with what the client library knows of the process and its Python.
+        descriptions: Of each metric of our own.
 
     Args:
         queue_tokens: Gives the tokens that wait now.
@@ -47,13 +71,16 @@ class Metrics:
         result_bytes: Callable[[], float] = lambda: 0,
     ) -> None:
         registry = self.registry = CollectorRegistry()
+        self.descriptions: list[Description] = []
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
         def histogram(name: str, help_: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+            self.descriptions.append(Description(name, "histogram", labels, help_))
             return Histogram(name, help_, labels, buckets=buckets, registry=registry)
 
         def counter(name: str, help_: str, labels: tuple[str, ...] = ()) -> Counter:
+            self.descriptions.append(Description(f"{name}_total", "counter", labels, help_))
             return Counter(name, help_, labels, registry=registry)
 
         self._requests = counter("fnet_requests", "Requests answered.", ("route", "status"))
@@ -74,6 +101,7 @@ class Metrics:
         self._compilations = counter("fnet_compilations", "Programs compiled while serving; more than 0 is a defect.")
         self._non_finite = counter("fnet_non_finite", "Outputs that were NaN or infinite.")
         self._model = Info("fnet_model", "The model that is served.", registry=registry)
+        self.descriptions.append(Description("fnet_model_info", "info", MODEL_LABELS, "The model that is served."))
         for name, help_, read in (
             ("fnet_queue_tokens", "Tokens that wait.", queue_tokens),
             ("fnet_queue_requests", "Requests that wait.", queue_requests),
@@ -81,6 +109,7 @@ class Metrics:
             ("fnet_ready", "1 when the service is ready, else 0.", lambda: float(ready())),
         ):
             Gauge(name, help_, registry=registry).set_function(read)
+            self.descriptions.append(Description(name, "gauge", (), help_))
 
     def observe(self, record: Record) -> None:
         """Take note of a record."""

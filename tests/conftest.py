@@ -3,6 +3,94 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
 
 # Nothing here may reach for a hub, whatever the machine would allow.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).parent.parent
+HANG = 120.0
+
+
+@contextmanager
+def _serving(*command: str) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {**os.environ, "FNET_PORT": str(port), "PORT": str(port)}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + HANG
+            while not _ready(f"http://127.0.0.1:{port}"):
+                assert process.poll() is None, "the server ended before it was ready"
+                assert time.monotonic() < deadline, "the server was not ready in time"
+                time.sleep(0.2)
+            yield f"127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=HANG)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """Serve the bundled preset by a command, on a free port; gives the address once it is ready."""
+    return _serving
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[str]:
+    """The address of the bundled preset's service."""
+    with _serving(f"{sys.prefix}/bin/fnet-service", "serve") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def typed() -> Callable[[str, str, Path], str]:
+    """Run what a page tells to type, with a running service's address in place of the page's; gives what it prints."""
+
+    def run(command: str, address: str, directory: Path) -> str:
+        command = command.replace("127.0.0.1:8000", address).replace(".venv/bin/", f"{sys.prefix}/bin/")
+        # Files of the project are named as from its root.
+        command = re.sub(r"(?<= )(docs|examples)(?=[ /])", rf"{ROOT}/\1", command)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],  # noqa: S607 - found on the path, as the reader's shell is
+            cwd=directory,
+            env={**os.environ, "SERVICE_URL": f"http://{address}"},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=HANG,
+        ).stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def programmed(typed: Callable[[str, str, Path], str]) -> Callable[[str, str, Path], None]:
+    """Run a program of a page; it has to print what the comment behind its last `print` says."""
+
+    def run(program: str, address: str, directory: Path) -> None:
+        (directory / "program.py").write_text(program.replace("127.0.0.1:8000", address))
+        said = re.findall(r"print\(.*\)  # (.*)", program)
+        printed = typed(".venv/bin/python -W ignore program.py", address, directory)
+        assert printed.strip().splitlines() == said
+
+    return run

@@ -1,0 +1,43 @@
+"""Find the paragraphs of a folder that are nearest to a question: `search.py FOLDER QUESTION`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.client import Client
+
+URL = "http://127.0.0.1:8000"
+AT_A_TIME = 256
+FEWEST_WORDS = 6
+
+
+def paragraphs(folder: Path) -> list[tuple[Path, str]]:
+    """Return each paragraph of the text files below a folder, with the file that it stands in."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in (".md", ".txt"))
+    parts = ((file, part.strip()) for file in files for part in file.read_text("utf-8").split("\n\n"))
+    return [(file, " ".join(part.split())) for file, part in parts if len(part.split()) >= FEWEST_WORDS]
+
+
+def main(folder: Path, question: str) -> None:
+    """Embed every paragraph and the question, and print the nearest."""
+    found = paragraphs(folder)
+    with Client(os.environ.get("SERVICE_URL", URL)) as client:
+
+        def embed(texts: list[str]) -> Any:
+            return client.encode(texts, outputs=["pooled_output"], normalize=True, truncate=True).pooled_output
+
+        texts = [text for _, text in found]
+        vectors = np.concatenate([embed(texts[i : i + AT_A_TIME]) for i in range(0, len(texts), AT_A_TIME)])
+        scores = vectors @ embed([question])[0]
+    for i in np.argsort(-scores)[:3]:
+        file, text = found[i]
+        print(f"{scores[i]:.2f}  {file.relative_to(folder)}: {text[:80]}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
