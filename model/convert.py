@@ -15,9 +15,10 @@ import numpy.typing as npt
 from model import keras_documents
 from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.errors import PresetError
-from model.hugging_face import OTHER_FILES, SAFETENSORS_FILES, TORCH_FILES, read_hugging_face
+from model.hugging_face import OTHER_FILES, SAFETENSORS_FILES, TORCH_FILES, read_architecture, read_hugging_face
 from model.hugging_face_vocabulary import read_vocabulary
 from model.presets import CARD_FILE, VOCABULARY_FILE, Padding, Pooling, download_files, read_preset
+from model.tokenizer import FNetTokenizer
 from model.verify import fingerprint
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
@@ -78,6 +79,7 @@ def convert(
             `destination` is taken; or writing failed.
     """
     _check_free(destination, force=force)
+    read_architecture(source)  # told first, if it is another model's
     vocabulary = read_vocabulary(source) if tokenizer else None
     if tokenizer and vocabulary is None:
         raise PresetError(f"{source}: holds neither spiece.model nor tokenizer.json; a preset without takes ids only")
@@ -112,7 +114,8 @@ def convert(
             progress("reading back what was written")
             metadata["fnet_service"] |= fingerprint(directory)
             keras_documents.write(directory / "metadata.json", metadata)
-            read_preset(directory)
+            if (preset := read_preset(directory)).has_tokenizer:
+                FNetTokenizer.from_preset(preset)
             _place(directory, destination, Path(work))
     except OSError as error:
         raise PresetError(f"{error.filename or destination}: {error.strerror or error}") from error

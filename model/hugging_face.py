@@ -66,7 +66,7 @@ def read_hugging_face(
     Raises:
         PresetError: A file is missing or damaged, describes another model, or a variable does not fit.
     """
-    architecture = _architecture(directory)
+    architecture = read_architecture(directory)
     file, parts = _weight_files(directory)
     shapes = architecture.variable_shapes()
     weights = {}
@@ -158,7 +158,12 @@ def _unreadable(path: Path, error: Exception) -> PresetError:
     return PresetError(f"{path.name}: not readable: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
-def _architecture(directory: Path) -> Architecture:
+def read_architecture(directory: Path) -> Architecture:
+    """Read a checkpoint's `config.json`.
+
+    Raises:
+        PresetError: It is missing or damaged, or describes another model.
+    """
     try:
         config = json.loads((directory / "config.json").read_bytes())
         if config.get("model_type") != "fnet":

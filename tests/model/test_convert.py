@@ -244,6 +244,15 @@ def test_what_is_no_preset_is_never_replaced(checkpoint: Path, destination: Path
     convert(checkpoint, destination, force=force)
 
 
+def test_a_vocabulary_larger_than_the_network_is_refused(checkpoint: Path, destination: Path) -> None:
+    """Its last ids would have no vectors."""
+    document = json.loads((checkpoint / "tokenizer.json").read_text())
+    document["model"]["vocab"].append(["one too many", -20.0])
+    edit(checkpoint / "tokenizer.json", model=document["model"])
+    assert "has 261 tokens, more than" in refusal(lambda: convert(checkpoint, destination))
+    assert not destination.exists()
+
+
 def test_values_beyond_a_narrow_type_are_refused(checkpoint: Path, destination: Path) -> None:
     """float16 ends at 65,504: what it cannot hold is told, not made infinite."""
     tensors = load_file(checkpoint / "model.safetensors")
