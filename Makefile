@@ -11,8 +11,11 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
 SECONDS ?= 60
+# The container image, and the lock file of requirements/ that goes into it: serve, openvino or cuda.
+IMAGE ?= fnet-encode
+EXTRA ?= serve
 
-.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers soak fuzz audit lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers soak fuzz audit image test-image lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,15 @@ fuzz: .venv-fuzz/.done  ## coverage-guided fuzzing of every protocol's parser (S
 
 audit: .venv-audit/.done  ## look the locked dependencies up in the advisory database
 	@requirements/audit
+
+image:  ## build the container image, and its bill of materials in dist/ (IMAGE, EXTRA, BUILD_ARGS)
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' service/__init__.py); \
+		docker build $(BUILD_ARGS) --build-arg EXTRA=$(EXTRA) --build-arg VERSION=$$version \
+			--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $(IMAGE):$$version --tag $(IMAGE):local .
+	@mkdir -p dist && docker run --rm --network none --entrypoint cat $(IMAGE):local /usr/share/fnet-encode/sbom.cdx.json >dist/sbom.cdx.json
+
+test-image: $(VENV)/.dev  ## build the image and run it and the compose file in Docker (BUILD_ARGS, COMPOSE_OVERRIDE)
+	@$(VENV)/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -s tests/image $(TEST_ARGS)
 
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
