@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from model import keras_documents
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE, read_weights, write_weights
 from model.layers import (
@@ -243,21 +242,8 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         directory = Path(preset_dir)
         directory.mkdir(parents=True, exist_ok=True)
         write_weights(directory / WEIGHTS_FILE, self.named_weights())
-        config = {
-            "module": "keras_hub.src.models.f_net.f_net_backbone",
-            "class_name": "FNetBackbone",
-            "config": self.get_config(),
-            "registered_name": "keras_hub>FNetBackbone",
-        }
-        metadata = {
-            "keras_version": keras.version(),
-            # The release whose layout this is: keras-hub compares it with its own before it reads on.
-            "keras_hub_version": "0.32.0",
-            "parameter_count": self.architecture.parameter_count,
-            "date_saved": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d@%H:%M:%S"),
-        }
-        for name, document in (("config.json", config), ("metadata.json", metadata)):
-            (directory / name).write_text(json.dumps(document, indent=4) + "\n")
+        keras_documents.write(directory / "config.json", keras_documents.backbone(self.get_config()))
+        keras_documents.write(directory / "metadata.json", keras_documents.metadata_of(self.architecture))
 
     def named_weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return every variable as float32, by the names of `Architecture.variable_shapes`."""

@@ -18,6 +18,11 @@ def network(architecture: Architecture) -> dict[str, Any]:
     """Return `config.json` of a network that computes in float32."""
     fields = {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}
     config = {"name": "f_net_backbone", "trainable": True, "dtype": _dtype_policy("float32"), **fields}
+    return backbone(config)
+
+
+def backbone(config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config.json` of a network whose constructor takes `config`."""
     return _serialised("backbone", "FNetBackbone", config)
 
 

@@ -100,8 +100,9 @@ def test_each_library_has_its_place() -> None:
     assert importers("jax") == {"jax_programs"}
     assert importers("openvino") == {"openvino_programs"}
     assert importers("keras") == {"backbone", "layers"}
-    assert importers("h5py") == importers("safetensors") == {"checkpoints"}
-    assert importers("sentencepiece") == {"tokenizer"}
+    assert importers("h5py") == {"checkpoints"}
+    assert importers("safetensors") == {"hugging_face"}
+    assert importers("sentencepiece") == {"tokenizer", "hugging_face_vocabulary"}
     assert importers("kagglehub") == importers("huggingface_hub") == {"presets"}
 
 
@@ -115,6 +116,8 @@ def test_arrows_point_one_way() -> None:
     assert arrows["presets"] == {"architecture", "errors"}
     assert arrows["tokenizer"] == {"presets", "errors"}
     assert arrows["checkpoints"] == {"architecture", "errors"}
+    assert arrows["hugging_face"] == {"architecture", "errors", "torch_file"}
+    assert arrows["torch_file"] == {"errors"}
     engines = {"jax_programs", "openvino_programs"}
     assert arrows["encoder"] == {"architecture", "checkpoints", "fourier", "packing", "programs"} | engines
     assert arrows["programs"] == {"checkpoints", "fourier"}
