@@ -26,6 +26,8 @@ Weights = Mapping[str, npt.NDArray[Any]]
 
 WEIGHTS_FILE = "model.weights.h5"
 SHARD_INDEX_FILE = "model.weights.json"
+# A line a variable; networks of any size have a few hundred.
+_MAX_INDEX_BYTES = 1 << 20
 
 # Where Keras puts each variable: groups are named by layer class, counted from the second of a class on. A second
 # spelling is the one of releases in which the token embedding was a plain Embedding layer.
@@ -119,9 +121,13 @@ def _weight_files(directory: Path) -> list[str]:
     if not index.is_file():
         raise PresetError(f"{WEIGHTS_FILE}: missing from the preset directory {directory}, and no {SHARD_INDEX_FILE}")
     try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise PresetError(f"{SHARD_INDEX_FILE}: larger than {_MAX_INDEX_BYTES:,} bytes")
         listed = json.loads(index.read_bytes())["weight_map"].values()
         files = sorted({str(file) for entry in listed for file in ([entry] if isinstance(entry, str) else entry)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, PresetError):
+            raise
         raise PresetError(f"{SHARD_INDEX_FILE}: not readable as an index of shards") from error
     for file in files:
         if not _SHARD.fullmatch(file):

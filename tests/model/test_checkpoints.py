@@ -421,6 +421,7 @@ def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
         b'{"weight_map": []}',
         b'{"weight_map": {"a": 7}}',
         b"[" * 100_000,
+        b'{"weight_map": {}}' + b" " * (1 << 20),
     ],
     ids=lambda content: repr(content[:30]),
 )
