@@ -18,8 +18,11 @@ import transformers
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
+from model.checkpoints import read_weights
+from model.convert import convert
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.hugging_face import read_hugging_face
+from model.presets import load_preset
 from model.programs import Dtype
 
 Float32s = npt.NDArray[np.float32]
@@ -175,3 +178,22 @@ def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
         weights["layers/1/output_dense/kernel"],
         network.encoder.layer[1].output.dense.weight.float().detach().numpy().T,
     )
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_a_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
+    """A network with its heads, saved either way, becomes a preset that computes the same."""
+    network = randomised(transformers.FNetForPreTraining(transformers.FNetConfig(**SMALL)))
+    network.save_pretrained(tmp_path / "checkpoint")
+    if kind == "pytorch_model.bin":
+        (tmp_path / "checkpoint" / "model.safetensors").unlink()
+        torch.save(network.state_dict(), tmp_path / "checkpoint" / kind)
+    convert(tmp_path / "checkpoint", tmp_path / "preset", tokenizer=False)
+    preset = load_preset(str(tmp_path / "preset"))
+    encoder = PackedEncoder(preset.architecture, read_weights(preset.directory, preset.architecture))
+    encoder.compile()
+    given = sequences(preset.architecture)
+    for tokens, found in zip(given, encoder.encode(given), strict=True):
+        sequence_output, pooled_output = wanted(network.fnet, tokens)
+        np.testing.assert_allclose(found.sequence_output, sequence_output, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(found.pooled_output, pooled_output, rtol=0, atol=TOLERANCE)

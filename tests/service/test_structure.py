@@ -136,6 +136,14 @@ def test_nothing_that_serves_measures() -> None:
     assert {module for module in users if not module.startswith("service.bench")} == {"service.commands.bench"}
 
 
+def test_nothing_that_serves_converts_or_verifies() -> None:
+    """That is done on the command line, and nowhere else."""
+    homes = {"service.commands.preset", "model.convert", "model.distill.export"}
+    for tool in ("model.convert", "model.verify", "model.hugging_face", "model.preset_files"):
+        users = {module for module in SOURCES if tool in imports(module)}
+        assert users <= homes | {"model.verify"}
+
+
 def test_protocols_do_not_know_the_application() -> None:
     """They are given their engine."""
     outer = (
