@@ -357,9 +357,8 @@ def _read_network(directory: Path) -> tuple[Architecture, str]:
     document = _read_json(directory, "config.json")
     if "class_name" not in document and "model_type" in document:
         theirs = shown(document["model_type"])
-        raise PresetError(
-            f"config.json: a Hugging Face model of type {theirs}, not a Keras preset; fnet-service preset convert makes one"
-        )
+        todo = "not a Keras preset; fnet-service preset convert makes one"
+        raise PresetError(f"config.json: a Hugging Face model of type {theirs}, {todo}")
     _check_class(document, "config.json", ("FNetBackbone",))
     fields = _Fields("config.json", document).block("config")
     architecture = Architecture(
