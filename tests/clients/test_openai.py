@@ -248,13 +248,13 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
         seen.append((time.monotonic(), response.status_code, float(response.headers.get("retry-after", 0))))
 
     def fill(server: Server) -> httpx.Response:
-        body = {"token_ids": [[7] * 512] * 96, "outputs": ["pooled_output"]}
+        body = {"token_ids": [[7 + number] * 512 for number in range(96)], "outputs": ["pooled_output"]}
         return httpx.post(f"{server.url}/v1/encode", json=body, timeout=HANG)
 
     def is_full(server: Server) -> bool:
         return "fnet_queue_requests 1.0" in httpx.get(f"{server.url}/metrics", timeout=HANG).text
 
-    half: Any = [[5] * 512] * 48
+    half: Any = [[200 + number] * 512 for number in range(48)]
     with (
         ThreadPoolExecutor() as threads,
         start_server(slow, FNET_MAX_QUEUE_TOKENS=str(most), FNET_MAX_BATCH_TOKENS="512") as server,
