@@ -6,6 +6,8 @@ ARG PYTHON=3.12
 # === Everything of the lock file, each archive checked against its hash ===
 FROM python:${PYTHON}-slim AS locked
 ARG EXTRA=serve
+# Bytecode is written where it is wanted, by bytecode.py.
+ENV PYTHONDONTWRITEBYTECODE=1
 WORKDIR /source
 COPY requirements/${EXTRA}.txt requirements/
 # The report says which archive was installed, for the bill of materials. An index of your own comes in as a secret.
@@ -29,7 +31,7 @@ RUN pip --python /opt/fnet wheel --disable-pip-version-check --no-index --no-dep
 
 FROM libraries AS project
 COPY --from=wheel /wheels /wheels
-COPY deploy/image/project.sh deploy/image/
+COPY deploy/image/project.sh deploy/image/bytecode.py deploy/image/
 RUN deploy/image/project.sh /opt/fnet /wheels /project
 
 # === The bill of materials, over what is left ===

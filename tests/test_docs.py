@@ -18,6 +18,7 @@ TYPED = ["tutorial.md", "presets.md", "packing.md"]
 ELSEWHERE = {
     "finetune.md": "tests/test_finetune.py",
     "clients.md": "tests/clients/test_snippets.py",
+    "docker.md": "tests/image/test_image.py",
 }
 
 Typed = Callable[[str, str, Path], str]

@@ -393,6 +393,38 @@ def test_a_bad_setting_ends_it() -> None:
     assert ran.stderr.splitlines()[-1].startswith("fnet-service: FNET_DTYPE: ")
 
 
+# === What docs/docker.md says ===
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"```sh\n(.*?)```", (ROOT / "docs/docker.md").read_text("utf-8"), re.DOTALL)
+)
+def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
+    """Those that start the service bring it up; those of compose are taken as they are, and not carried out."""
+    command = command.strip().replace("fnet-encode:local", TAG).replace("make image", f"make image IMAGE={IMAGE}")
+    if "docker compose" in command:
+        (tmp_path / "api_keys").touch()
+        command = re.sub(r"\b(up|run --rm fetch)\b.*", "config --quiet", command).replace(
+            "./api_keys", f"{tmp_path}/api_keys"
+        )
+    if "-p 127.0.0.1:8000:8000" not in command:
+        subprocess.run(["/bin/sh", "-ec", command], cwd=ROOT, check=True, timeout=900, capture_output=True)
+        return
+    name = f"fnet-tried-{uuid.uuid4().hex[:8]}"
+    (tmp_path / "my_fnet").symlink_to(ROOT / "model/bundled/fnet_mini_en")
+    command = command.replace("docker run", f"docker run --detach --name {name}").replace("$PWD", str(tmp_path))
+    command = command.replace("127.0.0.1:8000:8000", "127.0.0.1::8000").replace("fnet-cache", name)
+    try:
+        subprocess.run(["/bin/sh", "-ec", command], cwd=ROOT, check=True, timeout=HANG, capture_output=True)
+        end = time.monotonic() + HANG
+        while "ready" not in docker("exec", name, "fnet-service", "health", check=False).split('"'):
+            assert time.monotonic() < end, docker("logs", name, check=False)
+            time.sleep(0.2)
+    finally:
+        docker("rm", "--force", "--volumes", name, check=False)
+        docker("volume", "rm", "--force", name, check=False)
+
+
 # === With its neighbours ===
 
 
