@@ -428,7 +428,7 @@ def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
 # === With its neighbours ===
 
 
-def test_compose_brings_up_all_of_it() -> None:
+def test_compose_brings_up_all_of_it(tmp_path: Path) -> None:
     """All containers turn healthy, a key from a file is asked for, and Prometheus finds the service, with its rules."""
     override = ["-f", file] if (file := os.environ.get("COMPOSE_OVERRIDE")) else []
     compose = ["compose", "-p", "fnet-tried", "-f", "docker-compose.yml", *override]
@@ -439,6 +439,7 @@ def test_compose_brings_up_all_of_it() -> None:
         "GRAFANA_PORT": "0",
         "FNET_API_KEYS": "sesame",
         "CPUS": "1",
+        "PRESETS": str(tmp_path),
     }
     docker("tag", TAG, "fnet-encode:tried")
     try:
