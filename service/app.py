@@ -14,13 +14,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from service import __version__
-from service.engine import Engine, EngineOptions
+from service.engine import Engine
+from service.engine_options import engine_options
 from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.keys import KeyRing
-from service.metrics import Metrics
+from service.metrics import MODEL_LABELS, Metrics
 from service.middleware import (
     HEALTH_ROUTES,
     METRICS_ROUTE,
+    PAGE_ROUTE,
     Bodies,
     Context,
     Departures,
@@ -29,7 +31,7 @@ from service.middleware import (
     Refusals,
     Render,
 )
-from service.pages import add_docs
+from service.pages import add_docs, add_page
 from service.protocols import native, oip, openai, tei, tokens
 from service.protocols.codec import json_bytes
 from service.protocols.protocol import Protocol
@@ -58,7 +60,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         ready=lambda: engine.state == "ready",
         result_bytes=lambda: engine.result_bytes,
     )
-    engine = Engine(_engine_options(settings), metrics.observe, on_failure)
+    engine = Engine(engine_options(settings), metrics.observe, on_failure)
 
     protocols = [each.protocol(engine, settings.max_sequences) for each in (native, openai, oip, tei, tokens)]
     render = _renderer(protocols)
@@ -77,7 +79,11 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         docs_url=None,
         redoc_url=None,
         middleware=_middleware(
-            settings, metrics, render, lambda: [*(r for p in protocols for r in p.routes.routes), *app.routes]
+            settings,
+            metrics,
+            render,
+            lambda: [*(r for p in protocols for r in p.routes.routes), *app.routes],
+            lambda: engine.state == "draining",
         ),
         exception_handlers={
             ServiceError: _on_service_error(metrics.observe, render),
@@ -90,27 +96,18 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
     add_docs(app)
+    if settings.page:
+        add_page(app)
     _describe_wire_types(app, [wire_type for protocol in protocols for wire_type in protocol.wire_types])
     return app
 
 
-def _engine_options(settings: Settings) -> EngineOptions:
-    return EngineOptions(
-        preset=settings.preset,
-        load_weights=settings.load_weights,
-        dtype=settings.dtype,
-        engine=settings.engine,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_queue_tokens=settings.max_queue_tokens,
-        batch_invariant=settings.batch_invariant,
-        cache_dir=settings.cache_dir,
-        result_cache_bytes=settings.result_cache_mb << 20,
-        pooling=settings.pooling,
-    )
-
-
 def _middleware(
-    settings: Settings, metrics: Metrics, render: Render, routes: Callable[[], Iterable[BaseRoute]]
+    settings: Settings,
+    metrics: Metrics,
+    render: Render,
+    routes: Callable[[], Iterable[BaseRoute]],
+    leaving: Callable[[], bool],
 ) -> list[Middleware]:
     def refuse(path: str, error: ServiceError) -> Response:
         metrics.observe(RequestRejected(error.code))
@@ -120,6 +117,8 @@ def _middleware(
     open_routes = frozenset[str]() if settings.keyed_health else HEALTH_ROUTES
     if not settings.keyed_metrics:
         open_routes |= {METRICS_ROUTE}
+    if settings.page:
+        open_routes |= {PAGE_ROUTE}
     # Outside of what refuses, so that a page may read why it was refused.
     cors = Middleware(
         CORSMiddleware,
@@ -130,7 +129,7 @@ def _middleware(
     )
     return [
         Middleware(Heads),
-        Middleware(Context, metrics.answered, routes),
+        Middleware(Context, metrics.answered, routes, leaving),
         *([cors] if settings.cors_origins else []),
         Middleware(Refusals, refuse, settings.request_timeout),
         Middleware(Keys, ring, open_routes),
@@ -233,8 +232,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
     async def exposition(request: Request) -> Response:
         if engine.loaded is not None:
             described = _info(engine, settings)
-            names = ("preset", "preset_version", "digest", "dtype", "version")
-            metrics.describe(**{name: str(described[name]) for name in names})
+            metrics.describe(**{name: str(described[name]) for name in MODEL_LABELS})
         content, content_type = metrics.exposition(request.headers.get("accept", ""))
         return Response(content, media_type=content_type)
 

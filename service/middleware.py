@@ -38,9 +38,10 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked for by machines all the time, and by those who hold no key.
 HEALTH_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 METRICS_ROUTE = "/metrics"
+PAGE_ROUTE = "/"
 # What is described here is no secret, and a browser that follows a link presents no key.
 _OPEN_PAGES = frozenset({"/docs", "/openapi.json"})
-_OPEN_ASSETS = "/docs/assets/"
+_OPEN_ASSETS = ("/docs/assets/", "/page/")
 _UNMATCHED = "unmatched"
 
 log = structlog.get_logger("fnet.http")
@@ -71,10 +72,18 @@ class Context:
         app: The rest.
         answered: Told of each answer: route template, status, seconds.
         routes: Gives all routes, to name the one that a refused request would have taken.
+        leaving: Says whether the service is about to end. Every answer then closes its connection: a client that
+            reused it would find it closed in the middle of its next request.
     """
 
-    def __init__(self, app: ASGIApp, answered: Answered, routes: Callable[[], Iterable[BaseRoute]] = list) -> None:
-        self._app, self._answered, self._routes = app, answered, routes
+    def __init__(
+        self,
+        app: ASGIApp,
+        answered: Answered,
+        routes: Callable[[], Iterable[BaseRoute]] = list,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._app, self._answered, self._routes, self._leaving = app, answered, routes, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -96,6 +105,8 @@ class Context:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                if self._leaving():
+                    headers["Connection"] = "close"
                 if scope["method"] == "POST":
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
@@ -203,7 +214,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] == "http" and self._ring.locked and not self._is_open(scope["path"]):
+        if scope["type"] == "http" and self._ring.locked and not self._is_open(scope["method"], scope["path"]):
             headers = Headers(scope=scope)
             scheme, _, token = headers.get("authorization", "").partition(" ")
             presented = [token.strip()] if scheme.lower() == "bearer" else []
@@ -211,7 +222,9 @@ class Keys:
                 raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
         await self._app(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
+    def _is_open(self, method: str, path: str) -> bool:
+        if path == PAGE_ROUTE and method != "GET":
+            return False  # a protocol's route as well
         return path in self._open or path.startswith(_OPEN_ASSETS)
 
 

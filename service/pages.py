@@ -1,34 +1,81 @@
-"""Pages for people: the description of the API at `/docs`, with scripts and styles that come from here."""
+"""Pages for people: the one at `/`, and the description of the API at `/docs`.
+
+Scripts and styles come from here, and a policy lets nothing else in. Addresses are relative, so that all of it works
+behind a path of somebody else's too.
+"""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
-ASSETS = "/docs/assets"
+ASSETS = "/page"
+DOCS_ASSETS = "/docs/assets"
+
+_PAGE = Path(__file__).with_name("page")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Swagger's own code writes markup as strings; that of the page at `/` never does.
+_NO_MARKUP_FROM_SCRIPTS = "; require-trusted-types-for 'script'; trusted-types 'none'"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Kept, but asked for again each time: an upgrade is seen at once.
+    "Cache-Control": "no-cache",
+}
+_PAGE_HEADERS = {**_HEADERS, "Content-Security-Policy": _POLICY + _NO_MARKUP_FROM_SCRIPTS}
+
+
+class _Files(StaticFiles):
+    """Files of directories, with headers.
+
+    Args:
+        headers: What each answer says beside.
+        directory: Where they are.
+        packages: Packages that have more, each with the directory in it.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], directory: Path, packages: Sequence[str | tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(directory=directory, packages=list(packages))
+        self._headers = headers
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Answer with a file, or that it is still the same."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(self._headers)
+        return response
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the page at `/`."""
+    pages = _Files(_PAGE_HEADERS, _PAGE)
+    app.mount(ASSETS, _Files(_PAGE_HEADERS, _PAGE / "assets"), name="page")
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return await pages.get_response("index.html", request.scope)
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve `/docs`; its addresses are relative, so that it works behind a path of somebody else's too."""
-    package = find_spec("fastapi_offline")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("fastapi-offline is not installed; it carries the scripts of /docs")
-    app.mount(ASSETS, StaticFiles(directory=Path(package.origin).parent / "static"), name="docs")
+    """Serve `/docs`, for which fastapi-offline has the scripts."""
+    pages = _Files(_HEADERS, _PAGE)
+    app.mount(DOCS_ASSETS, _Files(_HEADERS, _PAGE / "docs", [("fastapi_offline", "static")]), name="docs")
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        assets = ASSETS.lstrip("/")
-        return get_swagger_ui_html(
-            openapi_url="openapi.json",
-            title=f"{app.title} {app.version}",
-            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
-            swagger_css_url=f"{assets}/swagger-ui.css",
-            swagger_favicon_url=f"{assets}/favicon.png",
-            # It would ask a validator elsewhere about the description.
-            swagger_ui_parameters={"validatorUrl": None},
-        )
+    async def docs(request: Request) -> Response:
+        return await pages.get_response("docs.html", request.scope)

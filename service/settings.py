@@ -71,6 +71,7 @@ class Settings(BaseModel):
     cors_origins: Annotated[list[str], CommaSeparated] = Field(
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
+    page: bool = Field(True, description="Serve a page for people at /.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     shutdown_delay: float = Field(

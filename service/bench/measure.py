@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from model.architecture import Architecture
 from model.encoder import Tokens
@@ -42,6 +41,7 @@ from service.bench.start import Fresh, start_once
 from service.bench.timing import Cell, Key, Pace, Tell, Times, alternate, clocked, spread, straight_line
 from service.bench.workloads import LENGTHS, QUEUES, SENTENCE, Workload, flops, sequences, workloads
 from service.engine import EngineOptions
+from service.engine_options import engine_options
 from service.settings import Settings
 
 # More than any queue that is measured.
@@ -82,18 +82,16 @@ def quick_plan(rounds: int | None = None) -> Plan:
     return Plan(pace=pace, starts=1, queues=QUEUES[:-1], sweep_tokens=1024, batched=4096)
 
 
-def engine_options(settings: Settings) -> EngineOptions:
+def measured_options(settings: Settings) -> EngineOptions:
     """Return the options of an engine of which every answer is computed, and no queue of its is full."""
-    names = {field.name for field in dataclasses.fields(EngineOptions)} & set(Settings.model_fields)
-    given: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return EngineOptions(**{**given, "max_queue_tokens": _QUEUE_TOKENS, "result_cache_bytes": 0})
+    return engine_options(settings, max_queue_tokens=_QUEUE_TOKENS, result_cache_bytes=0)
 
 
 def measure(options: Sequence[EngineOptions], plan: Plan, tell: Tell = lambda _text: None) -> Result:
     """Measure one preset in all given engines and dtypes.
 
     Args:
-        options: One for each, all of the same preset; see `engine_options`.
+        options: One for each, all of the same preset; see `measured_options`.
         plan: How much is measured.
         tell: Told of the progress.
 

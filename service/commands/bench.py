@@ -66,7 +66,7 @@ def bench(
     tell = progress()
     try:
         plan = measure.quick_plan(rounds) if quick else measure.full_plan(rounds)
-        result = measure.measure([measure.engine_options(settings) for settings in chosen], plan, tell)
+        result = measure.measure([measure.measured_options(settings) for settings in chosen], plan, tell)
     except results.BenchError as error:
         tell("")
         stop(error, 1)

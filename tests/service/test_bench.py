@@ -24,7 +24,7 @@ from model.packing import Spacing, lay
 from model.presets import load_preset
 from service.bench import limit, report
 from service.bench.machine import this_machine
-from service.bench.measure import Plan, engine_options, full_plan, measure, quick_plan
+from service.bench.measure import Plan, measured_options, full_plan, measure, quick_plan
 from service.bench.plot import plot
 from service.bench.results import BenchError, Product, Result, best
 from service.bench.start import memory, start_once
@@ -101,7 +101,7 @@ def coarse(make_weights: Callable[[float], Path]) -> Result:
     """Measured of a network that bfloat16 is too coarse for: where it is held to float32, it fails."""
     settings = {"preset": str(make_weights(30.0)), "engine": "jax", "max_batch_tokens": "64"}
     return measure(
-        [engine_options(Settings.load({}, {**settings, "dtype": of})) for of in ("float32", "bfloat16")], LEAST
+        [measured_options(Settings.load({}, {**settings, "dtype": of})) for of in ("float32", "bfloat16")], LEAST
     )
 
 
@@ -216,7 +216,7 @@ def test_a_plot_needs_no_line(make_weights: Callable[[float], Path], coarse: Res
     few = Plan(pace=LEAST.pace, starts=1, queues=(1,), sweep_tokens=8, batched=16)
     assert coarse.measured[0].line is not None
     settings = {"preset": str(make_weights(0.0)), "max_batch_tokens": "64"}
-    result = measure([engine_options(Settings.load({}, settings))], few)
+    result = measure([measured_options(Settings.load({}, settings))], few)
     assert result.measured[0].line is None
     assert "off the line" not in report.table(result)
     plot(result, tmp_path / "picture.png")
@@ -226,7 +226,7 @@ def test_progress_tells_what_and_how_fast(make_weights: Callable[[float], Path])
     """Starts in seconds, all else as a rate."""
     lines: list[str] = []
     settings = {"preset": str(make_weights(0.0)), "max_batch_tokens": "64", "engine": "openvino"}
-    measure([engine_options(Settings.load({}, settings))], LEAST, lines.append)
+    measure([measured_options(Settings.load({}, settings))], LEAST, lines.append)
     assert lines[0] == "loading  openvino float32"
     assert lines[1].startswith("time to ready 1/1  openvino float32  first ")
     assert any("  row of 16  openvino float32  " in line and line.endswith(" tokens/s") for line in lines)
@@ -308,7 +308,7 @@ def test_an_extra_that_is_missing_is_named(
 
 def test_a_preset_that_is_not_there_is_an_error() -> None:
     """Told in the words of whoever looked for it."""
-    options = dataclasses.replace(engine_options(Settings.load({})), preset="/nowhere/preset")
+    options = dataclasses.replace(measured_options(Settings.load({})), preset="/nowhere/preset")
     with pytest.raises(BenchError) as caught:
         measure([options], LEAST)
     assert "/nowhere/preset" in str(caught.value)
@@ -316,7 +316,7 @@ def test_a_preset_that_is_not_there_is_an_error() -> None:
 
 def test_a_fresh_process_says_why_it_failed() -> None:
     """In one line, as the engine does."""
-    options = dataclasses.replace(engine_options(Settings.load({})), preset="/nowhere/preset")
+    options = dataclasses.replace(measured_options(Settings.load({})), preset="/nowhere/preset")
     with pytest.raises(BenchError) as caught:
         start_once(dataclasses.asdict(options))
     assert "/nowhere/preset" in str(caught.value)
@@ -328,7 +328,7 @@ def test_a_fresh_process_says_why_it_failed() -> None:
 def test_results_are_never_kept_and_queues_never_full() -> None:
     """Whatever the service's own settings are: what is measured is work."""
     settings = {"FNET_RESULT_CACHE_MB": "64", "FNET_MAX_QUEUE_TOKENS": "512", "FNET_MAX_BATCH_TOKENS": "1024"}
-    options = engine_options(Settings.load(settings))
+    options = measured_options(Settings.load(settings))
     assert options.result_cache_bytes == 0
     assert options.max_queue_tokens > max(full_plan().queues) * 512
     assert options.max_batch_tokens == 1024

@@ -720,6 +720,7 @@ def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
         *service.get("/openapi.json").json()["paths"],
         "/docs",
         "/docs/assets",
+        "/page",
         "/openapi.json",
         "/",
         "unmatched",

@@ -1,0 +1,189 @@
+"""Inputs, read a row at a time: a file may be larger than memory."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self, cast, get_args
+
+import orjson
+
+from service.bulk.rows import Row, row_of
+from service.inputs import Text
+
+Format = Literal["text", "jsonl", "csv", "tsv", "parquet"]
+FORMATS = get_args(Format)
+STDIN = "-"
+
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+# Longer than any sequence that a network takes, and far shorter than memory.
+_MOST_LINE_BYTES = 8 << 20
+_PARQUET_ROWS = 1024
+
+
+class InputError(Exception):
+    """An input cannot be read at all. The message is one line that names it."""
+
+
+def format_of(name: str) -> Format:
+    """Return the format that a file's name stands for; text, where it stands for none."""
+    path = Path(name.removesuffix(".gz"))
+    return _SUFFIXES.get(path.suffix.lower(), "text")
+
+
+@dataclass(slots=True)
+class Reader:
+    """An open input, to be iterated once. Use it as a context manager.
+
+    Attributes:
+        name: The file's path, or `-` for standard input.
+        format: How its rows are written.
+        field: Where a row's text stands, in formats that have fields.
+    """
+
+    name: str
+    format: Format
+    field: str
+    _open: ExitStack
+    _raw: BinaryIO
+    _bytes: int | None
+
+    @classmethod
+    def open(cls, name: str, format_: Format | None, field: str) -> Self:
+        """Open an input.
+
+        Raises:
+            InputError: It is not there, or cannot be read in this way.
+        """
+        found = format_ or format_of(name)
+        if name == STDIN:
+            if found == "parquet":
+                raise InputError("standard input: Parquet is read from a file, not from a stream")
+            return cls(name, found, field, ExitStack(), sys.stdin.buffer, None)
+        opened = ExitStack()
+        try:
+            raw = opened.enter_context(Path(name).open("rb"))
+        except OSError as error:
+            raise InputError(f"{name}: {error.strerror}") from error
+        return cls(name, found, field, opened, raw, Path(name).stat().st_size or None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @property
+    def share(self) -> float | None:
+        """How much of the input has been read, from 0 to 1, where that is known."""
+        if self._bytes is None or self._raw.closed or self.format == "parquet":
+            return None
+        return min(1.0, self._raw.tell() / self._bytes)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows; what is wrong with one is its own fault.
+
+        Raises:
+            InputError: The file as a whole is not what it should be.
+        """
+        try:
+            yield from self._rows()
+        except (OSError, EOFError, csv.Error) as error:
+            raise InputError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from error
+
+    def _rows(self) -> Iterator[Row]:
+        if self.format == "parquet":
+            yield from self._parquet()
+            return
+        stream = self._open.enter_context(gzip.open(self._raw)) if self.name.endswith(".gz") else self._raw
+        source = cast("BinaryIO", stream)
+        if self.format in ("csv", "tsv"):
+            yield from self._table(source)
+        elif self.format == "jsonl":
+            yield from self._objects(source)
+        else:
+            yield from (
+                Row(line - 1, line, fault=text) if wrong else Row(line - 1, line, text=Text(text))
+                for line, (text, wrong) in enumerate(_lines(source), 1)
+            )
+
+    def _objects(self, source: BinaryIO) -> Iterator[Row]:
+        number = 0
+        for line, (text, wrong) in enumerate(_lines(source), 1):
+            if not wrong and not text.strip():
+                continue  # a blank line is no row
+            yield Row(number, line, fault=text) if wrong else _row_of_json(number, line, text, self.field)
+            number += 1
+
+    def _table(self, source: BinaryIO) -> Iterator[Row]:
+        # What is no UTF-8 becomes surrogates, which no text has: the row is at fault, and the next is read on.
+        text = io.TextIOWrapper(source, "utf-8-sig", "surrogateescape", newline="")
+        rows = csv.DictReader(text, delimiter="," if self.format == "csv" else "\t", strict=True)
+        if self.field not in (rows.fieldnames or ()):
+            there = ", ".join(map(repr, rows.fieldnames or ())) or "none"
+            raise InputError(f"{self.name}: no column {self.field!r}; there are {there}")
+        for number, row in enumerate(rows):
+            value = row[self.field]
+            if value is None:
+                yield Row(number, rows.line_num, fault=f"{self.field}: the row has no such column")
+            elif any("\udc80" <= each <= "\udcff" for each in value):
+                yield Row(number, rows.line_num, fault="not UTF-8")
+            else:
+                yield Row(number, rows.line_num, text=Text(value))
+
+    def _parquet(self) -> Iterator[Row]:
+        import pyarrow as arrow  # noqa: PLC0415 - large, and for this format alone
+        from pyarrow import parquet  # noqa: PLC0415
+
+        try:
+            file = parquet.ParquetFile(self._raw)
+            columns = file.schema_arrow.names
+            wanted = [name for name in (self.field, "token_ids", "segment_ids") if name in columns]
+            if not set(wanted) & {self.field, "token_ids"}:
+                raise InputError(f"{self.name}: no column {self.field!r}; there are {', '.join(map(repr, columns))}")
+            number = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+                for value in batch.to_pylist():
+                    yield row_of(number, number + 1, value, self.field)
+                    number += 1
+        except arrow.ArrowException as error:
+            raise InputError(f"{self.name}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _row_of_json(number: int, line: int, text: str, field: str) -> Row:
+    try:
+        value: Any = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return Row(number, line, fault=f"not JSON: {error}")
+    return row_of(number, line, value, field)
+
+
+def _lines(source: BinaryIO) -> Iterator[tuple[str, bool]]:
+    """Yield each line without its end, or what is wrong with it, and whether something is."""
+    first = True
+    while line := source.readline(_MOST_LINE_BYTES + 1):
+        if len(line) > _MOST_LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = source.readline(_MOST_LINE_BYTES)
+            yield f"has more than {_MOST_LINE_BYTES} bytes", True
+            first = False
+            continue
+        if first:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            first = False
+        try:
+            yield line.removesuffix(b"\n").removesuffix(b"\r").decode(), False
+        except UnicodeDecodeError:
+            yield "not UTF-8", True
