@@ -18,6 +18,9 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
 
 # === The libraries without what only building needs ===
 FROM locked AS libraries
+# For `strip`, which stays in this stage.
+# hadolint ignore=DL3008
+RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 COPY deploy/image/trim.sh deploy/image/
 RUN deploy/image/trim.sh /opt/fnet
 
