@@ -9,6 +9,7 @@ import click
 from service import __version__
 from service.commands.bench import bench
 from service.commands.completion import completion
+from service.commands.encode import encode
 from service.commands.health import health
 from service.commands.preset import preset
 from service.commands.serve import serve
@@ -20,6 +21,7 @@ from service.commands.serve import serve
 \b
 Examples:
   fnet-service serve --port 8000
+  fnet-service encode corpus.txt -o corpus.npy
   fnet-service preset list
   fnet-service preset fetch f_net_base_en --to ./preset
   fnet-service bench --quick
@@ -44,6 +46,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(serve)
+main.add_command(encode)
 main.add_command(bench)
 main.add_command(health)
 main.add_command(preset)

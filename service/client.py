@@ -11,10 +11,10 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 from zipfile import BadZipFile
 
 import httpx
@@ -23,12 +23,14 @@ import numpy.typing as npt
 
 from service.errors import Problem
 
+T = TypeVar("T")
+
 Array = npt.NDArray[np.float32]
 Ids = Sequence[int] | Sequence[Sequence[int]]
 Texts = str | Sequence[str | tuple[str, str] | list[str]]
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
 
-_PATH, _NPZ = "/v1/encode", "application/x-npz"
+_PATH, _INFO_PATH, _NPZ = "/v1/encode", "/v1/info", "application/x-npz"
 # The server may be there in a moment, or says when it will have room.
 _RETRIED = frozenset({429, 503})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
@@ -111,9 +113,10 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Send:
-    """Something to do: send the request, with at most so many seconds for it."""
+    """Something to do: send the request, with at most so many seconds for it; one without content is a GET."""
 
-    content: bytes
+    path: str
+    content: bytes | None
     headers: dict[str, str]
     timeout: float
 
@@ -136,7 +139,7 @@ class _Answer:
 
 # A call as steps to do, each answered with what came of it; its return value is the result.
 _Came = _Answer | httpx.TransportError | TimeoutError | None
-_Steps = Generator[_Send | _Sleep, _Came, Encoded]
+_Steps = Generator[_Send | _Sleep, _Came, T]
 
 
 def _body(texts: Texts | None, fields: Fields) -> bytes:
@@ -152,9 +155,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 
-def _headers(options: _Options, left: float) -> dict[str, str]:
+def _headers(options: _Options, content: bytes | None, left: float) -> dict[str, str]:
     """Return a try's headers; the server gives up when the client does."""
-    headers = {"Accept": _NPZ, "Content-Type": "application/json", "X-Request-Timeout": f"{left:.3f}"}
+    headers = {"X-Request-Timeout": f"{left:.3f}"}
+    if content is not None:
+        headers |= {"Accept": _NPZ, "Content-Type": "application/json"}
     if options.api_key is not None:
         headers["Authorization"] = f"Bearer {options.api_key}"
     return headers
@@ -183,6 +188,23 @@ def _read(answer: _Answer) -> Encoded:
     )
 
 
+def _read_info(answer: _Answer) -> dict[str, Any]:
+    """Return a description.
+
+    Raises:
+        EncodeError: It is an error, or no answer of this service.
+    """
+    if answer.status != httpx.codes.OK:
+        raise _error(answer)
+    try:
+        found = json.loads(answer.content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise EncodeError(answer.status, "bad_answer", "the answer is no description of this service")
+    return found
+
+
 def _error(answer: _Answer) -> EncodeError:
     """Return the error that an answer tells of, whoever on the way to the service gave it."""
     try:
@@ -199,8 +221,14 @@ def _pause(tried: int, asked: float) -> float:
     return max(asked, growing) + random.uniform(0, growing / 4)  # noqa: S311 - no secret
 
 
-def _steps(options: _Options, content: bytes) -> _Steps:
+def _steps(options: _Options, path: str, content: bytes | None, read: Callable[[_Answer], T]) -> _Steps[T]:
     """Make a call: a try, and others while its failure is one that passes and there is time.
+
+    Args:
+        options: How the client behaves.
+        path: What is asked.
+        content: What is sent; nothing for a GET.
+        read: Makes a result, or an error, of an answer.
 
     Raises:
         EncodeError: The last try's failure.
@@ -208,11 +236,11 @@ def _steps(options: _Options, content: bytes) -> _Steps:
     end = time.monotonic() + options.timeout
     for tried in itertools.count():
         left = max(end - time.monotonic(), _LEAST_SECONDS)
-        came = yield _Send(content, _headers(options, left), left)
+        came = yield _Send(path, content, _headers(options, content, left), left)
         asked = 0.0
         if isinstance(came, _Answer):
             if came.status not in _RETRIED:
-                return _read(came)
+                return read(came)
             failure = _error(came)
             # A number of seconds (RFC 9110, section 10.2.3); the service writes no dates.
             asked = float(came.retry_after) if came.retry_after.isdecimal() else 0.0
@@ -225,6 +253,10 @@ def _steps(options: _Options, content: bytes) -> _Steps:
             break
         yield _Sleep(pause)
     raise failure
+
+
+def _method(step: _Send) -> str:
+    return "GET" if step.content is None else "POST"
 
 
 # === The clients ===
@@ -271,13 +303,24 @@ class Client:
         Raises:
             EncodeError: The service refused, failed or could not be reached in time.
         """
-        steps = _steps(self._options, _body(texts, fields))
+        return self._call(_steps(self._options, _PATH, _body(texts, fields), _read))
+
+    def info(self) -> dict[str, Any]:
+        """Return what `/v1/info` tells: preset, digest, dtype, limits.
+
+        Raises:
+            EncodeError: The service failed or could not be reached in time.
+        """
+        return self._call(_steps(self._options, _INFO_PATH, None, _read_info))
+
+    def _call(self, steps: _Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
                 step = steps.send(self._do(step))
             except StopIteration as finished:
-                return _result(finished)
+                result: T = finished.value
+                return result
 
     def _do(self, step: _Send | _Sleep) -> _Came:
         if isinstance(step, _Sleep):
@@ -287,7 +330,7 @@ class Client:
         parts = []
         try:
             with self._http.stream(
-                "POST", _PATH, content=step.content, headers=step.headers, timeout=step.timeout
+                _method(step), step.path, content=step.content, headers=step.headers, timeout=step.timeout
             ) as response:
                 for part in response.iter_bytes():
                     parts.append(part)
@@ -336,13 +379,20 @@ class AsyncClient:
 
     async def encode(self, texts: Texts | None = None, **fields: Unpack[Fields]) -> Encoded:
         """Encode as `Client.encode` does, with the same errors."""
-        steps = _steps(self._options, _body(texts, fields))
+        return await self._call(_steps(self._options, _PATH, _body(texts, fields), _read))
+
+    async def info(self) -> dict[str, Any]:
+        """Describe the service as `Client.info` does, with the same errors."""
+        return await self._call(_steps(self._options, _INFO_PATH, None, _read_info))
+
+    async def _call(self, steps: _Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
                 step = steps.send(await self._do(step))
             except StopIteration as finished:
-                return _result(finished)
+                result: T = finished.value
+                return result
 
     async def _do(self, step: _Send | _Sleep) -> _Came:
         if isinstance(step, _Sleep):
@@ -350,12 +400,9 @@ class AsyncClient:
             return None
         try:
             async with asyncio.timeout(step.timeout):
-                response = await self._http.post(_PATH, content=step.content, headers=step.headers, timeout=None)
+                response = await self._http.request(
+                    _method(step), step.path, content=step.content, headers=step.headers, timeout=None
+                )
         except (httpx.TransportError, TimeoutError) as error:
             return error
         return _Answer(response.status_code, response.headers.get("Retry-After", ""), response.content)
-
-
-def _result(finished: StopIteration) -> Encoded:
-    result: Encoded = finished.value
-    return result

@@ -72,18 +72,19 @@ class Reader:
             if found == "parquet":
                 raise InputError("standard input: Parquet is read from a file, not from a stream")
             return cls(name, found, field, ExitStack(), sys.stdin.buffer, None)
-        opened = ExitStack()
         try:
-            raw = opened.enter_context(Path(name).open("rb"))
+            raw = Path(name).open("rb")  # noqa: SIM115 - closed with the reader
         except OSError as error:
             raise InputError(f"{name}: {error.strerror}") from error
-        return cls(name, found, field, opened, raw, Path(name).stat().st_size or None)
+        return cls(name, found, field, ExitStack(), raw, Path(name).stat().st_size or None)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        if self.name != STDIN:
+            self._raw.close()
 
     @property
     def share(self) -> float | None:
@@ -107,8 +108,9 @@ class Reader:
         if self.format == "parquet":
             yield from self._parquet()
             return
-        stream = self._open.enter_context(gzip.open(self._raw)) if self.name.endswith(".gz") else self._raw
-        source = cast("BinaryIO", stream)
+        source = self._raw
+        if self.name.endswith(".gz"):
+            source = cast("BinaryIO", self._open.enter_context(gzip.GzipFile(fileobj=self._raw)))
         if self.format in ("csv", "tsv"):
             yield from self._table(source)
         elif self.format == "jsonl":

@@ -1,0 +1,280 @@
+"""What turns rows into vectors: an engine in this process, or a service somewhere else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from model.encoder import Encoding, Tokens
+from model.presets import Padding
+from service.bulk.rows import Row
+from service.client import AsyncClient, EncodeError
+from service.engine import Engine, normalized
+from service.errors import InvalidInputError, Problem, ServiceError
+from service.inputs import from_ids
+
+Output = Literal["pooled_output", "mean_output", "sequence_output"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+Array = npt.NDArray[np.float32]
+
+# Nothing in bulk is ever late; what hangs is for its user to stop.
+_PATIENCE = 86_400.0
+
+
+class EncoderError(Exception):
+    """Nothing more can be encoded. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of each row; see the fields of `/v1/encode`.
+
+    Attributes:
+        outputs: Which, at least one.
+        normalize: Whether pooled and mean rows have a Euclidean length of 1.
+        truncate: Whether what is too long is cut.
+        padding: Of texts; the preset's where it is nothing.
+    """
+
+    outputs: tuple[Output, ...]
+    normalize: bool
+    truncate: bool
+    padding: Padding | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What vectors depend on beside their rows and what is wanted.
+
+    Attributes:
+        preset: The preset's name.
+        digest: Of its weights, where they are loaded.
+        dtype: Of the matrix products.
+        hidden_dim: The length of a vector.
+        pooling: Which output is a text's embedding.
+    """
+
+    preset: str
+    digest: str | None
+    dtype: str
+    hidden_dim: int
+    pooling: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a row gave.
+
+    Attributes:
+        tokens: How many it has.
+        outputs: `[hidden]` float32 each, and `[tokens, hidden]` the sequence output.
+    """
+
+    tokens: int
+    outputs: Mapping[Output, Array]
+
+
+class Encoder(Protocol):
+    """Encodes rows of one kind at a time."""
+
+    at_once: int
+    """Requests to have under way."""
+
+    async def describe(self) -> About:
+        """Return what vectors depend on beside their rows."""
+        ...
+
+    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows that are texts, all or none.
+
+        Raises:
+            InvalidInputError: Some cannot be taken; the last part of each place is an index of `rows`.
+            EncoderError: Nothing more can be encoded.
+        """
+        ...
+
+    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows of ids; like `texts`."""
+        ...
+
+
+async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[Vectors | str]:
+    """Encode rows of any kind.
+
+    Returns:
+        For each its vectors, or what is wrong with it.
+
+    Raises:
+        EncoderError: Nothing more can be encoded.
+    """
+    found: dict[int, Vectors | str] = {row.number: row.fault for row in rows if row.fault is not None}
+    for work, kind in (
+        (encoder.texts, [row for row in rows if row.text is not None]),
+        (encoder.ids, [row for row in rows if row.token_ids is not None]),
+    ):
+        left = kind
+        while left:
+            try:
+                vectors = await work(left, wanted)
+            except InvalidInputError as error:
+                faults = _by_row(error.problems, left)
+                found |= faults
+                left = [row for row in left if row.number not in faults]
+            else:
+                found |= {row.number: each for row, each in zip(left, vectors, strict=True)}
+                break
+    return [found[row.number] for row in rows]
+
+
+def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
+    """Return what is wrong with each row that is at fault.
+
+    Raises:
+        EncoderError: No row is: what was asked of all of them is wrong.
+    """
+    found: dict[int, str] = {}
+    for problem in problems:
+        match problem.loc:
+            case ("texts" | "token_ids" | "segment_ids" as field, int(index), *rest) if index < len(rows):
+                place = "".join(f"[{part}]" for part in rest)
+                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{place} {problem.msg}")
+            case _:
+                raise EncoderError(str(problem))
+    if not found:
+        raise EncoderError("rows were refused, and no place was named")
+    return found
+
+
+class LocalEncoder:
+    """Implements `Encoder` by an engine in this process.
+
+    Args:
+        engine: One that is ready, and whose queue takes whatever comes.
+    """
+
+    # The device must find the next batch waiting; a few requests in advance are enough.
+    at_once = 16
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def describe(self) -> About:
+        """Return what vectors depend on."""
+        with _told():
+            loaded = self._engine.ready()
+            return About(
+                preset=loaded.preset.name,
+                digest=f"sha256:{loaded.digest}" if loaded.digest else None,
+                dtype=self._engine.options.dtype,
+                hidden_dim=loaded.preset.architecture.hidden_dim,
+                pooling=self._engine.pooling,
+            )
+
+    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows that are texts."""
+        texts = [row.text for row in rows if row.text is not None]
+        with _told():
+            tokens = await self._engine.tokenize(texts, truncate=wanted.truncate, padding=wanted.padding)
+            return await self._encode(tokens, wanted)
+
+    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows of ids."""
+        with _told():
+            preset = self._engine.ready().preset
+            tokens = await self._engine.in_worker(from_ids, *_ids_of(rows), preset, truncate=wanted.truncate)
+            return await self._encode(tokens, wanted)
+
+    async def _encode(self, tokens: list[Tokens], wanted: Wanted) -> list[Vectors]:
+        encodings, _ = await self._engine.encode(tokens, _PATIENCE)
+        return [
+            Vectors(len(each.token_ids), {name: _output(encoding, name, wanted) for name in wanted.outputs})
+            for each, encoding in zip(tokens, encodings, strict=True)
+        ]
+
+
+class RemoteEncoder:
+    """Implements `Encoder` by a service.
+
+    Args:
+        client: Of the service.
+    """
+
+    # One that is computed, one that is rendered, and those on their way.
+    at_once = 6
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def describe(self) -> About:
+        """Return what vectors depend on, as the service tells it."""
+        with _told():
+            info = await self._client.info()
+        try:
+            return About(**{each.name: info[each.name] for each in fields(About)})
+        except KeyError as error:
+            raise EncoderError(f"what answers there is not this service: its description has no {error}") from error
+
+    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows that are texts."""
+        texts = [row.text for row in rows if row.text is not None]
+        sent = [each.text if each.pair is None else (each.text, each.pair) for each in texts]
+        return await self._ask(wanted, texts=sent, padding=wanted.padding)
+
+    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+        """Encode rows of ids."""
+        ids, segments = _ids_of(rows)
+        return await self._ask(wanted, token_ids=ids, segment_ids=segments)
+
+    async def _ask(self, wanted: Wanted, **what: Any) -> list[Vectors]:
+        with _told():
+            found = await self._client.encode(
+                outputs=wanted.outputs, normalize=wanted.normalize, truncate=wanted.truncate, **what
+            )
+        rows: list[dict[Output, Array]] = [{} for _ in found.lengths]
+        for name in wanted.outputs:
+            for row, output in zip(rows, getattr(found, name), strict=True):
+                row[name] = output
+        return [Vectors(int(tokens), row) for tokens, row in zip(found.lengths, rows, strict=True)]
+
+
+def _ids_of(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
+    ids = [row.token_ids or [] for row in rows]
+    return ids, [row.segment_ids if row.segment_ids is not None else [0] * len(row.token_ids or ()) for row in rows]
+
+
+def _output(encoding: Encoding, name: Output, wanted: Wanted) -> Array:
+    output: Array = getattr(encoding, name)
+    return normalized(output) if wanted.normalize and name != "sequence_output" else output
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let rows that are wrong be told as such, and whatever else happens as the end of the job."""
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except ServiceError as error:
+        raise EncoderError(str(error)) from error
+    except EncodeError as error:
+        if error.code == InvalidInputError.code and error.problems:
+            raise InvalidInputError.of(error.problems) from error
+        raise EncoderError(str(error)) from error
+
+
+async def wait_ready(engine: Engine) -> None:
+    """Wait until an engine that was started serves.
+
+    Raises:
+        EncoderError: It never will.
+    """
+    while engine.state in ("loading", "compiling"):  # noqa: ASYNC110 - it is a thread that says so
+        await asyncio.sleep(0.05)
+    if engine.state != "ready":
+        raise EncoderError(f"preset {engine.options.preset!r}: cannot be used; the line above says why")

@@ -1,0 +1,133 @@
+"""One input, one output: what `fnet-service encode` does for each file."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from service.bulk import outputs
+from service.bulk.encoders import About, Encoder, Wanted
+from service.bulk.job import Progress, chosen, run
+from service.bulk.readers import Reader
+from service.bulk.shards import Parts
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileJob:
+    """What is to be done with a file.
+
+    Attributes:
+        wanted: What is wanted of each row.
+        shard: Which rows: every n-th from the i-th on.
+        skip: Whether to go on without rows that are at fault.
+        restart: Whether to throw away what a stopped run has done.
+    """
+
+    wanted: Wanted
+    shard: tuple[int, int]
+    skip: bool
+    restart: bool
+
+
+def parts_beside(out: Path) -> Path:
+    """Return where the parts of an output are kept until it is whole."""
+    return out.with_name(f"{out.name}.part")
+
+
+async def to_stream(
+    reader: Reader, stream: BinaryIO, job: FileJob, encoder: Encoder, about: About, tell: Tell
+) -> Progress:
+    """Write a line of JSON a row, each as soon as it is there; nothing is kept.
+
+    Raises:
+        As `service.bulk.job.run`.
+    """
+    told = _Told(reader, tell)
+    rows = chosen(reader, job.shard)
+    async with aclosing(run(rows, encoder, job.wanted, about.hidden_dim, skip=job.skip, tell=told)) as parts:
+        async for part in parts:
+            stream.writelines(outputs.lines(part, job.wanted.outputs))
+            stream.flush()
+    tell("")
+    return told.progress
+
+
+async def to_file(
+    reader: Reader,
+    out: Path,
+    format_: outputs.Format,
+    job: FileJob,
+    encoder: Encoder,
+    about: About,
+    tell: Tell,
+) -> Progress:
+    """Write a file, going on with what a stopped run has done.
+
+    Raises:
+        OSError: The output or a part of it cannot be written.
+        And as `service.bulk.job.run`.
+    """
+    told = _Told(reader, tell)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kept = Parts(parts_beside(out))
+    kept.begin(
+        {**dataclasses.asdict(about), **dataclasses.asdict(job.wanted), "field": reader.field, "shard": job.shard},
+        restart=job.restart,
+    )
+    rows = chosen(reader, job.shard)
+    async with aclosing(run(rows, encoder, job.wanted, about.hidden_dim, kept, skip=job.skip, tell=told)) as parts:
+        async for _ in parts:
+            pass
+    tell(f"{out}: putting it together …")
+    await asyncio.to_thread(_put_together, out, format_, kept, job, about)
+    tell("")
+    return told.progress
+
+
+def _put_together(out: Path, format_: outputs.Format, kept: Parts, job: FileJob, about: About) -> None:
+    faults = [fault for part in kept for fault in part.faults.items()]
+    skipped = out.with_name(f"{out.name}.skipped.jsonl")
+    skipped.unlink(missing_ok=True)
+    if faults:
+        told = ({"row": row, "line": line, "reason": reason} for row, (line, reason) in faults)
+        skipped.write_text("".join(f"{json.dumps(each)}\n" for each in told), "utf-8")
+    outputs.write(out, format_, kept.__iter__, job.wanted.outputs, about.hidden_dim)
+    kept.remove()
+
+
+class _Told:
+    """Turns progress into a line for whoever watches."""
+
+    def __init__(self, reader: Reader, tell: Tell) -> None:
+        self.progress = Progress()
+        self._reader, self._tell = reader, tell
+        self._began = time.monotonic()
+        self._first: float | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self.progress = progress
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        told = [f"{self._reader.name}: {progress.kept + progress.rows:,} rows"]
+        share = self._reader.share
+        if share is not None:
+            told.append(f"{share:.0%}")
+        if progress.rows:
+            told.append(f"{progress.rows / seconds:,.0f} rows/s, {progress.tokens / seconds:,.0f} tokens/s")
+            self._first = share if self._first is None else self._first
+            if share is not None and self._first is not None and 0 < self._first < share:
+                left = (
+                    (1 - share) * seconds / share
+                    if not progress.kept
+                    else (1 - share) * seconds / (share - self._first)
+                )
+                told.append(f"{time.strftime('%H:%M:%S', time.gmtime(left))} left")
+        self._tell(", ".join(told))

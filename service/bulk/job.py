@@ -1,0 +1,162 @@
+"""A job: rows are read, encoded with several requests under way, and kept shard by shard until all are there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from service.bulk.encoders import Encoder, Vectors, Wanted, encode
+from service.bulk.rows import Row
+from service.bulk.shards import JobError, Part, Parts, Shard, cut, part_of
+
+# Rows of a request.
+_REQUEST = 64
+# Shards under way: the next begins before the last request of one is answered.
+_SHARDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be encoded.
+
+    Attributes:
+        line: Where it stands in the input.
+        reason: What is wrong with it.
+    """
+
+    line: int
+    reason: str
+
+
+class FaultyRowError(Exception):
+    """A row cannot be encoded, and the job is not to go on without it.
+
+    Attributes:
+        fault: Which, and why.
+    """
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"line {fault.line}: {fault.reason}")
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        rows: Rows done in this run.
+        tokens: Tokens encoded in this run.
+        kept: Rows that an earlier run had done.
+        faults: Rows at fault, in this run and before.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    kept: int = 0
+    faults: int = 0
+
+
+def chosen(rows: Iterable[Row], shard: tuple[int, int]) -> Iterator[Row]:
+    """Yield every n-th row from the i-th on; all of them for `(0, 1)`."""
+    first, of = shard
+    return (row for row in rows if row.number % of == first)
+
+
+async def run(
+    rows: Iterable[Row],
+    encoder: Encoder,
+    wanted: Wanted,
+    hidden: int,
+    kept: Parts | None = None,
+    *,
+    skip: bool = False,
+    tell: Callable[[Progress], None] = lambda _progress: None,
+) -> AsyncGenerator[Part]:
+    """Encode rows; yields what each shard gave, in order, when it is kept.
+
+    Args:
+        rows: Of an input.
+        encoder: Which encodes them.
+        wanted: What is wanted of each.
+        hidden: The length of a vector.
+        kept: Keeps the parts; those of an earlier run are not done again.
+        skip: Whether to go on without rows that are at fault.
+        tell: Told of the progress, part by part.
+
+    Raises:
+        FaultyRowError: A row is at fault, and is not to be skipped; what came before its shard is kept.
+        JobError: The kept parts are of other rows.
+        EncoderError: Nothing more can be encoded.
+        OSError: A part cannot be kept.
+    """
+    progress = Progress()
+    earlier = 0 if kept is None else kept.count
+    async with aclosing(_parts_of(rows, encoder, wanted, hidden, kept)) as found:
+        async for number, part in found:
+            if part.faults and not skip:
+                raise FaultyRowError(Fault(*next(iter(part.faults.values()))))
+            progress.faults += len(part.faults)
+            if number < earlier:
+                progress.kept += len(part.rows)
+            else:
+                if kept is not None:
+                    await asyncio.to_thread(kept.add, part)
+                progress.rows += len(part.rows)
+                progress.tokens += int(part.lengths.sum())
+            tell(progress)
+            yield part
+
+
+async def _parts_of(
+    rows: Iterable[Row], encoder: Encoder, wanted: Wanted, hidden: int, kept: Parts | None
+) -> AsyncGenerator[tuple[int, Part]]:
+    requests = asyncio.Semaphore(encoder.at_once)
+    shards = cut(rows, sequences="sequence_output" in wanted.outputs)
+    earlier = 0 if kept is None else kept.count
+    under_way: deque[tuple[int, asyncio.Task[Part]]] = deque()
+    seen = 0
+    try:
+        # Reading may wait for a disk or a pipe.
+        while (shard := await asyncio.to_thread(next, shards, None)) is not None:
+            seen += 1
+            if kept is not None and shard.number < earlier:
+                yield shard.number, await asyncio.to_thread(_kept, kept, shard)
+                continue
+            work = _encoded(shard, encoder, requests, wanted, hidden)
+            under_way.append((shard.number, asyncio.create_task(work)))
+            if len(under_way) == _SHARDS:
+                number, task = under_way.popleft()
+                yield number, await task
+        if seen < earlier:
+            raise JobError("the input has fewer rows than were begun with; --restart begins anew")
+        while under_way:
+            number, task = under_way.popleft()
+            yield number, await task
+    finally:
+        for _, task in under_way:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+
+
+def _kept(kept: Parts, shard: Shard) -> Part:
+    part = kept.read(shard.number)
+    if part.digest != shard.digest:
+        where = f"at line {shard.rows[0].line} or behind it"
+        raise JobError(f"the input is not what was begun with, {where}; --restart begins anew")
+    return part
+
+
+async def _encoded(shard: Shard, encoder: Encoder, requests: asyncio.Semaphore, wanted: Wanted, hidden: int) -> Part:
+    async def one(rows: list[Row]) -> list[Vectors | str]:
+        async with requests:
+            return await encode(encoder, rows, wanted)
+
+    async with asyncio.TaskGroup() as group:
+        pieces = [shard.rows[first : first + _REQUEST] for first in range(0, len(shard.rows), _REQUEST)]
+        tasks = [group.create_task(one(piece)) for piece in pieces]
+    found = [each for task in tasks for each in task.result()]
+    return await asyncio.to_thread(part_of, shard, found, wanted.outputs, hidden)

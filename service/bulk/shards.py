@@ -1,0 +1,209 @@
+"""A long job in parts: rows are cut into shards by what they are, and what a shard gave is kept until all are there.
+
+A shard's file appears whole or not at all, so a job that is killed at any moment goes on behind its last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from service.bulk.encoders import Array, Output, Vectors
+from service.bulk.rows import Row
+
+_ROWS = 4096
+# Of text. An embedding is as large whatever its text; outputs of every token are 400 times their text.
+_BYTES, _BYTES_OF_SEQUENCES = 1 << 20, 1 << 15
+_JOB_FILE = "job.json"
+
+
+class JobError(Exception):
+    """A job cannot go on where it stopped. The message is one line that says why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some rows that follow each other.
+
+    Attributes:
+        number: Which one it is, from 0.
+        rows: Its rows.
+    """
+
+    number: int
+    rows: list[Row] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """What tells its rows from any others."""
+        return hashlib.sha256(b"".join(row.digest for row in self.rows)).hexdigest()
+
+
+def cut(rows: Iterable[Row], *, sequences: bool) -> Iterator[Shard]:
+    """Cut rows into shards, the same ones whenever the rows are the same.
+
+    Args:
+        rows: Of an input, in order.
+        sequences: Whether outputs of every token are kept.
+    """
+    most = _BYTES_OF_SEQUENCES if sequences else _BYTES
+    number, size = 0, 0
+    taken: list[Row] = []
+    for row in rows:
+        taken.append(row)
+        size += row.size
+        if len(taken) == _ROWS or size >= most:
+            yield Shard(number, taken)
+            number, size, taken = number + 1, 0, []
+    if taken:
+        yield Shard(number, taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a shard gave.
+
+    Attributes:
+        digest: Of its rows.
+        rows: `[R]` int64, their numbers.
+        lengths: `[R]` int32, the tokens of each; 0 where it was at fault.
+        outputs: `[R, hidden]` float32 each, NaN where a row was at fault; the sequence output is
+            `[sum of lengths, hidden]`.
+        faults: What was wrong with a row, by its number: its line, and the reason.
+    """
+
+    digest: str
+    rows: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+    outputs: Mapping[str, Array]
+    faults: Mapping[int, tuple[int, str]]
+
+
+def part_of(shard: Shard, found: Sequence[Vectors | str], outputs: Sequence[Output], hidden: int) -> Part:
+    """Gather what the rows of a shard gave."""
+    good = [each for each in found if isinstance(each, Vectors)]
+
+    def gather(name: Output) -> Array:
+        if name == "sequence_output":
+            return np.concatenate([np.empty((0, hidden), np.float32), *(each.outputs[name] for each in good)])
+        missing = np.full(hidden, np.nan, np.float32)
+        rows = [each.outputs[name] if isinstance(each, Vectors) else missing for each in found]
+        return np.stack(rows).astype(np.float32, copy=False)
+
+    return Part(
+        digest=shard.digest,
+        rows=np.array([row.number for row in shard.rows], np.int64),
+        lengths=np.array([each.tokens if isinstance(each, Vectors) else 0 for each in found], np.int32),
+        outputs={name: gather(name) for name in outputs},
+        faults={
+            row.number: (row.line, each)
+            for row, each in zip(shard.rows, found, strict=True)
+            if not isinstance(each, Vectors)
+        },
+    )
+
+
+class Parts:
+    """The parts of one job, in a directory beside its output.
+
+    Args:
+        directory: Where they are.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.count = 0
+
+    def begin(self, job: Mapping[str, Any], *, restart: bool) -> None:
+        """Make the directory, or go on with what is there.
+
+        Args:
+            job: Everything that the outputs depend on beside the rows.
+            restart: Whether to throw away what is there.
+
+        Raises:
+            JobError: What is there belongs to another job.
+            OSError: The directory cannot be made or read.
+        """
+        if restart and self.directory.exists():
+            shutil.rmtree(self.directory)
+        known = self.directory / _JOB_FILE
+        if not known.is_file():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _write(known, json.dumps(job, indent=1, sort_keys=True).encode())
+        there = json.loads(known.read_bytes())
+        if there != json.loads(json.dumps(job)):
+            differ = ", ".join(sorted(name for name in {*there, *job} if there.get(name) != job.get(name)))
+            raise JobError(f"{self.directory} was begun with another {differ}; --restart throws it away")
+        self.count = 0
+        while self._file(self.count).is_file():
+            self.count += 1
+
+    def add(self, part: Part) -> None:
+        """Keep the next part.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        file = self._file(self.count)
+        new = file.with_suffix(".new")
+        arrays: dict[str, Any] = {
+            "digest": np.array(part.digest),
+            "rows": part.rows,
+            "lengths": part.lengths,
+            "faults": np.frombuffer(json.dumps(list(part.faults.items())).encode(), np.uint8),
+            **part.outputs,
+        }
+        with new.open("wb") as stream:
+            np.savez(stream, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.rename(file)
+        self.count += 1
+
+    def read(self, number: int) -> Part:
+        """Return a part.
+
+        Raises:
+            JobError: Its file is damaged.
+        """
+        try:
+            with np.load(self._file(number), allow_pickle=False) as found:
+                arrays: dict[Any, Any] = dict(found)
+            faults = json.loads(arrays.pop("faults").tobytes())
+            return Part(
+                digest=str(arrays.pop("digest")),
+                rows=arrays.pop("rows"),
+                lengths=arrays.pop("lengths"),
+                outputs=arrays,
+                faults={number: (line, reason) for number, (line, reason) in faults},
+            )
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise JobError(f"{self._file(number)} is damaged; --restart begins anew") from error
+
+    def __iter__(self) -> Iterator[Part]:
+        """Yield all parts, in order."""
+        return (self.read(number) for number in range(self.count))
+
+    def remove(self) -> None:
+        """Remove everything: the output is there."""
+        shutil.rmtree(self.directory)
+
+    def _file(self, number: int) -> Path:
+        return self.directory / f"{number:08}.npz"
+
+
+def _write(file: Path, content: bytes) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(content)
+    new.rename(file)
