@@ -45,7 +45,8 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     && pip --python /opt/sbom install --disable-pip-version-check --root-user-action ignore --require-hashes \
         --requirement requirements/sbom.txt --progress-bar off --quiet
 COPY deploy/image/sbom.py deploy/image/
-RUN /opt/sbom/bin/python deploy/image/sbom.py /opt/fnet installed.json /usr/share/fnet-encode/sbom.cdx.json
+COPY --from=locked /var/lib/dpkg /base/dpkg
+RUN /opt/sbom/bin/python deploy/image/sbom.py /opt/fnet installed.json /base/dpkg /usr/share/fnet-encode/sbom.cdx.json
 
 # === What runs ===
 FROM python:${PYTHON}-slim

@@ -1,9 +1,9 @@
 """Write the bill of materials of an image as CycloneDX: what is in it, of which archives, under which licences.
 
-usage: sbom.py ENVIRONMENT REPORT OUT
+usage: sbom.py ENVIRONMENT REPORT DPKG OUT
 
-ENVIRONMENT is the virtual environment of the service, REPORT what `pip install --report` wrote when it was filled. The
-base image's packages are taken from dpkg, and Python's version from this interpreter: it is to run in the image.
+ENVIRONMENT is the virtual environment of the service, REPORT what `pip install --report` wrote when it was filled,
+DPKG where the base image lists its packages. Python's version is this interpreter's: it is to run in the image.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def stated_licence(directory: Path, name: str) -> str | None:
     return None
 
 
-def system() -> Iterator[dict[str, Any]]:
+def system(dpkg: Path) -> Iterator[dict[str, Any]]:
     """Yield the components that the base image brings."""
     version = platform.python_version()
     yield {
@@ -75,7 +75,10 @@ def system() -> Iterator[dict[str, Any]]:
     }
     release = platform.freedesktop_os_release()
     listed = subprocess.run(
-        ["dpkg-query", "--show", f"--showformat={_DPKG_FIELDS}"], capture_output=True, text=True, check=True
+        ["dpkg-query", f"--admindir={dpkg}", "--show", f"--showformat={_DPKG_FIELDS}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for line in listed.stdout.splitlines():
         package, version, architecture = line.split("\t")
@@ -84,7 +87,7 @@ def system() -> Iterator[dict[str, Any]]:
         yield {"type": "library", "bom-ref": purl, "name": package, "version": version, "purl": purl}
 
 
-def main(directory: Path, report: Path, out: Path) -> None:
+def main(directory: Path, report: Path, dpkg: Path, out: Path) -> None:
     """Write the bill."""
     bill = environment(directory)
     hashes = archives(report)
@@ -98,7 +101,7 @@ def main(directory: Path, report: Path, out: Path) -> None:
     (own,) = (component for component in bill["components"] if canonical(component["name"]) == NAME)
     own.pop("externalReferences", None)
     bill["metadata"]["component"] = {**own, "type": "application"}
-    bill["components"] = [component for component in bill["components"] if component is not own] + list(system())
+    bill["components"] = [component for component in bill["components"] if component is not own] + list(system(dpkg))
     unknown = [
         each["name"]
         for each in bill["components"]
@@ -111,6 +114,6 @@ def main(directory: Path, report: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:  # noqa: PLR2004 - three arguments
+    if len(sys.argv) != 5:  # noqa: PLR2004 - four arguments
         sys.exit(__doc__)
     main(*map(Path, sys.argv[1:]))
