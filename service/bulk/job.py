@@ -18,29 +18,8 @@ _REQUEST = 64
 _SHARDS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that cannot be encoded.
-
-    Attributes:
-        line: Where it stands in the input.
-        reason: What is wrong with it.
-    """
-
-    line: int
-    reason: str
-
-
 class FaultyRowError(Exception):
-    """A row cannot be encoded, and the job is not to go on without it.
-
-    Attributes:
-        fault: Which, and why.
-    """
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(f"line {fault.line}: {fault.reason}")
-        self.fault = fault
+    """A row cannot be encoded, and the job is not to go on without it. The message names its line and the reason."""
 
 
 @dataclass(slots=True)
@@ -98,7 +77,8 @@ async def run(
     async with aclosing(_parts_of(rows, encoder, wanted, hidden, kept)) as found:
         async for number, part in found:
             if part.faults and not skip:
-                raise FaultyRowError(Fault(*next(iter(part.faults.values()))))
+                line, reason = next(iter(part.faults.values()))
+                raise FaultyRowError(f"line {line}: {reason}")
             progress.faults += len(part.faults)
             if number < earlier:
                 progress.kept += len(part.rows)

@@ -131,7 +131,7 @@ class Reader:
 
     def _table(self, source: BinaryIO) -> Iterator[Row]:
         # What is no UTF-8 becomes surrogates, which no text has: the row is at fault, and the next is read on.
-        text = io.TextIOWrapper(source, "utf-8-sig", "surrogateescape", newline="")
+        text = self._open.enter_context(io.TextIOWrapper(source, "utf-8-sig", "surrogateescape", newline=""))
         rows = csv.DictReader(text, delimiter="," if self.format == "csv" else "\t", strict=True)
         if self.field not in (rows.fieldnames or ()):
             there = ", ".join(map(repr, rows.fieldnames or ())) or "none"

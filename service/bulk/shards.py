@@ -138,11 +138,12 @@ class Parts:
         if restart and self.directory.exists():
             shutil.rmtree(self.directory)
         known = self.directory / _JOB_FILE
+        job = json.loads(json.dumps(job))
         if not known.is_file():
             self.directory.mkdir(parents=True, exist_ok=True)
             _write(known, json.dumps(job, indent=1, sort_keys=True).encode())
         there = json.loads(known.read_bytes())
-        if there != json.loads(json.dumps(job)):
+        if there != job:
             differ = ", ".join(sorted(name for name in {*there, *job} if there.get(name) != job.get(name)))
             raise JobError(f"{self.directory} was begun with another {differ}; --restart throws it away")
         self.count = 0
@@ -178,7 +179,7 @@ class Parts:
             JobError: Its file is damaged.
         """
         try:
-            with np.load(self._file(number), allow_pickle=False) as found:
+            with self._file(number).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 arrays: dict[Any, Any] = dict(found)
             faults = json.loads(arrays.pop("faults").tobytes())
             return Part(

@@ -282,13 +282,17 @@ async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> 
 async def _one(reader: Reader, out: str, form: Any, job: FileJob, encoder: Encoder, about: About) -> None:
     """Encode one file, and say what was done."""
     from service.bulk.file_job import to_file, to_stream  # noqa: PLC0415 - as above
+    from service.bulk.job import FaultyRowError  # noqa: PLC0415
 
     began = time.monotonic()
     tell = progress()
-    if out == _STDOUT:
-        done = await to_stream(reader, sys.stdout.buffer, job, encoder, about, tell)
-    else:
-        done = await to_file(reader, Path(out), form, job, encoder, about, tell)
+    try:
+        if out == _STDOUT:
+            done = await to_stream(reader, sys.stdout.buffer, job, encoder, about, tell)
+        else:
+            done = await to_file(reader, Path(out), form, job, encoder, about, tell)
+    except FaultyRowError as error:
+        raise FaultyRowError(f"{reader.name}: {error}") from error
     seconds = time.monotonic() - began
     told = f"{done.rows:,} rows, {done.tokens:,} tokens in {seconds:,.1f} s, {done.tokens / seconds:,.0f} tokens/s"
     before = f"; {done.kept:,} rows were done before" if done.kept else ""
