@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "model/bundled").rglob("*.md")])
 GENERATE = runpy.run_path(str(DOCS / "reference/generate.py"))
 # Pages whose snippets are run here; each of the others has a test of its own, named beside it.
-TYPED = ["tutorial.md", "presets.md", "packing.md"]
+TYPED = ["tutorial.md", "presets.md", "packing.md", "bulk.md"]
 ELSEWHERE = {
     "finetune.md": "tests/test_finetune.py",
     "clients.md": "tests/clients/test_snippets.py",
