@@ -47,6 +47,12 @@ export class One {
     this.strip?.draw();
   }
 
+  /** The button that was pressed goes; the keyboard goes on from the title. */
+  #go(other) {
+    this.choose(other);
+    byId("one-title").focus();
+  }
+
   #showNeighbours() {
     const { cosines, texts } = this.result;
     const order = nearest(cosines, this.rows, this.index);
@@ -56,7 +62,7 @@ export class One {
       const bar = make("span", { class: "bar-of" }, make("span"));
       bar.firstChild.style.width = `${100 * Math.max(0, value)}%`;
       const cosine = make("span", { class: "cosine" }, fixed(value, 3), bar);
-      const name = make("button", { type: "button", class: "name", "data-index": other, click: () => this.choose(other) });
+      const name = make("button", { type: "button", class: "name", "data-index": other, click: () => this.#go(other) });
       name.append(make("b", {}, String(other + 1)), ` ${oneLine(texts[other])}`);
       return [String(rank + 1), cosine, name];
     });

@@ -32,11 +32,10 @@ export class Service {
     return this.#key !== "";
   }
 
-  /** Present a key from now on, until the page is left or, if kept, the tab is closed. */
-  use(key, { keep }) {
+  /** Present a key from now on, until the tab is closed. */
+  use(key) {
     this.#key = key;
-    sessionStorage.removeItem(KEY);
-    if (keep) sessionStorage.setItem(KEY, key);
+    sessionStorage.setItem(KEY, key);
   }
 
   /** Present none any more. */

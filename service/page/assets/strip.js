@@ -31,8 +31,9 @@ export class Strip {
     });
     this.readout = make("p", { class: "readout" });
     const copy = make("button", { type: "button", class: "quiet", click: () => this.#copy(copy) }, "Copy as JSON");
+    this.frame = make("div", { class: "frame" }, this.canvas);
     place.replaceChildren(
-      this.canvas,
+      this.frame,
       make("div", { class: "bar" }, this.readout, copy),
       make("p", { class: "hint" }, `${size} numbers of float32 within \u00b1${fixed(this.most, 3)}; the vector has length ${fixed(length, 3)}.`),
       fold("As a table", () =>
@@ -42,7 +43,8 @@ export class Strip {
         ),
       ),
     );
-    onWidth(place, (width) => {
+    // Its own element, so that the observer ends with it.
+    onWidth(this.frame, (width) => {
       this.width = width;
       this.draw();
     });
