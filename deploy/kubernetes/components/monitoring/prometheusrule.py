@@ -1,4 +1,4 @@
-"""Writes prometheusrule.yaml from deploy/prometheus/rules: `python deploy/kubernetes/components/monitoring/prometheusrule.py`."""
+"""Writes prometheusrule.yaml, beside this program, from deploy/prometheus/rules."""
 
 from __future__ import annotations
 
