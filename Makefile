@@ -14,13 +14,15 @@ SECONDS ?= 60
 # The container image, and the lock file of requirements/ that goes into it: serve, openvino or cuda.
 IMAGE ?= fnet-encode
 EXTRA ?= serve
+# The browser of `make test-page`.
+CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help serve test lint types parity distill test-distill test-clients bench-peers soak fuzz audit image test-image lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients test-page bench-peers soak fuzz audit image test-image lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
+serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino) $(if $(FNET_OTLP_ENDPOINT),$(VENV)/.otel)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
 
 test: $(VENV)/.dev  ## run the test suite, offline
@@ -44,6 +46,9 @@ test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sent
 
 test-clients: .venv-clients/.done  ## prove every protocol with its own clients, and fuzz the OpenAPI description
 	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/clients $(TEST_ARGS)
+
+test-page: .venv-page/.done  ## try the page at / and /docs in a real browser (CHROMIUM, /usr/bin/chromium by default)
+	@HF_HUB_OFFLINE=1 CHROMIUM="$(CHROMIUM)" .venv-page/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/page $(TEST_ARGS)
 
 bench-peers: .venv-peers/.done .venv-infinity/.done  ## time this beside other libraries and servers (BENCH_ARGS, `--help` among them)
 	@HF_HUB_OFFLINE=1 .venv-peers/bin/python -W ignore -m benchmarks.peers $(BENCH_ARGS)
@@ -70,7 +75,7 @@ lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-peers .venv-infinity .venv-fuzz .venv-audit .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-page .venv-peers .venv-infinity .venv-fuzz .venv-audit .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -83,16 +88,16 @@ $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/bin/python
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The same locked dependencies, and the engine that is an extra.
-$(VENV)/.openvino: requirements/openvino.txt | $(VENV)/.serve
-	@test -e $(VENV)/.dev || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/openvino.txt
+# The same locked dependencies, and those of an extra.
+$(VENV)/.openvino $(VENV)/.otel: $(VENV)/.%: requirements/%.txt | $(VENV)/.serve
+	@test -e $(VENV)/.dev || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked dependencies into $(VENV) …"
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@ $(VENV)/.serve $(VENV)/.openvino
+	@touch $@ $(VENV)/.serve $(VENV)/.openvino $(VENV)/.otel
 
 .venv-parity/.done: requirements/parity.txt requirements/parity-nodeps.txt pyproject.toml
 	@$(PYTHON) -m venv .venv-parity
@@ -125,6 +130,13 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check -r requirements/clients.txt
 	@.venv-clients/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-page/.done: requirements/dev.txt requirements/page.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-page
+	@.venv-page/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv-page/bin/python -m pip install -q --disable-pip-version-check -r requirements/page.txt
+	@.venv-page/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-peers/.done: requirements/serve.txt requirements/peers.txt requirements/parity-nodeps.txt pyproject.toml

@@ -213,7 +213,7 @@ function speed(value) {
 function time(found) {
   if (found === null) return "\u2013";
   const ms = found.value * 1000;
-  const text = ms >= 1000 ? `${fixed(ms / 1000, 1)} s` : `${fixed(ms, ms < 10 ? 1 : 0)} ms`;
+  const text = ms >= 1000 ? `${fixed(ms / 1000, 1)} s` : `${fixed(ms, ms < 9.95 ? 1 : 0)} ms`;
   return found.beyond ? `> ${text}` : text;
 }
 
