@@ -1,6 +1,6 @@
 # The image of the service; docs/docker.md tells how to build and run it.
 #   PYTHON  tag of the base image: 3.12, or 3.12.1-slim's digest in your own registry
-#   EXTRA   which lock file of requirements/ is installed: serve, openvino or cuda
+#   EXTRA   which lock file of requirements/ is installed: serve, openvino, otel or cuda
 ARG PYTHON=3.12
 
 # === Everything of the lock file, each archive checked against its hash ===

@@ -11,7 +11,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
 SECONDS ?= 60
-# The container image, and the lock file of requirements/ that goes into it: serve, openvino or cuda.
+# The container image, and the lock file of requirements/ that goes into it: serve, openvino, otel or cuda.
 IMAGE ?= fnet-encode
 EXTRA ?= serve
 # The browser of `make test-page`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ from service.middleware import (
     Keys,
     Refusals,
     Render,
+    route_of,
 )
 from service.pages import add_docs, add_page
 from service.protocols import native, oip, openai, tei, tokens
@@ -38,6 +40,9 @@ from service.protocols.protocol import Protocol
 from service.protocols.statuses import STATUSES
 from service.records import Record, RequestCancelled, RequestRejected
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 DESCRIPTION = """Embeddings from Fourier encoders (FNet), exact and padding-free.
 
@@ -60,7 +65,14 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         ready=lambda: engine.state == "ready",
         result_bytes=lambda: engine.result_bytes,
     )
-    engine = Engine(engine_options(settings), metrics.observe, on_failure)
+    tracing = _tracing(settings)
+
+    def observe(record: Record) -> None:
+        metrics.observe(record)
+        if tracing is not None:
+            tracing.observe(record)
+
+    engine = Engine(engine_options(settings), observe, on_failure)
 
     protocols = [each.protocol(engine, settings.max_sequences) for each in (native, openai, oip, tei, tokens)]
     render = _renderer(protocols)
@@ -70,6 +82,8 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         engine.start()
         yield
         engine.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="FNet Encode",
@@ -84,6 +98,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
             render,
             lambda: [*(r for p in protocols for r in p.routes.routes), *app.routes],
             lambda: engine.state == "draining",
+            tracing,
         ),
         exception_handlers={
             ServiceError: _on_service_error(metrics.observe, render),
@@ -102,12 +117,21 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     return app
 
 
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    from service.tracing import Tracing  # noqa: PLC0415 - an extra
+
+    return Tracing(settings.otlp_endpoint)
+
+
 def _middleware(
     settings: Settings,
     metrics: Metrics,
     render: Render,
     routes: Callable[[], Iterable[BaseRoute]],
     leaving: Callable[[], bool],
+    tracing: Tracing | None,
 ) -> list[Middleware]:
     def refuse(path: str, error: ServiceError) -> Response:
         metrics.observe(RequestRejected(error.code))
@@ -119,6 +143,7 @@ def _middleware(
         open_routes |= {METRICS_ROUTE}
     if settings.page:
         open_routes |= {PAGE_ROUTE}
+    untraced = HEALTH_ROUTES | {METRICS_ROUTE}
     # Outside of what refuses, so that a page may read why it was refused.
     cors = Middleware(
         CORSMiddleware,
@@ -130,6 +155,7 @@ def _middleware(
     return [
         Middleware(Heads),
         Middleware(Context, metrics.answered, routes, leaving),
+        *([tracing.middleware(lambda scope: route_of(scope, routes), untraced)] if tracing is not None else []),
         *([cors] if settings.cors_origins else []),
         Middleware(Refusals, refuse, settings.request_timeout),
         Middleware(Keys, ring, open_routes),

@@ -118,17 +118,19 @@ class Context:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            route, seconds = self._route(scope), elapsed()
+            route, seconds = route_of(scope, self._routes), elapsed()
             if status:
                 self._answered(route, status, seconds)
             level = log.debug if route in HEALTH_ROUTES or route == METRICS_ROUTE else log.info
             level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
 
-    def _route(self, scope: Scope) -> str:
-        taken = scope.get("route")
-        if taken is None:
-            taken = next((route for route in self._routes() if route.matches(scope)[0] is not Match.NONE), None)
-        return getattr(taken, "path", None) or _UNMATCHED
+
+def route_of(scope: Scope, routes: Callable[[], Iterable[BaseRoute]]) -> str:
+    """Return the template of the route that a request takes, or would have taken if it had not been refused before."""
+    taken = scope.get("route")
+    if taken is None:
+        taken = next((route for route in routes() if route.matches(scope)[0] is not Match.NONE), None)
+    return getattr(taken, "path", None) or _UNMATCHED
 
 
 class Refusals:

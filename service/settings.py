@@ -72,6 +72,11 @@ class Settings(BaseModel):
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
     page: bool = Field(True, description="Serve a page for people at /.")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]+",
+        description="Address of a collector of traces (OTLP over HTTP), as http://127.0.0.1:4318; an extra to install.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     shutdown_delay: float = Field(
@@ -118,9 +123,13 @@ class Settings(BaseModel):
             check_handle(settings.preset)
         except PresetError as error:
             raise SettingsError(f"{_source('preset', given)}: {error}") from error
-        if settings.engine == "openvino" and find_spec("openvino") is None:
-            problem = "openvino is not installed: pip install 'fnet-encode[openvino]'"
-            raise SettingsError(f"{_source('engine', given)}: {problem}")
+        for name, wanted, extra, module in (
+            ("engine", settings.engine == "openvino", "openvino", "openvino"),
+            ("otlp_endpoint", settings.otlp_endpoint is not None, "otel", "opentelemetry.exporter.otlp.proto.http"),
+        ):
+            if wanted and not _installed(module):
+                problem = f"{module} is not installed: pip install 'fnet-encode[{extra}]'"
+                raise SettingsError(f"{_source(name, given)}: {problem}")
         try:
             keys = settings.keys()
         except (OSError, UnicodeDecodeError) as error:
@@ -136,6 +145,14 @@ class Settings(BaseModel):
         """Return the keys that clients may present, none where everybody may come in."""
         keys = frozenset(key.get_secret_value() for key in self.api_keys)
         return keys if self.api_keys_file is None else keys | read_keys(self.api_keys_file)
+
+
+def _installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing more of it than the packages that it is in."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def variable(name: str) -> str:

@@ -24,7 +24,7 @@ from model.packing import Spacing, lay
 from model.presets import load_preset
 from service.bench import limit, report
 from service.bench.machine import this_machine
-from service.bench.measure import Plan, measured_options, full_plan, measure, quick_plan
+from service.bench.measure import Plan, full_plan, measure, measured_options, quick_plan
 from service.bench.plot import plot
 from service.bench.results import BenchError, Product, Result, best
 from service.bench.start import memory, start_once

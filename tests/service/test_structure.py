@@ -90,7 +90,7 @@ def test_metrics_are_an_adapter_over_records() -> None:
 @pytest.mark.parametrize("library", ["fastapi", "starlette"])
 def test_the_web_stays_at_the_edge(library: str) -> None:
     """Application, middleware and protocols; the engine would serve another transport as well."""
-    edge = {"service.app", "service.middleware", "service.pages"}
+    edge = {"service.app", "service.middleware", "service.pages", "service.tracing"}
     assert {module for module in users(library) if not module.startswith("service.protocols.")} <= edge
 
 
@@ -108,6 +108,8 @@ def test_the_web_stays_at_the_edge(library: str) -> None:
         ("matplotlib", {"service.bench.plot"}),
         ("openvino", {"service.bench.limit"}),
         ("torch", {"service.bench.limit"}),
+        ("opentelemetry", {"service.tracing"}),
+        ("pyarrow", {"service.bulk.readers", "service.bulk.outputs"}),
     ],
 )
 def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
@@ -142,6 +144,12 @@ def test_nothing_that_serves_converts_or_verifies() -> None:
     for tool in ("model.convert", "model.verify", "model.hugging_face", "model.preset_files"):
         users = {module for module in SOURCES if tool in imports(module)}
         assert users <= homes | {"model.verify"}
+
+
+def test_nothing_that_serves_encodes_files() -> None:
+    """Bulk encoding uses the engine and the client, and only its command uses it."""
+    users = {module for module in SOURCES if any(name.startswith("service.bulk") for name in imports(module))}
+    assert {module for module in users if not module.startswith("service.bulk")} == {"service.commands.encode"}
 
 
 def test_protocols_do_not_know_the_application() -> None:

@@ -1,0 +1,181 @@
+"""Traces, as a collector gets them from the real process."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+HANG = 60.0
+COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
+TRACE, CLIENTS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@dataclass
+class Collector:
+    """A collector that keeps what it gets.
+
+    Attributes:
+        url: Where it is.
+        spans: What it got.
+        bodies: What it got, as it came.
+    """
+
+    url: str = ""
+    spans: list[Any] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    def take(self, body: bytes) -> None:
+        """Keep an export."""
+        self.bodies.append(body)
+        export = ExportTraceServiceRequest.FromString(body)
+        self.spans += [span for each in export.resource_spans for scope in each.scope_spans for span in scope.spans]
+
+    def of(self, trace_id: str) -> dict[str, Any]:
+        """Return the spans of a trace, by name."""
+        return {span.name: span for span in self.spans if span.trace_id.hex() == trace_id}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector on a port of its own."""
+    found = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.path == "/v1/traces"
+            found.take(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join(HANG)
+    server.server_close()
+
+
+@pytest.fixture
+def traced(
+    tiny_preset: Path, tmp_path: Path
+) -> Iterator[Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]]]:
+    """Serve with traces going to an address; gives a client, and what ends the process and returns its log."""
+    running: list[subprocess.Popen[bytes]] = []
+    clients: list[httpx.Client] = []
+
+    def serve(endpoint: str) -> tuple[httpx.Client, Callable[[], list[Any]]]:
+        log = tmp_path / "log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FNET_", "OTEL_"))}
+        settings = {
+            "FNET_PRESET": str(tiny_preset),
+            "FNET_MAX_BATCH_TOKENS": "64",
+            "FNET_PORT": "0",
+            "FNET_LOG_FORMAT": "json",
+            "FNET_OTLP_ENDPOINT": endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        with log.open("wb") as stream:
+            process = subprocess.Popen([str(COMMAND), "serve"], env={**inherited, **settings}, stderr=stream)
+        running.append(process)
+
+        def lines() -> list[Any]:
+            return [json.loads(line) for line in log.read_text().splitlines()]
+
+        def end() -> list[Any]:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(HANG) == 0
+            return lines()
+
+        def ready() -> bool:
+            return any(line["event"] == "ready" for line in lines())
+
+        deadline = time.monotonic() + HANG
+        while not ready():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        url = next(line["url"] for line in lines() if line["event"] == "listening")
+        clients.append(httpx.Client(base_url=url, timeout=HANG))
+        return clients[-1], end
+
+    yield serve
+    for client in clients:
+        client.close()
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait(HANG)
+
+
+def test_a_request_is_a_trace(
+    collector: Collector, traced: Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]]
+) -> None:
+    """It goes on its client's; each step lies within it, in order; the log names it; nothing is told of the input."""
+    client, end = traced(collector.url)
+    parent = {"traceparent": f"00-{TRACE}-{CLIENTS_SPAN}-01"}
+    request = {"texts": ["a secret word", "another"], "outputs": ["pooled_output"]}
+    assert client.post("/v1/encode", json=request, headers=parent).status_code == 200
+    unsampled = {"traceparent": f"00-{'1' * 32}-{CLIENTS_SPAN}-00"}
+    assert client.post("/v1/encode", json=request, headers=unsampled).status_code == 200
+    assert client.post("/v1/encode", content=b"{", headers={"traceparent": "nonsense"}).status_code == 400
+    client.get("/health/ready")
+    client.get("/metrics")
+    log = end()  # what waits is sent
+    spans = collector.of(TRACE)
+    assert set(spans) == {"POST /v1/encode", "tokenize", "queue", "compute", "render"}
+    whole = spans["POST /v1/encode"]
+    assert whole.parent_span_id.hex() == CLIENTS_SPAN
+    steps = [spans[name] for name in ("tokenize", "queue", "compute", "render")]
+    for step in steps:
+        assert step.parent_span_id == whole.span_id
+        assert whole.start_time_unix_nano <= step.start_time_unix_nano <= step.end_time_unix_nano
+        assert step.end_time_unix_nano <= whole.end_time_unix_nano
+    assert [step.end_time_unix_nano for step in steps] == sorted(step.end_time_unix_nano for step in steps)
+    attributes = {each.key: each.value.string_value or each.value.int_value for each in whole.attributes}
+    assert attributes == {
+        "http.request.method": "POST",
+        "http.route": "/v1/encode",
+        "http.response.status_code": 200,
+        "url.scheme": "http",
+        "fnet.sequences": 2,
+        "fnet.tokens": 8,
+    }
+    assert collector.of("1" * 32) == {}
+    (refused,) = [span for span in collector.spans if span.trace_id.hex() != TRACE]
+    assert refused.parent_span_id == b""
+    assert {line["trace_id"] for line in log if line["event"] == "request"} >= {TRACE, refused.trace_id.hex()}
+    assert b"secret" not in b"".join(collector.bodies)
+
+
+def test_a_collector_out_of_reach_harms_nobody(
+    traced: Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]],
+) -> None:
+    """Requests are answered as ever, and the process ends in order."""
+    client, end = traced("http://127.0.0.1:9")
+    for number in range(50):
+        assert client.post("/v1/encode", json={"token_ids": [4, number, 5]}).status_code == 200
+    time.sleep(0.5)
+    assert client.post("/v1/encode", json={"token_ids": [4, 5]}).status_code == 200
+    log = end()
+    assert not [line for line in log if line["level"] == "critical" or "Traceback" in json.dumps(line)]
