@@ -17,7 +17,7 @@ EXTRA ?= serve
 # The browser of `make test-page`.
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help serve test lint types parity distill test-distill test-clients test-page bench-peers soak fuzz audit image test-image lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients test-page bench-peers soak fuzz audit image test-image test-deploy lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,11 +71,14 @@ image:  ## build the container image, and its bill of materials in dist/ (IMAGE,
 test-image: $(VENV)/.dev  ## build the image and run it and the compose file in Docker (BUILD_ARGS, COMPOSE_OVERRIDE)
 	@$(VENV)/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -s tests/image $(TEST_ARGS)
 
+test-deploy: .venv-deploy/.done  ## hold deploy/ to kubectl, promtool and a real Prometheus, which have to be installed
+	@HF_HUB_OFFLINE=1 .venv-deploy/bin/python -m pytest -o addopts='-ra --import-mode=importlib' tests/deploy_tools $(TEST_ARGS)
+
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-page .venv-peers .venv-infinity .venv-fuzz .venv-audit .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-page .venv-peers .venv-infinity .venv-fuzz .venv-audit .venv-deploy .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -137,6 +140,15 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-page/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv-page/bin/python -m pip install -q --disable-pip-version-check -r requirements/page.txt
 	@.venv-page/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-deploy/.done: requirements/dev.txt requirements/deploy.txt pyproject.toml
+	@for p in kubectl promtool prometheus; do \
+		command -v $$p >/dev/null || { echo "$$p is needed: install it, and run this again" >&2; exit 1; }; done
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv-deploy/bin/python -m pip install -q --disable-pip-version-check -r requirements/deploy.txt
+	@.venv-deploy/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-peers/.done: requirements/serve.txt requirements/peers.txt requirements/parity-nodeps.txt pyproject.toml

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "finetune.md": "tests/test_finetune.py",
     "clients.md": "tests/clients/test_snippets.py",
     "docker.md": "tests/image/test_image.py",
+    "kubernetes.md": "tests/deploy_tools/test_manifests.py",
 }
 
 Typed = Callable[[str, str, Path], str]
