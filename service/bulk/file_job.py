@@ -84,11 +84,14 @@ async def to_file(
         restart=job.restart,
     )
     rows = chosen(reader, job.shard)
-    async with aclosing(run(rows, encoder, job.wanted, about.hidden_dim, kept, skip=job.skip, tell=told)) as parts:
-        async for _ in parts:
-            pass
-    tell(f"{out}: putting it together …")
-    await asyncio.to_thread(_put_together, out, format_, kept, job, about)
+    try:
+        async with aclosing(run(rows, encoder, job.wanted, about.hidden_dim, kept, skip=job.skip, tell=told)) as parts:
+            async for _ in parts:
+                pass
+        tell(f"{out}: putting it together …")
+        await asyncio.to_thread(_put_together, out, format_, kept, job, about)
+    finally:
+        kept.leave()
     tell("")
     return told.progress
 

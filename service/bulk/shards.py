@@ -5,6 +5,7 @@ A shard's file appears whole or not at all, so a job that is killed at any momen
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,7 +25,7 @@ from service.bulk.rows import Row
 _ROWS = 4096
 # Of text. An embedding is as large whatever its text; outputs of every token are 400 times their text.
 _BYTES, _BYTES_OF_SEQUENCES = 1 << 20, 1 << 15
-_JOB_FILE = "job.json"
+_JOB_FILE, _LOCK_FILE = "job.json", "lock"
 
 
 class JobError(Exception):
@@ -123,6 +124,7 @@ class Parts:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.count = 0
+        self._lock: BinaryIO | None = None
 
     def begin(self, job: Mapping[str, Any], *, restart: bool) -> None:
         """Make the directory, or go on with what is there.
@@ -132,23 +134,48 @@ class Parts:
             restart: Whether to throw away what is there.
 
         Raises:
-            JobError: What is there belongs to another job.
+            JobError: What is there belongs to another job, or to a run that is at it.
             OSError: The directory cannot be made or read.
         """
-        if restart and self.directory.exists():
-            shutil.rmtree(self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._take()
+        try:
+            self._check(json.loads(json.dumps(job)), restart=restart)
+        except BaseException:
+            self.leave()
+            raise
+        self.count = 0
+        while self._file(self.count).is_file():
+            self.count += 1
+
+    def _check(self, job: dict[str, Any], *, restart: bool) -> None:
+        """Make sure that what is there belongs to a job."""
+        if restart:
+            for file in self.directory.iterdir():
+                if file.name != _LOCK_FILE:
+                    file.unlink()
         known = self.directory / _JOB_FILE
-        job = json.loads(json.dumps(job))
         if not known.is_file():
-            self.directory.mkdir(parents=True, exist_ok=True)
             _write(known, json.dumps(job, indent=1, sort_keys=True).encode())
         there = json.loads(known.read_bytes())
         if there != job:
             differ = ", ".join(sorted(name for name in {*there, *job} if there.get(name) != job.get(name)))
             raise JobError(f"{self.directory} was begun with another {differ}; --restart throws it away")
-        self.count = 0
-        while self._file(self.count).is_file():
-            self.count += 1
+
+    def _take(self) -> None:
+        """Keep others out for as long as this process lives: two that wrote the same parts would spoil them."""
+        self._lock = (self.directory / _LOCK_FILE).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.leave()
+            raise JobError(f"{self.directory}: another run is at it") from error
+
+    def leave(self) -> None:
+        """Let others go on with what is there."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def add(self, part: Part) -> None:
         """Keep the next part.
@@ -199,6 +226,7 @@ class Parts:
     def remove(self) -> None:
         """Remove everything: the output is there."""
         shutil.rmtree(self.directory)
+        self.leave()
 
     def _file(self, number: int) -> Path:
         return self.directory / f"{number:08}.npz"

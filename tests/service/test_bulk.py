@@ -269,16 +269,21 @@ def test_parts_are_kept(tmp_path: Path) -> None:
     parts.begin({"a": 1}, restart=False)
     parts.add(part("one"))
     parts.add(part("two"))
+    parts.leave()
     again = Parts(tmp_path / "out.part")
     again.begin({"a": 1}, restart=False)
     first, second = again
     assert (first.digest, second.digest, first.faults) == ("one", "two", {1: (2, "wrong: ü")})
     assert np.array_equal(first.outputs["pooled_output"], part().outputs["pooled_output"])
+    with pytest.raises(JobError, match="another run is at it"):
+        Parts(tmp_path / "out.part").begin({"a": 1}, restart=True)
+    again.leave()
     with pytest.raises(JobError, match="another a; --restart"):
         Parts(tmp_path / "out.part").begin({"a": 2}, restart=False)
     other = Parts(tmp_path / "out.part")
     other.begin({"a": 2}, restart=True)
     assert list(other) == []
+    other.leave()
 
 
 def test_a_damaged_part_is_told(tmp_path: Path) -> None:
@@ -290,6 +295,7 @@ def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(JobError, match="damaged"):
         parts.read(0)
+    parts.leave()
 
 
 # === The command ===
