@@ -111,11 +111,16 @@ def test_selectors_choose_the_pods_and_nothing_else(tree: str) -> None:
     resources = kustomized(KUBERNETES / tree)
     labels = one(resources, "Deployment")["spec"]["template"]["metadata"]["labels"]
     job = yaml.safe_load((KUBERNETES / "jobs/encode.yaml").read_text("utf-8"))["spec"]["template"]["metadata"]["labels"]
+    policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
+    # The one for everything lets nothing through.
+    assert [each for each in policies if not each["podSelector"]] == [
+        {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    ]
     selectors = [
         one(resources, "Deployment")["spec"]["selector"]["matchLabels"],
         one(resources, "Service")["spec"]["selector"],
         one(resources, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        *(each["spec"]["podSelector"]["matchLabels"] for each in resources if each["kind"] == "NetworkPolicy"),
+        *(each["podSelector"]["matchLabels"] for each in policies if each["podSelector"]),
     ]
     for selector in selectors:
         assert selector
