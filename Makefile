@@ -17,7 +17,7 @@ EXTRA ?= serve
 # The browser of `make test-page`.
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help serve test lint types parity distill test-distill test-clients test-page bench-peers soak fuzz audit image test-image test-deploy lock clean
+.PHONY: help serve test lint types parity distill test-distill test-clients test-ray test-page bench-peers soak fuzz audit image test-image test-deploy lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ distill: .venv-distill/.done  ## train and measure a new preset (hours; MINUTES 
 
 test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sentences
 	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/distill $(TEST_ARGS)
+
+test-ray: .venv-ray/.done  ## encode a corpus on a Ray cluster of two local nodes, and kill what works on it
+	@.venv-ray/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/ray $(TEST_ARGS)
 
 test-clients: .venv-clients/.done  ## prove every protocol with its own clients, and fuzz the OpenAPI description
 	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/clients $(TEST_ARGS)
@@ -78,7 +81,7 @@ lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock
 
 clean:  ## remove what the targets above made
-	@rm -rf .venv .venv-parity .venv-distill .venv-clients .venv-page .venv-peers .venv-infinity .venv-fuzz .venv-audit .venv-deploy .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-ray .venv-parity .venv-distill .venv-clients .venv-page .venv-peers .venv-infinity .venv-fuzz .venv-audit .venv-deploy .fuzz .pytest_cache .schemathesis .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=…" >&2; exit 1; }
@@ -126,6 +129,13 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check -r requirements/distill.txt
 	@.venv-distill/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-ray/.done: requirements/dev.txt requirements/ray.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv-ray/bin/python -m pip install -q --disable-pip-version-check -r requirements/ray.txt
+	@.venv-ray/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-clients/.done: requirements/dev.txt requirements/clients.txt pyproject.toml
