@@ -1,7 +1,7 @@
 // Whether the service is ready, asked often while it is not.
 
 const SOON = 700;
-const LATER = 5000;
+const LATER = 2000;
 
 /** @typedef {{state: string, done: number, of: number}} State `asking`, `unreachable`, `keyed`, or as the service has it. */
 
