@@ -94,7 +94,7 @@ def report(workload: str, tokens: int, seconds: dict[str, list[float]]) -> None:
     for name, times in seconds.items():
         median = statistics.median(times)
         ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
-        print(f"{workload:16} {name:18} {median * 1e3:8.1f} ms {tokens / median:8.0f} tokens/s  x {ratio:.2f}")  # noqa: T201 - its output
+        print(f"{workload:16} {name:18} {median * 1e3:8.1f} ms {tokens / median:8.0f} tokens/s  x {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from model.encoder import Tokens
-from service.app import _engine_options
 from service.engine import Engine
+from service.engine_options import engine_options
 from service.settings import Settings
 
 _CLIENTS = 32
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -> None:
-    engine = Engine(_engine_options(settings))
+    engine = Engine(engine_options(settings))
     engine.start()
     while engine.state != "ready":  # noqa: ASYNC110 - it has no event to wait for
         await asyncio.sleep(0.1)
@@ -95,8 +95,8 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     more = statistics.median(b - a for a, b in zip(latency["engine"], latency["http"], strict=True))
     tokens = {name: statistics.median(values) for name, values in found.items()}
     times = {name: statistics.median(values) * 1e3 for name, values in latency.items()}
-    print(f"{_CLIENTS} clients, tokens/s: engine {tokens['engine']:.0f}, HTTP {tokens['http']:.0f}, x {ratio:.2f}")  # noqa: T201 - its output
-    print(f"1 client, 32 tokens, ms: engine {times['engine']:.2f}, HTTP {times['http']:.2f}, {more * 1e3:+.2f}")  # noqa: T201 - its output
+    print(f"{_CLIENTS} clients, tokens/s: engine {tokens['engine']:.0f}, HTTP {tokens['http']:.0f}, x {ratio:.2f}")
+    print(f"1 client, 32 tokens, ms: engine {times['engine']:.2f}, HTTP {times['http']:.2f}, {more * 1e3:+.2f}")
     engine.close()
 
 

@@ -118,7 +118,7 @@ def write_weights(architecture: Architecture, preset: Path, hugging_face: Path) 
     from transformers import FNetConfig, FNetModel  # noqa: PLC0415
 
     from model.backbone import FNetBackbone  # noqa: PLC0415
-    from model.checkpoints import read_hugging_face  # noqa: PLC0415
+    from model.hugging_face import read_hugging_face  # noqa: PLC0415
 
     torch.manual_seed(_SEED)
     config = FNetConfig(
