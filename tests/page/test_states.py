@@ -71,7 +71,8 @@ def test_a_refusal_names_the_line(running: Any, opened: Open) -> None:
     notice = page.locator("#notice")
     expect(notice).to_have_attribute("data-kind", "error")
     refusal = httpx.post(f"http://{running.address}/v1/encode", json={"texts": ["short", LONG.strip(), "short too"]})
-    expect(notice.locator("p").first).to_have_text(refusal.json()["detail"])
+    (problem,) = refusal.json()["errors"]
+    expect(notice.locator("p").first).to_have_text(f"Line 3 {problem['msg']}")
     expect(notice).to_contain_text("422 invalid_input")
     notice.get_by_role("button", name="Line 3").click()
     expect(page.locator("#texts")).to_be_focused()
@@ -81,6 +82,19 @@ def test_a_refusal_names_the_line(running: Any, opened: Open) -> None:
     page.locator("#encode").click()
     expect(page.locator("#summary")).to_contain_text("3 texts")
     expect(notice).to_be_hidden()
+
+
+def test_several_problems_are_a_list(running: Any, opened: Open) -> None:
+    """The detail above, each with its line below; what is written is never lost."""
+    page = opened(running.address)
+    page.locator("#texts").fill(f"{LONG}\nshort\n{LONG}")
+    page.locator("#encode").click()
+    notice = page.locator("#notice")
+    expect(notice.get_by_role("listitem")).to_have_count(2)
+    refusal = httpx.post(f"http://{running.address}/v1/encode", json={"texts": [LONG.strip(), "short", LONG.strip()]})
+    expect(notice.locator("p").first).to_have_text(refusal.json()["detail"])
+    expect(notice.get_by_role("listitem").last).to_contain_text("Line 3")
+    expect(page.locator("#texts")).to_have_value(f"{LONG}\nshort\n{LONG}")
 
 
 def test_an_urgent_word_is_said(running: Any, opened: Open, encoded: Encoded) -> None:

@@ -32,7 +32,7 @@ export class Health {
    */
   constructor(service, changed) {
     Object.assign(this, { service, changed, now: { state: "asking", done: 0, of: 0 } });
-    document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
+    document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(this.#timer) : this.refresh()));
     this.refresh();
   }
 

@@ -7,7 +7,6 @@ import { nearest } from "./numbers.js";
 // Beyond, names would cover the points.
 const MOST_NAMED = 16;
 const MOST_NUMBERED = 60;
-const LETTER = 6.3;
 const LINE = 15;
 const NEIGHBOURS = 3;
 
@@ -21,6 +20,8 @@ export class TextMap {
   constructor(place, result, choose) {
     Object.assign(this, result, { choose, chosen: 0, rows: result.texts.length });
     this.drawing = make("div", { class: "drawing" });
+    this.pen = make("canvas").getContext("2d");
+    this.family = getComputedStyle(document.body).fontFamily;
     place.replaceChildren(this.drawing, make("p", { class: "hint" }, this.#says()));
     if (this.rows > 1) {
       place.append(
@@ -49,6 +50,12 @@ export class TextMap {
   select(index) {
     this.chosen = index;
     this.draw();
+  }
+
+  /** Return how wide a label is, in pixels. */
+  #wide(text, chosen) {
+    this.pen.font = `${chosen ? 600 : 400} 12px ${this.family}`;
+    return this.pen.measureText(text).width;
   }
 
   #says() {
@@ -118,7 +125,7 @@ export class TextMap {
       const [x, y] = at[index];
       const whole = `${index + 1} ${short(oneLine(this.texts[index]), width < 420 ? 18 : 26)}`;
       const wordings = this.rows <= MOST_NAMED || index === this.chosen ? [whole, String(index + 1)] : [String(index + 1)];
-      const found = wordings.flatMap((text) => this.#sides(text, x, y, radius)).find(
+      const found = wordings.flatMap((text) => this.#sides(text, this.#wide(text, index === this.chosen), x, y, radius)).find(
         ({ box: [x1, y1, x2, y2] }) =>
           x1 >= 0 && y1 >= 0 && x2 <= width && y2 <= height && !taken.some((b) => x1 < b[2] && x2 > b[0] && y1 < b[3] && y2 > b[1]),
       );
@@ -130,8 +137,7 @@ export class TextMap {
     return names;
   }
 
-  #sides(text, x, y, radius) {
-    const long = [...text].length * LETTER;
+  #sides(text, long, x, y, radius) {
     const gap = radius + 5;
     const box = (left, top) => [left - 1, top, left + long + 1, top + LINE];
     return [

@@ -52,16 +52,19 @@ export class Notice {
     const { status, code, detail, problems, requestId } = refusal;
     const items = problems.map(({ loc, msg }) => {
       const line = loc[0] === "texts" && Number.isInteger(loc[1]) ? lineOf(loc[1]) : null;
-      if (line === null) return make("li", {}, loc.length ? `${loc.join(".")}: ${msg}` : msg);
-      return make("li", {}, make("button", { type: "button", class: "link", click: () => go(line) }, `Line ${count(line)}`), ` ${msg}`);
+      if (line === null) return [loc.length ? `${loc.join(".")}: ${msg}` : msg];
+      return [make("button", { type: "button", class: "link", click: () => go(line) }, `Line ${count(line)}`), ` ${msg}`];
     });
+    // One problem is the whole detail, with its place in the service's words.
+    const [one] = items.length === 1 && items[0].length === 2 ? items : [null];
     this.show(
       "error",
       TITLES[status] ?? "The service refused this",
-      detail,
-      items.length ? make("ul", { class: "problems" }, ...items) : null,
-      make("p", { class: "hint" }, status ? `${status} ${code}` : code, requestId ? ", request " : "", requestId ? make("code", {}, requestId) : null),
+      one ? one.map((part) => part.textContent ?? part).join("") : detail,
+      items.length > 1 ? make("ul", { class: "problems" }, ...items.map((item) => make("li", {}, ...item))) : null,
+      make("p", { class: "hint", id: "refusal" }, status ? `${status} ${code}` : code, requestId ? ", request " : "", requestId ? make("code", {}, requestId) : null),
     );
+    if (one) this.box.querySelector("p").replaceChildren(...one);
   }
 
   /** Tell that another try follows after some seconds, which count down. */

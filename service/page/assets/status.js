@@ -165,20 +165,22 @@ export class Status {
   #drawLine() {
     const [width, height] = [240, 36];
     const end = this.#readings.last.time;
+    const span = Math.min(KEPT, Math.max(SPAN, Math.ceil((end - this.#readings.first.time) / SPAN) * SPAN));
+    const ago = counted(span / 60, "minute");
     const points = this.#readings.steps((before, after) => {
       const tokens = sum(after.samples, "fnet_sequence_length_tokens_sum") - sum(before.samples, "fnet_sequence_length_tokens_sum");
       return [after.time, tokens / Math.max(0.001, after.time - before.time)];
     });
     const most = Math.max(...points.map(([, value]) => value), 0);
     const places = points.map(([at, value]) => {
-      const x = width - ((end - at) / KEPT) * width;
+      const x = width - ((end - at) / span) * width;
       return `${x.toFixed(1)},${(height - 2 - (most ? (value / most) * (height - 6) : 0)).toFixed(1)}`;
     });
-    const label = `Tokens a second over the last ${KEPT / 60} minutes: at most ${speed(most)}, at last ${speed(points.at(-1)?.[1] ?? 0)}`;
+    const label = `Tokens a second over the last ${ago}: at most ${speed(most)}, at last ${speed(points.at(-1)?.[1] ?? 0)}`;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
     svg.append(draw("line", { x1: 0, x2: width, y1: height - 1, y2: height - 1, class: "axis" }));
     if (places.length) svg.append(draw("polyline", { points: places.join(" "), class: "course" }));
-    this.line.replaceChildren(svg, make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, `${KEPT / 60} minutes`), make("span", {}, most ? `peak ${speed(most)}` : "")));
+    this.line.replaceChildren(svg, make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, `${ago} ago`), make("span", {}, most ? `peak ${speed(most)}` : "")));
   }
 }
 
