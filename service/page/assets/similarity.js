@@ -208,7 +208,7 @@ export class Similarity {
           this.draw();
         },
       });
-      this.legend.append(make("label", {}, stretch, " from the least to the most found"));
+      this.legend.append(make("label", {}, stretch, "full contrast"));
     }
   }
 

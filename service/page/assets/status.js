@@ -165,8 +165,8 @@ export class Status {
   #drawLine() {
     const [width, height] = [240, 36];
     const end = this.#readings.last.time;
-    const span = Math.min(KEPT, Math.max(SPAN, Math.ceil((end - this.#readings.first.time) / SPAN) * SPAN));
-    const ago = counted(span / 60, "minute");
+    const span = Math.min(KEPT, Math.max(SPAN, end - this.#readings.first.time));
+    const ago = duration(span);
     const points = this.#readings.steps((before, after) => {
       const tokens = sum(after.samples, "fnet_sequence_length_tokens_sum") - sum(before.samples, "fnet_sequence_length_tokens_sum");
       return [after.time, tokens / Math.max(0.001, after.time - before.time)];
