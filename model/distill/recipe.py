@@ -72,7 +72,7 @@ class Recipe:
     row_tokens: tuple[int, int] = (128, 512)
     batch_tokens: int = 6144
     passage_steps: tuple[int, int] = (16, 10)
-    late: float = 0.6
+    late: float = 0.3
     late_composed: float = 0.4
     learning_rate: float = 8e-4
     embedding_learning_rate: float = 1.2e-3
@@ -87,7 +87,7 @@ class Recipe:
 
 FNET_MINI = Recipe(
     name="fnet_mini_en",
-    version="1.1",
+    version="1.2",
     architecture=Architecture(
         vocabulary_size=20_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),
