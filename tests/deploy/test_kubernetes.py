@@ -12,6 +12,7 @@ import yaml
 
 from service import __version__
 from service.app import create_app
+from service.keys import KeyRing
 from service.settings import Settings, variable
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +215,23 @@ def test_keys_can_be_exchanged() -> None:
     (settings,) = [each for each in more_settings() if "FNET_API_KEYS_FILE" in each]
     assert Path(settings["FNET_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
     assert "subPath" not in mount
+
+
+def test_a_secret_that_changed_is_in_force(tmp_path: Path) -> None:
+    """As a kubelet exchanges it: a new directory, and a link that is moved to it at once."""
+    now = 0.0
+    for name, key in (("..1", "first"), ("..2", "second")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "api_keys").write_text(f"{key}\n")
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "api_keys").symlink_to("..data/api_keys")
+    ring = KeyRing((), tmp_path / "api_keys", lambda: now)
+    assert ring.lets_in(["first"])
+    (tmp_path / "..new").symlink_to("..2")
+    (tmp_path / "..new").replace(tmp_path / "..data")
+    now = 5.0
+    assert ring.lets_in(["second"])
+    assert not ring.lets_in(["first"])
 
 
 def test_the_preset_that_is_fetched_is_served() -> None:
