@@ -40,7 +40,19 @@ def test_an_example_is_one_press(running: Any, opened: Open, example: str, rows:
     page.get_by_role("button", name=example).click()
     expect(page.locator("#summary")).to_contain_text(f"{rows} texts")
     expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("#summary")).to_be_focused()
     assert page.locator("#list li").count() == rows
+
+
+def test_what_comes_is_seen_on_a_small_screen(running: Any, opened: Open) -> None:
+    """The form fills it: results, and what is wrong, come to where the reader is."""
+    page = opened(running.address, width=360)
+    page.locator("#texts").fill(LONG)
+    page.locator("#encode").click()
+    expect(page.locator("#notice")).to_be_in_viewport(ratio=0.9)
+    page.locator("#texts").fill("a text")
+    page.locator("#encode").click()
+    expect(page.locator("#summary")).to_be_in_viewport(ratio=0.9)
 
 
 def test_loading_is_told_and_waited_for(

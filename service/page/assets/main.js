@@ -77,14 +77,14 @@ byId("stop").addEventListener("click", () => {
   say("Stopped.");
 });
 for (const button of document.querySelectorAll(".example")) {
-  button.addEventListener("click", () => {
+  button.addEventListener("click", async () => {
     const { example } = button.dataset;
     texts.value = EXAMPLES[example].join("\n");
     form.elements.lines.value = example;
     showAsked();
-    encode();
-    // The button goes with what it stood in.
-    texts.focus({ preventScroll: true });
+    await encode();
+    // The button has gone with what it stood in: the keyboard goes on with what came.
+    if (!byId("results").hidden) byId("summary").focus({ preventScroll: true });
   });
 }
 
@@ -136,6 +136,7 @@ async function encode() {
     if (running !== mine) return;
     stop();
     showResult(request, tokens, encoded);
+    reveal(byId("summary"), "start");
   } catch (error) {
     // Its sibling has nothing left to tell; one that was stopped has nothing either.
     mine.abort();
@@ -143,7 +144,13 @@ async function encode() {
     stop();
     if (!error.code || error.status === undefined) throw error;
     refused(error, request);
+    reveal(byId("notice"), "nearest");
   }
+}
+
+/** On a small screen, bring what came of a press to where it can be seen. */
+function reveal(element, block) {
+  if (innerWidth < 1024) element.scrollIntoView({ block });
 }
 
 function refused(refusal, request) {
@@ -275,5 +282,5 @@ byId("forget-key").addEventListener("click", () => {
   askKey(false);
 });
 
-byId("one-title").tabIndex = -1;
+byId("one-title").tabIndex = byId("summary").tabIndex = -1;
 showAsked();
