@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import socket
@@ -21,9 +20,6 @@ from service.engine import Engine
 from service.settings import Settings
 
 _SWITCH_SECONDS = 0.0005
-# A body of millions of lists makes as many objects while the interpreter is held; by default the collector would look
-# through all of them again and again, which takes three times as long as to read them.
-_COLLECT_EVERY = (100_000, 20, 50)
 
 log = structlog.get_logger("fnet.server")
 
@@ -102,7 +98,6 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
     """
     # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.set_threshold(*_COLLECT_EVERY)
     failures: list[BaseException] = []
 
     def on_failure(error: BaseException) -> None:

@@ -9,6 +9,7 @@ The only home of OpenTelemetry, which is an extra.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -32,7 +33,7 @@ from service.records import Record, RequestComputed, TextsTokenized
 
 _NANOSECONDS = 1_000_000_000
 _ERRORS_FROM = 500
-# Spans that wait for a collector; beyond, the newest are lost and no request waits.
+# Spans that wait for a collector; beyond, the oldest are lost and no request waits.
 _MOST_WAITING = 2048
 _EXPORT_SECONDS = 5
 _PATH = "v1/traces"
@@ -68,7 +69,7 @@ class Tracing:
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": "fnet-encode", "service.version": __version__})
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/{_PATH}", timeout=_EXPORT_SECONDS)
         self._provider.add_span_processor(
             BatchSpanProcessor(exporter, max_queue_size=_MOST_WAITING, export_timeout_millis=_EXPORT_SECONDS * 1000)
@@ -103,8 +104,11 @@ class Tracing:
         return Middleware(_TracedRequests, self, route, untraced)
 
     def close(self) -> None:
-        """Send what waits, for as long as an export may take."""
-        self._provider.shutdown()
+        """Send what waits, for as long as one export may take; what is left then is lost."""
+        # The SDK itself would try batch after batch, each for as long.
+        sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        sending.start()
+        sending.join(_EXPORT_SECONDS)
 
     def rendered(self, request: _Request) -> None:
         """Make the span from when a request's vectors were there until its answer was sent."""

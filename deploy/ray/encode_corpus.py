@@ -22,6 +22,7 @@ import ray.data
 from service.bulk.encoders import LocalEncoder, Wanted, wait_ready
 from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
+from service.commands.stop import stop
 from service.engine import Engine
 from service.engine_options import engine_options
 from service.settings import Settings
@@ -80,6 +81,9 @@ def main(inputs: tuple[str, ...], output: Path, workers: int, cpus: float, addre
     Settings FNET_… of this command's environment hold for all actors.
     """
     files = [{"input": os.path.abspath(each), "output": str(_target(each, output))} for each in inputs]  # noqa: PTH100 - links are kept
+    outs = [file["output"] for file in files]
+    if twice := next((out for out in outs if outs.count(out) > 1), None):
+        stop(f"{twice} would be written twice: inputs need different names", 2)
     left = [file for file in files if not Path(file["output"]).exists()]
     click.echo(f"{len(files) - len(left)} of {len(files)} files are there already", err=True)
     if not left:

@@ -162,3 +162,11 @@ def test_a_run_that_is_killed_is_gone_on_with(
     again.communicate(timeout=HANG)
     assert again.returncode == 0
     check(tmp_path, expected)
+
+
+def test_two_inputs_never_share_an_output(environ: dict[str, str], tmp_path: Path) -> None:
+    """The one would overwrite the other, and nobody would know."""
+    command = [sys.executable, str(SCRIPT), "-o", str(tmp_path), "a/x.jsonl", "b/x.jsonl.gz"]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANG, check=False)
+    assert ran.returncode == 2
+    assert "x.jsonl.parquet would be written twice" in ran.stderr
