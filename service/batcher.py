@@ -207,12 +207,16 @@ class Batcher(Generic[T, R]):
         with self._condition:
             self._draining = True
 
-    def close(self) -> None:
-        """Stop the worker after the batch that runs, and fail what still waits."""
+    def give_up(self) -> None:
+        """Fail what still waits, and stop the worker after the batch that runs."""
         with self._condition:
-            self._closed = True
+            self._draining = self._closed = True
             self._fail_all(DrainingError("the service is shutting down", retry_after=1))
             self._condition.notify()
+
+    def close(self) -> None:
+        """Give up, and wait for the worker's end."""
+        self.give_up()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -173,6 +173,12 @@ class Engine:
             if self._batcher is not None:
                 self._batcher.drain()
 
+    def give_up(self) -> None:
+        """Fail what still waits: the time to finish it is over, and its clients are to hear of it."""
+        self.drain()
+        if self._batcher is not None:
+            self._batcher.give_up()
+
     def close(self) -> None:
         """Stop the threads; what still waits fails."""
         self.drain()

@@ -82,6 +82,8 @@ class Server(uvicorn.Server):
         # What is left of the drain time is for answers that are still on their way.
         left = self._drain_begins + self._drain_seconds - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, round(left))
+        if left < 0:
+            self._engine.give_up()
         return stop or self._engine.idle or left < 0
 
 

@@ -113,12 +113,13 @@ def test_one_port_from_image_to_service() -> None:
 
 
 def test_there_is_time_to_leave() -> None:
-    """Longer than the delay and the drain together, in the Deployment and with KServe."""
+    """Longer than the delay and the drain together, which is as long as a request may take; with KServe, too."""
     environ = {each["name"]: each["value"] for each in RUNTIME["env"]}
     predictor = read("overlays/kserve/inferenceservice.yaml")["spec"]["predictor"]
     for pod, given in ((DEPLOYMENT, base_settings()), (predictor, environ)):
         settings = Settings.load(given)
         assert settings.shutdown_delay > 0
+        assert settings.drain_seconds >= settings.request_timeout
         needed = settings.shutdown_delay + settings.drain_seconds + MARGIN
         assert pod["terminationGracePeriodSeconds"] >= needed
 

@@ -423,3 +423,23 @@ def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], 
     assert 200 in fleet.answers
     assert set(fleet.answers) <= {200, *broken}
     assert fleet.wrong == 0
+
+
+def test_what_the_drain_leaves_is_told(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Work that is not done when its time is over gets its protocol's refusal, and is counted and logged as one."""
+    process = start("--drain-seconds", "0.2", "--max-queue-tokens", "2000000", FNET_PRESET=str(tiny_preset))
+    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        body = {
+            "token_ids": [[7 + row % 40, *range(row, row + 60)] for row in range(2000)],
+            "outputs": ["pooled_output"],
+        }
+        late = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=HANG)
+        process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
+        process.signal(signal.SIGTERM)
+        answer = late.result(HANG)
+    process.end()
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "draining"
+    assert "Traceback" not in "".join(process.lines)
+    assert 503 in {line["status"] for line in process.events("request")}
