@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, get_args
@@ -16,7 +16,7 @@ from model.presets import Padding
 from service.bulk.rows import Row
 from service.client import AsyncClient, EncodeError
 from service.engine import Engine, normalized
-from service.errors import InvalidInputError, Problem, ServiceError
+from service.errors import BodyTooLargeError, InvalidInputError, Problem, ServiceError, TooManySequencesError
 from service.inputs import from_ids
 
 Output = Literal["pooled_output", "mean_output", "sequence_output"]
@@ -29,6 +29,10 @@ _PATIENCE = 86_400.0
 
 class EncoderError(Exception):
     """Nothing more can be encoded. The message is one line."""
+
+
+class TooMuchError(EncoderError):
+    """So many rows are not taken at once; fewer may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +125,7 @@ async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[
         left = kind
         while left:
             try:
-                vectors = await work(left, wanted)
+                vectors = await _halved(work, left, wanted)
             except InvalidInputError as error:
                 faults = _by_row(error.problems, left)
                 found |= faults
@@ -130,6 +134,23 @@ async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[
                 found |= {row.number: each for row, each in zip(left, vectors, strict=True)}
                 break
     return [found[row.number] for row in rows]
+
+
+async def _halved(
+    work: Callable[[Sequence[Row], Wanted], Awaitable[list[Vectors]]], rows: Sequence[Row], wanted: Wanted
+) -> list[Vectors]:
+    """Do the work, in as many parts as the limits of whoever does it ask for."""
+    try:
+        return await work(rows, wanted)
+    except TooMuchError:
+        if len(rows) == 1:
+            raise
+    except InvalidInputError as error:
+        # More tokens than may ever wait, say: no row alone is at fault.
+        if len(rows) == 1 or any(problem.loc for problem in error.problems):
+            raise
+    half = len(rows) // 2
+    return [*await _halved(work, rows[:half], wanted), *await _halved(work, rows[half:], wanted)]
 
 
 def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
@@ -265,6 +286,8 @@ def _told() -> Iterator[None]:
     except EncodeError as error:
         if error.code == InvalidInputError.code and error.problems:
             raise InvalidInputError.of(error.problems) from error
+        if error.code in (TooManySequencesError.code, BodyTooLargeError.code):
+            raise TooMuchError(str(error)) from error
         raise EncoderError(str(error)) from error
 
 

@@ -135,8 +135,12 @@ async def _encoded(shard: Shard, encoder: Encoder, requests: asyncio.Semaphore, 
         async with requests:
             return await encode(encoder, rows, wanted)
 
-    async with asyncio.TaskGroup() as group:
-        pieces = [shard.rows[first : first + _REQUEST] for first in range(0, len(shard.rows), _REQUEST)]
-        tasks = [group.create_task(one(piece)) for piece in pieces]
-    found = [each for task in tasks for each in task.result()]
+    pieces = [shard.rows[first : first + _REQUEST] for first in range(0, len(shard.rows), _REQUEST)]
+    tasks = [asyncio.create_task(one(piece)) for piece in pieces]
+    try:
+        found = [each for piece in await asyncio.gather(*tasks) for each in piece]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return await asyncio.to_thread(part_of, shard, found, wanted.outputs, hidden)

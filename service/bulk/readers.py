@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -101,8 +103,9 @@ class Reader:
         """
         try:
             yield from self._rows()
-        except (OSError, EOFError, csv.Error) as error:
-            raise InputError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from error
+        except (OSError, EOFError, csv.Error, zlib.error) as error:
+            reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+            raise InputError(f"{self.name}: {reason}") from error
 
     def _rows(self) -> Iterator[Row]:
         if self.format == "parquet":
@@ -136,7 +139,15 @@ class Reader:
         if self.field not in (rows.fieldnames or ()):
             there = ", ".join(map(repr, rows.fieldnames or ())) or "none"
             raise InputError(f"{self.name}: no column {self.field!r}; there are {there}")
-        for number, row in enumerate(rows):
+        csv.field_size_limit(_MOST_LINE_BYTES)
+        for number in itertools.count():
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(number, rows.line_num + 1, fault=f"not {self.format.upper()}: {error}")
+                continue
             value = row[self.field]
             if value is None:
                 yield Row(number, rows.line_num, fault=f"{self.field}: the row has no such column")

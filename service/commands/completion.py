@@ -15,7 +15,7 @@ _PROGRAM = "fnet-service"
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print the script that completes this command in a shell.
+    """Print the script that completes this command in a shell.
 
     \b
     bash: eval "$(fnet-service completion bash)"     in ~/.bashrc
@@ -23,7 +23,7 @@ def completion(context: click.Context, shell: str) -> None:
     fish: fnet-service completion fish | source      in ~/.config/fish/config.fish
 
     It completes commands, options, presets that are known or here, and file names.
-    """
+    """  # noqa: D301 - click's mark for lines to be left as they are
     kind = get_completion_class(shell)
     if kind is None:
         stop(f"completion: {shell}: not known to the library that reads the command line", 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.commands.address import address
 from service.commands.progress import progress
 from service.commands.stop import stop
 from service.settings import Settings, SettingsError
@@ -111,7 +112,7 @@ def encode(
     force: bool,
     restart: bool,
 ) -> None:
-    r"""Encode whole files: a row in, a vector out.
+    """Encode whole files: a row in, a vector out.
 
     IN is a file of lines, JSON lines (`text`, or `token_ids` with `segment_ids` or without), CSV, TSV or Parquet,
     gzipped or not, or - for standard input. OUT is .npy (float32, a vector a row), .npz, .jsonl or .parquet. Row i of
@@ -134,7 +135,7 @@ def encode(
 
     \b
     Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 or 143 stopped by a signal.
-    """
+    """  # noqa: D301 - click's mark for lines to be left as they are
     pairs, share = _targets(inputs, output, shard, output_format)
     try:
         settings = Settings.load(os.environ, {"preset": preset, "dtype": dtype, "engine": engine})
@@ -142,8 +143,8 @@ def encode(
         stop(error, 2)
     if url is not None and (preset or dtype or engine):
         stop("--preset, --dtype and --engine are the service's own where there is a --url", 2)
-    if not force and len(inputs) == 1 and pairs and Path(pairs[0][1]).exists() and pairs[0][1] != _STDOUT:
-        stop(f"--output: {pairs[0][1]} is there already; --force writes over it", 2)
+    _check_service(url, api_key)
+    _check_outputs(pairs, force=force or len(inputs) > 1)
     form_of = {out: output_format or Path(out).suffix.removeprefix(".").lower() for _, out in pairs}
     if "npy" in form_of.values() and (len(set(outputs)) > 1 or "sequence_output" in outputs):
         stop("--outputs: .npy holds one vector a row; .npz, .jsonl and .parquet hold more", 2)
@@ -172,7 +173,7 @@ def encode(
 
     from service.bulk.readers import Reader  # noqa: PLC0415 - as above
 
-    sys.exit(_until_signalled(_told(work())) if pairs else 0)
+    sys.exit(_until_signalled(_told(work()), kept=pairs[0][1] != _STDOUT) if pairs else 0)
 
 
 def _targets(
@@ -201,10 +202,31 @@ def _targets(
     if twice := next((out for out in outs if outs.count(out) > 1), None):
         stop(f"{twice} would be written twice: inputs need different names", 2)
     first, of = shard
+    if not found[first::of]:
+        click.echo(f"{len(found)} files: none of them is in share {first} of {of}", err=True)
     return found[first::of], (0, 1)
 
 
-def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+def _check_service(url: str | None, api_key: str | None) -> None:
+    """Stop if no service can be asked so."""
+    if url is not None:
+        address(url)
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+        stop("--api-key: has characters that no header can hold", 2)
+
+
+def _check_outputs(pairs: list[tuple[str, str]], *, force: bool) -> None:
+    """Stop if an output is an input, or is there already."""
+    for name, out in pairs:
+        if out == _STDOUT or not Path(out).exists():
+            continue
+        if name != _STDOUT and Path(name).exists() and Path(out).samefile(name):
+            stop(f"--output: {out} is the input itself", 2)
+        if not force:
+            stop(f"--output: {out} is there already; --force writes over it", 2)
+
+
+def _until_signalled(work: Coroutine[Any, Any, int], *, kept: bool) -> int:
     """Run until done, or until a signal ends it; returns the exit code."""
 
     async def main() -> int:
@@ -220,8 +242,12 @@ def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
         try:
             return await task
         except asyncio.CancelledError:
-            click.echo("fnet-service: stopped; the same command goes on where this one was", err=True)
-            return _SIGNALLED + received[0]
+            click.echo(
+                f"fnet-service: stopped{'; the same command goes on where this one was' if kept else ''}", err=True
+            )
+            sys.stderr.flush()
+            # A thread may be waiting for standard input, for ever; what is done is on the disk.
+            os._exit(_SIGNALLED + received[0])
 
     return asyncio.run(main())
 
@@ -245,7 +271,7 @@ async def _told(work: Coroutine[Any, Any, None]) -> int:
         click.echo(f"fnet-service: {error}", err=True)
         return 1
     except OSError as error:
-        click.echo(f"fnet-service: {error.filename}: {error.strerror}", err=True)
+        click.echo(f"fnet-service: {error.filename or 'the output'}: {error.strerror}", err=True)
         return 1
     return 0
 
@@ -258,10 +284,11 @@ async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> 
     if url is not None:
         from service.client import AsyncClient  # noqa: PLC0415
 
-        # A service that restarts or is full is waited for.
+        # Whether it is there is soon known; later, one that restarts or is full is waited for.
+        async with AsyncClient(url, api_key, timeout=20) as client:
+            about = await RemoteEncoder(client).describe()
         async with AsyncClient(url, api_key, timeout=600, retries=1000) as client:
-            remote = RemoteEncoder(client)
-            yield remote, await remote.describe()
+            yield RemoteEncoder(client), about
         return
     from service.engine import Engine  # noqa: PLC0415
     from service.engine_options import engine_options  # noqa: PLC0415

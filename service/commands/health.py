@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from urllib.parse import urlsplit
 
 import click
 
+from service.commands.address import address
 from service.commands.stop import stop
 from service.settings import Settings, SettingsError
 
@@ -32,17 +32,11 @@ def health(url: str | None, timeout: float) -> None:
     except SettingsError as error:
         stop(error, 2)
     host = _EVERYWHERE.get(settings.host, settings.host)
-    parts = urlsplit(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
-    try:
-        port = parts.port
-    except ValueError as error:
-        stop(f"--url: {url}: {error}", 2)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        stop(f"--url: {url}: expected the form http://host:port", 2)
+    parts = address(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     headers = {"Authorization": f"Bearer {min(keys)}"} if (keys := settings.keys()) else {}
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     # Not by way of a proxy that the environment names: the service is here.
-    connection = kind(parts.hostname, port, timeout=timeout)
+    connection = kind(str(parts.hostname), parts.port, timeout=timeout)
     try:
         connection.request("GET", parts.path.rstrip("/") + _PATH, headers=headers)
         answer = connection.getresponse()

@@ -54,14 +54,14 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON for 
 
 @click.group()
 def preset() -> None:
-    r"""List, describe, fetch, verify and convert presets.
+    """List, describe, fetch, verify and convert presets.
 
     A HANDLE is a bundled or built-in name, kaggle://owner/model/keras/variation[/version], hf://owner/name[@revision],
     or a preset's directory. Only `fetch` and `convert` use the network.
 
     \b
     Exit codes: 0 done, 1 failed or not whole, 2 asked wrongly.
-    """
+    """  # noqa: D301 - click's mark for lines to be left as they are
 
 
 @preset.command("list")
@@ -182,7 +182,7 @@ def convert(
     without_tokenizer: bool,
     force: bool,
 ) -> None:
-    r"""Make a preset of a Hugging Face FNet checkpoint.
+    """Make a preset of a Hugging Face FNet checkpoint.
 
     SOURCE is hf://owner/name[@revision] or a directory, with config.json, model.safetensors or pytorch_model.bin, and
     spiece.model or tokenizer.json. DEST is the preset directory to make, which this service, `FNetBackbone` and
@@ -195,7 +195,7 @@ def convert(
     fnet-service preset convert hf://google/fnet-base fnet_base_en
     fnet-service preset verify ./fnet_base_en
     fnet-service serve --preset ./fnet_base_en
-    """
+    """  # noqa: D301 - click's mark for lines to be left as they are
     chosen = _padding(padding)
     from model.convert import convert as make  # noqa: PLC0415 - as in `verify`
     from model.convert import locate_checkpoint  # noqa: PLC0415

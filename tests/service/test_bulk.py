@@ -493,6 +493,9 @@ def test_a_service_is_asked(
         (["in.txt", "--padding", "some"], "neither none nor max_length nor a length"),
         (["in.txt", "--url", "http://x", "--dtype", "bfloat16"], "the service's own"),
         (["in.txt", "--dtype", "float16"], "--dtype: Input should be"),
+        (["in.txt", "--url", "127.0.0.1:8000"], "expected the form http://host:port"),
+        (["in.txt", "--url", "http://127.0.0.1:99999"], "--url: http://127.0.0.1:99999: "),
+        (["there.npy", "-o", "there.npy", "--force"], "there.npy is the input itself"),
     ],
 )
 def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -501,6 +504,64 @@ def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, argument
     (tmp_path / "there.npy").write_text("precious")
     assert told in encode(*arguments, code=2).stderr.decode()
     assert (tmp_path / "there.npy").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "told"),
+    [
+        ("in.txt", b"a\n", ["--padding", "600"], "padding: is 600, at most 64 tokens are taken"),
+        ("in.txt.gz", gzip.compress(bytes(range(256)) * 400)[:-900] + b"\xff" * 900, [], "in.txt.gz: "),
+        ("in.txt", b"a\n", ["--url", "http://127.0.0.1:9"], "unreachable"),
+    ],
+)
+def test_what_ends_a_run_is_one_line(
+    encode: Encode, tmp_path: Path, name: str, content: bytes, options: list[str], told: str
+) -> None:
+    """Wherever in it that happens."""
+    (tmp_path / name).write_bytes(content)
+    said = encode(name, "-o", "out.npy", *options, code=1).stderr.decode()
+    assert told in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_stop_does_not_wait_for_standard_input(tiny_preset: Path) -> None:
+    """Whoever sits before a terminal presses Ctrl-C and is let go."""
+    command = [str(COMMAND), "encode", "-"]
+    with subprocess.Popen(
+        command, env=environment(tiny_preset), stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HANG) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"fnet-service: stopped\n"
+
+
+def test_a_row_of_a_table_may_be_at_fault(encode: Encode, tmp_path: Path) -> None:
+    """A stray quotation mark costs its row and no other."""
+    (tmp_path / "in.csv").write_text('id,text\n1,one\n2,"bad"quote\n3,three\n')
+    ran = encode("in.csv", "--on-error", "skip")
+    assert ["error" in json.loads(line) for line in ran.stdout.splitlines()] == [False, True, False]
+    assert encode("in.csv", code=1).stderr.startswith(b"fnet-service: in.csv: line 3: not CSV: ")
+
+
+def test_a_service_with_tighter_limits_is_asked_for_less(
+    encode: Encode,
+    tiny_preset: Path,
+    tmp_path: Path,
+    serving: Callable[..., AbstractContextManager[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Requests are halved until they are taken."""
+    (tmp_path / "in.txt").write_text("".join(f"word {number}\n" for number in range(100)))
+    encode("in.txt", "-o", "near.npy")
+    limits = {"FNET_MAX_SEQUENCES": "20", "FNET_MAX_QUEUE_TOKENS": "64", "FNET_MAX_BODY_BYTES": "900"}
+    with monkeypatch.context() as patch:
+        for name, value in {"FNET_PRESET": str(tiny_preset), "FNET_MAX_BATCH_TOKENS": "64", **limits}.items():
+            patch.setenv(name, value)
+        with serving(str(COMMAND), "serve") as address:
+            encode("in.txt", "-o", "far.npy", "--url", f"http://{address}")
+    assert (tmp_path / "far.npy").read_bytes() == (tmp_path / "near.npy").read_bytes()
 
 
 def test_a_file_without_rows_gives_none(encode: Encode, tmp_path: Path) -> None:
