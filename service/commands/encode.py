@@ -173,7 +173,13 @@ def encode(
 
     from service.bulk.readers import Reader  # noqa: PLC0415 - as above
 
-    sys.exit(_until_signalled(_told(work()), kept=pairs[0][1] != _STDOUT) if pairs else 0)
+    code = _until_signalled(_told(work()), kept=pairs[0][1] != _STDOUT) if pairs else 0
+    if "pyarrow" in sys.modules:
+        # Its threads may outlive the interpreter, which then crashes at its end; everything is written by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _targets(

@@ -379,7 +379,8 @@ def test_limits_are_told_in_teis_words(service: Service, path: str, field: str) 
     assert "41 sequences" in error(service.post(path, json={field: [entry] * 41}), 422, "Validation")
     error(service.post(path, content=b"{"), 400, "Validation")
     error(service.post(path, content=b"x" * (2 << 20)), 413, "Validation")
-    error(service.get(path), 405, "Validation")
+    if path != "/":  # where a browser gets a page
+        error(service.get(path), 405, "Validation")
     error(service.post(path, json={}, headers={"X-Request-Timeout": "soon"}), 400, "Validation")
 
 
