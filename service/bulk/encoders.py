@@ -16,7 +16,14 @@ from model.presets import Padding
 from service.bulk.rows import Row
 from service.client import AsyncClient, EncodeError
 from service.engine import Engine, normalized
-from service.errors import BodyTooLargeError, InvalidInputError, Problem, ServiceError, TooManySequencesError
+from service.errors import (
+    BodyTooLargeError,
+    InvalidInputError,
+    NonFiniteOutputError,
+    Problem,
+    ServiceError,
+    TooManySequencesError,
+)
 from service.inputs import from_ids
 
 Output = Literal["pooled_output", "mean_output", "sequence_output"]
@@ -60,6 +67,7 @@ class About:
         preset: The preset's name.
         digest: Of its weights, where they are loaded.
         dtype: Of the matrix products.
+        engine: What runs the network: each has last bits of its own.
         hidden_dim: The length of a vector.
         pooling: Which output is a text's embedding.
     """
@@ -67,6 +75,7 @@ class About:
     preset: str
     digest: str | None
     dtype: str
+    engine: str
     hidden_dim: int
     pooling: str
 
@@ -99,6 +108,8 @@ class Encoder(Protocol):
 
         Raises:
             InvalidInputError: Some cannot be taken; the last part of each place is an index of `rows`.
+            NonFiniteOutputError: One of them overflows, and which one is not known.
+            TooMuchError: So many are not taken at once.
             EncoderError: Nothing more can be encoded.
         """
         ...
@@ -118,39 +129,40 @@ async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[
         EncoderError: Nothing more can be encoded.
     """
     found: dict[int, Vectors | str] = {row.number: row.fault for row in rows if row.fault is not None}
-    for work, kind in (
-        (encoder.texts, [row for row in rows if row.text is not None]),
-        (encoder.ids, [row for row in rows if row.token_ids is not None]),
-    ):
-        left = kind
-        while left:
-            try:
-                vectors = await _halved(work, left, wanted)
-            except InvalidInputError as error:
-                faults = _by_row(error.problems, left)
-                found |= faults
-                left = [row for row in left if row.number not in faults]
-            else:
-                found |= {row.number: each for row, each in zip(left, vectors, strict=True)}
-                break
+    found |= await _of_one_kind(encoder.texts, [row for row in rows if row.text is not None], wanted)
+    found |= await _of_one_kind(encoder.ids, [row for row in rows if row.token_ids is not None], wanted)
     return [found[row.number] for row in rows]
 
 
-async def _halved(
+async def _of_one_kind(
     work: Callable[[Sequence[Row], Wanted], Awaitable[list[Vectors]]], rows: Sequence[Row], wanted: Wanted
-) -> list[Vectors]:
-    """Do the work, in as many parts as the limits of whoever does it ask for."""
+) -> dict[int, Vectors | str]:
+    """Encode rows without those at fault, in as many parts as it takes to find them or to keep to limits.
+
+    Returns:
+        By each row's number its vectors, or what is wrong with it.
+    """
+    if not rows:
+        return {}
     try:
-        return await work(rows, wanted)
-    except TooMuchError:
-        if len(rows) == 1:
-            raise
+        vectors = await work(rows, wanted)
     except InvalidInputError as error:
-        # More tokens than may ever wait, say: no row alone is at fault.
-        if len(rows) == 1 or any(problem.loc for problem in error.problems):
-            raise
+        # A place is counted among the rows of this very request. None is named where all together are too much.
+        if all(problem.loc for problem in error.problems):
+            faults = _by_row(error.problems, rows)
+            return {**faults, **await _of_one_kind(work, [row for row in rows if row.number not in faults], wanted)}
+        reason = str(error)
+    except (TooMuchError, NonFiniteOutputError) as error:
+        reason = str(error)
+    else:
+        return {row.number: each for row, each in zip(rows, vectors, strict=True)}
+    if len(rows) == 1:
+        return {rows[0].number: reason}
     half = len(rows) // 2
-    return [*await _halved(work, rows[:half], wanted), *await _halved(work, rows[half:], wanted)]
+    return {
+        **await _of_one_kind(work, rows[:half], wanted),
+        **await _of_one_kind(work, rows[half:], wanted),
+    }
 
 
 def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
@@ -193,6 +205,7 @@ class LocalEncoder:
                 preset=loaded.preset.name,
                 digest=f"sha256:{loaded.digest}" if loaded.digest else None,
                 dtype=self._engine.options.dtype,
+                engine=self._engine.options.engine,
                 hidden_dim=loaded.preset.architecture.hidden_dim,
                 pooling=self._engine.pooling,
             )
@@ -279,7 +292,7 @@ def _told() -> Iterator[None]:
     """Let rows that are wrong be told as such, and whatever else happens as the end of the job."""
     try:
         yield
-    except InvalidInputError:
+    except (InvalidInputError, NonFiniteOutputError):
         raise
     except ServiceError as error:
         raise EncoderError(str(error)) from error
@@ -287,7 +300,9 @@ def _told() -> Iterator[None]:
         if error.code == InvalidInputError.code and error.problems:
             raise InvalidInputError.of(error.problems) from error
         if error.code in (TooManySequencesError.code, BodyTooLargeError.code):
-            raise TooMuchError(str(error)) from error
+            raise TooMuchError(error.detail) from error
+        if error.code == NonFiniteOutputError.code:
+            raise NonFiniteOutputError(error.detail) from error
         raise EncoderError(str(error)) from error
 
 

@@ -56,9 +56,8 @@ def row_of(number: int, line: int, value: Any, field: str) -> Row:
         return Row(number, line, fault=f"expected an object with {field!r} or 'token_ids'")
     text, ids, segments = value.get(field), value.get("token_ids"), value.get("segment_ids")
     if (text is None) == (ids is None):
-        return Row(
-            number, line, fault=f"expected one of {field!r} and 'token_ids', found {'both' if ids else 'neither'}"
-        )
+        found = "neither" if text is None else "both"
+        return Row(number, line, fault=f"expected one of {field!r} and 'token_ids', found {found}")
     if ids is not None:
         for name, given in (("token_ids", ids), ("segment_ids", [] if segments is None else segments)):
             if not isinstance(given, list) or not all(type(each) is int for each in given):

@@ -150,14 +150,17 @@ class Parts:
 
     def _check(self, job: dict[str, Any], *, restart: bool) -> None:
         """Make sure that what is there belongs to a job."""
-        if restart:
+        known = self.directory / _JOB_FILE
+        if restart or not known.is_file():
+            # Parts without a job are left of a removal that was cut short; whose they are cannot be told.
             for file in self.directory.iterdir():
                 if file.name != _LOCK_FILE:
                     file.unlink()
-        known = self.directory / _JOB_FILE
-        if not known.is_file():
             _write(known, json.dumps(job, indent=1, sort_keys=True).encode())
-        there = json.loads(known.read_bytes())
+        try:
+            there: dict[str, Any] = dict(json.loads(known.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise JobError(f"{known} is damaged; --restart begins anew") from error
         if there != job:
             differ = ", ".join(sorted(name for name in {*there, *job} if there.get(name) != job.get(name)))
             raise JobError(f"{self.directory} was begun with another {differ}; --restart throws it away")
@@ -234,5 +237,8 @@ class Parts:
 
 def _write(file: Path, content: bytes) -> None:
     new = file.with_suffix(".new")
-    new.write_bytes(content)
+    with new.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     new.rename(file)

@@ -148,6 +148,8 @@ def encode(
     form_of = {out: output_format or Path(out).suffix.removeprefix(".").lower() for _, out in pairs}
     if "npy" in form_of.values() and (len(set(outputs)) > 1 or "sequence_output" in outputs):
         stop("--outputs: .npy holds one vector a row; .npz, .jsonl and .parquet hold more", 2)
+    # Nothing is begun yet: an interrupt just ends it, and is not told as a failure.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from service import logs  # noqa: PLC0415 - as above
     from service.bulk.encoders import Wanted  # noqa: PLC0415
     from service.bulk.file_job import FileJob  # noqa: PLC0415

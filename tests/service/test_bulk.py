@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,7 @@ def test_a_line_of_json_is_a_row_or_a_fault(tmp_path: Path, values: list[Any]) -
         (b"\xff", "not UTF-8"),
         (b'{"texts": "a"}', "expected one of 'text' and 'token_ids', found neither"),
         (b'{"text": "a", "token_ids": [1]}', "found both"),
+        (b'{"text": "a", "token_ids": []}', "found both"),
         (b'{"text": 7}', "text: expected a text or a pair of texts"),
         (b'{"token_ids": [1.5]}', "token_ids: expected a list of whole numbers"),
         (b'{"token_ids": [true]}', "token_ids: expected a list of whole numbers"),
@@ -298,6 +299,26 @@ def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     parts.leave()
 
 
+def test_parts_of_nobody_knows_what_are_not_taken(tmp_path: Path) -> None:
+    """A removal that was killed may leave parts behind and not whose they were."""
+    parts = Parts(tmp_path / "out.part")
+    parts.begin({"a": 1}, restart=False)
+    parts.add(part())
+    parts.leave()
+    (tmp_path / "out.part" / "job.json").unlink()
+    other = Parts(tmp_path / "out.part")
+    other.begin({"a": 2}, restart=False)
+    assert (other.count, list(other)) == (0, [])
+    other.leave()
+
+
+def test_a_damaged_description_is_told(tmp_path: Path) -> None:
+    """In one line, as of any part."""
+    (tmp_path / "job.json").write_bytes(b"")
+    with pytest.raises(JobError, match=r"job\.json is damaged; --restart"):
+        Parts(tmp_path).begin({}, restart=False)
+
+
 # === The command ===
 
 
@@ -367,6 +388,16 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
     assert ["error" in json.loads(line) for line in ran.stdout.splitlines()] == [False, True, True, False]
 
 
+def test_a_row_that_overflows_is_found(encode: Encode, tmp_path: Path) -> None:
+    """The network says only that something did: the row is named, and those beside it have their vectors."""
+    given_rows = [{"token_ids": [4, number, 5]} for number in (7, 8, 19_999, 9)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given_rows)))
+    failed = encode("in.jsonl", "-o", "out.npy", code=1)
+    assert b"in.jsonl: line 3: the network's output for this input is not finite;" in failed.stderr
+    encode("in.jsonl", "-o", "out.npy", "--on-error", "skip")
+    assert np.isnan(array(tmp_path / "out.npy")).any(axis=1).tolist() == [False, False, True, False]
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """A file of many rows, all different."""
@@ -412,6 +443,28 @@ def test_a_run_that_was_stopped_goes_on(encode: Encode, tiny_preset: Path, tmp_p
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    encode: Encode, tiny_preset: Path, tmp_path: Path, many: Path
+) -> None:
+    """At moments that nobody chose: while it loads, encodes, keeps a part, puts the file together or clears up."""
+    encode("many.txt", "-o", "whole.npy")
+    random = np.random.default_rng(5)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [str(COMMAND), "encode", "many.txt", "-o", "out.npy"],
+            cwd=tmp_path,
+            env=environment(tiny_preset),
+            stderr=subprocess.DEVNULL,
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(random.uniform(0.5, 4))
+        process.kill()
+        process.wait(HANG)
+    encode("many.txt", "-o", "out.npy", "--force")
+    assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_another_job_does_not_go_on_with_the_parts(
     encode: Encode, tiny_preset: Path, tmp_path: Path, many: Path
 ) -> None:
@@ -419,6 +472,8 @@ def test_another_job_does_not_go_on_with_the_parts(
     stopped(tiny_preset, tmp_path, signal.SIGKILL, 1)
     told = encode("many.txt", "-o", "out.npy", "--normalize", code=1).stderr.decode()
     assert "out.npy.part was begun with another normalize; --restart throws it away" in told
+    job = json.loads((tmp_path / "out.npy.part" / "job.json").read_text())
+    assert (job["engine"], job["dtype"], job["preset"]) == ("jax", "float32", "tiny_en")
     many.write_text("another first line\n" + many.read_text())
     told = encode("many.txt", "-o", "out.npy", code=1).stderr.decode()
     assert "the input is not what was begun with, at line 1 or behind it; --restart begins anew" in told
@@ -552,15 +607,18 @@ def test_a_service_with_tighter_limits_is_asked_for_less(
     serving: Callable[..., AbstractContextManager[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Requests are halved until they are taken."""
-    (tmp_path / "in.txt").write_text("".join(f"word {number}\n" for number in range(100)))
-    encode("in.txt", "-o", "near.npy")
+    """Requests are halved until they are taken; a row at fault is still the one that is named, and no other."""
+    lines = [f"word {number}\n" for number in range(100)]
+    lines[47] = "word " * 100 + "\n"
+    (tmp_path / "in.txt").write_text("".join(lines))
+    encode("in.txt", "-o", "near.npy", "--on-error", "skip")
+    assert np.flatnonzero(np.isnan(array(tmp_path / "near.npy")).any(axis=1)).tolist() == [47]
     limits = {"FNET_MAX_SEQUENCES": "20", "FNET_MAX_QUEUE_TOKENS": "64", "FNET_MAX_BODY_BYTES": "900"}
     with monkeypatch.context() as patch:
         for name, value in {"FNET_PRESET": str(tiny_preset), "FNET_MAX_BATCH_TOKENS": "64", **limits}.items():
             patch.setenv(name, value)
         with serving(str(COMMAND), "serve") as address:
-            encode("in.txt", "-o", "far.npy", "--url", f"http://{address}")
+            encode("in.txt", "-o", "far.npy", "--on-error", "skip", "--url", f"http://{address}")
     assert (tmp_path / "far.npy").read_bytes() == (tmp_path / "near.npy").read_bytes()
 
 
