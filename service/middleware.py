@@ -43,6 +43,8 @@ PAGE_ROUTE = "/"
 _OPEN_PAGES = frozenset({"/docs", "/openapi.json"})
 _OPEN_ASSETS = ("/docs/assets/", "/page/")
 _UNMATCHED = "unmatched"
+# What the page is counted as: its template is also that of a protocol's route, which takes work.
+_PAGE_LABEL = "index"
 
 log = structlog.get_logger("fnet.http")
 
@@ -70,7 +72,7 @@ class Context:
 
     Args:
         app: The rest.
-        answered: Told of each answer: route template, status, seconds.
+        answered: Told of each answer: route template (`index` for the page at `/`), status, seconds.
         routes: Gives all routes, to name the one that a refused request would have taken.
         leaving: Says whether the service is about to end. Every answer then closes its connection: a client that
             reused it would find it closed in the middle of its next request.
@@ -120,7 +122,8 @@ class Context:
         finally:
             route, seconds = route_of(scope, self._routes), elapsed()
             if status:
-                self._answered(route, status, seconds)
+                page = route == PAGE_ROUTE and scope["method"] == "GET"
+                self._answered(_PAGE_LABEL if page else route, status, seconds)
             level = log.debug if route in HEALTH_ROUTES or route == METRICS_ROUTE else log.info
             level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -55,6 +56,8 @@ PODS = [
 DEPLOYMENT = read("base/deployment.yaml")["spec"]["template"]["spec"]
 CONTAINER = DEPLOYMENT["containers"][0]
 RUNTIME = read("overlays/kserve/servingruntime.yaml")["spec"]["containers"][0]
+KSERVE_PORT = RUNTIME["ports"][0]["name"]
+INFERENCE = read("overlays/kserve/inferenceservice.yaml")
 
 
 def base_settings() -> dict[str, str]:
@@ -110,12 +113,14 @@ def test_one_port_from_image_to_service() -> None:
     assert read("components/monitoring/servicemonitor.yaml")["spec"]["endpoints"][0]["port"] == port["name"]
     for file in ("base/networkpolicy.yaml", "components/monitoring/networkpolicy.yaml"):
         assert read(file)["spec"]["ingress"][0]["ports"][0]["port"] == CONTAINER["ports"][0]["name"]
+    assert read("overlays/kserve/networkpolicy.yaml")["spec"]["ingress"][0]["ports"][0]["port"] == KSERVE_PORT
+    assert read("overlays/kserve/monitoring/podmonitor.yaml")["spec"]["podMetricsEndpoints"][0]["port"] == KSERVE_PORT
 
 
 def test_there_is_time_to_leave() -> None:
     """Longer than the delay and the drain together, which is as long as a request may take; with KServe, too."""
     environ = {each["name"]: each["value"] for each in RUNTIME["env"]}
-    predictor = read("overlays/kserve/inferenceservice.yaml")["spec"]["predictor"]
+    predictor = INFERENCE["spec"]["predictor"]
     for pod, given in ((DEPLOYMENT, base_settings()), (predictor, environ)):
         settings = Settings.load(given)
         assert settings.shutdown_delay > 0
@@ -166,11 +171,13 @@ def test_what_is_written_is_a_volume() -> None:
 
 
 def test_the_version_is_this_one() -> None:
-    """Wherever an image is named by its version."""
+    """Wherever an image is named by its version, with the extra that it is made with, if any."""
     tags = [each["newTag"] for file in FILES for each in things(read(file)) if "newTag" in each]
     tags += [each["image"].partition(":")[2] for _, each in CONTAINERS if ":" in each["image"]]
     assert tags
-    assert {tag.removesuffix("-cuda") for tag in tags} == {__version__}
+    for version, _, extra in (tag.partition("-") for tag in tags):
+        assert version == __version__
+        assert (ROOT / f"requirements/{extra or 'serve'}.txt").is_file()
 
 
 def test_the_alert_for_memory_knows_the_limit() -> None:
@@ -242,6 +249,88 @@ def test_the_preset_that_is_fetched_is_served() -> None:
     (settings,) = [each for each in more_settings() if "FNET_PRESET" in each]
     assert fetch["args"][-2:] == ["--to", settings["FNET_PRESET"]]
     assert serve["volumeMounts"] == [{"name": "presets", "mountPath": "/presets", "readOnly": True}]
+
+
+@pytest.mark.parametrize(
+    ("pod", "label"),
+    [
+        (DEPLOYMENT, {"app.kubernetes.io/name": "fnet-encode"}),
+        (INFERENCE["spec"]["predictor"], {"serving.kserve.io/inferenceservice": INFERENCE["metadata"]["name"]}),
+    ],
+    ids=["deployment", "kserve"],
+)
+def test_an_update_spreads_its_pods(pod: dict[str, Any], label: dict[str, str]) -> None:
+    """Over zones and nodes, not counting those of the revision before, which are about to leave."""
+    constraints = {each["topologyKey"]: each for each in pod["topologySpreadConstraints"]}
+    assert set(constraints) == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    for each in constraints.values():
+        assert each["labelSelector"] == {"matchLabels": label}
+        assert each["matchLabelKeys"] == ["pod-template-hash"]
+        assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+
+
+def ways_out(file: str) -> list[tuple[set[int], list[str]]]:
+    """Return what a policy lets out: ports, and the namespaces that they are open to; none named is anywhere."""
+    key = "kubernetes.io/metadata.name"
+    return [
+        (
+            {port["port"] for port in rule["ports"]},
+            [each["namespaceSelector"]["matchLabels"][key] for each in rule.get("to", [])],
+        )
+        for rule in read(file)["spec"]["egress"]
+    ]
+
+
+def test_nothing_goes_out_but_what_is_set() -> None:
+    """Serving the bundled preset asks nobody; each component that does opens what it needs, names among it."""
+    names = ({53}, ["kube-system"])
+    assert read("namespace/default-deny.yaml")["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert ways_out("base/networkpolicy.yaml") == ways_out("overlays/kserve/networkpolicy.yaml") == []
+    assert ways_out("components/preset/networkpolicy.yaml") == [names, ({443}, [])]
+    (settings,) = [each for each in more_settings() if "FNET_OTLP_ENDPOINT" in each]
+    collector = urlsplit(settings["FNET_OTLP_ENDPOINT"])
+    _, namespace, _ = str(collector.hostname).split(".")
+    assert ways_out("components/tracing/networkpolicy.yaml") == [names, ({collector.port}, [namespace])]
+
+
+def test_kserve_s_pods_are_found_by_their_service() -> None:
+    """The label that KServe gives each pod chooses them, in everything beside the InferenceService."""
+    label = {"serving.kserve.io/inferenceservice": INFERENCE["metadata"]["name"]}
+    for file, selector in (
+        ("poddisruptionbudget.yaml", "selector"),
+        ("networkpolicy.yaml", "podSelector"),
+        ("monitoring/podmonitor.yaml", "selector"),
+    ):
+        assert read(f"overlays/kserve/{file}")["spec"][selector] == {"matchLabels": label}
+
+
+@pytest.mark.parametrize(
+    ("ours", "same"),
+    [
+        ("overlays/kserve/poddisruptionbudget.yaml", "base/poddisruptionbudget.yaml"),
+        ("overlays/kserve/networkpolicy.yaml", "base/networkpolicy.yaml"),
+    ],
+)
+def test_kserve_s_pods_are_guarded_alike(ours: str, same: str) -> None:
+    """As the base's are, but for their labels and the port's name."""
+
+    def compared(file: str) -> dict[str, Any]:
+        spec = {name: value for name, value in read(file)["spec"].items() if not name.lower().endswith("selector")}
+        for each in spec.get("ingress", []):
+            del each["ports"]
+        return spec
+
+    assert compared(ours) == compared(same)
+
+
+def test_kserve_s_pods_are_scraped_alike() -> None:
+    """At the same pace, and as the job that the rules look for."""
+    (pods,) = read("overlays/kserve/monitoring/podmonitor.yaml")["spec"]["podMetricsEndpoints"]
+    (service,) = read("components/monitoring/servicemonitor.yaml")["spec"]["endpoints"]
+    for name in ("path", "interval", "scrapeTimeout"):
+        assert pods[name] == service[name]
+    (relabeling,) = pods["relabelings"]
+    assert relabeling == {"action": "replace", "targetLabel": "job", "replacement": "fnet-encode"}
 
 
 def test_a_job_s_pods_share_the_work() -> None:

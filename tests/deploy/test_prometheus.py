@@ -58,7 +58,8 @@ def test_work_is_every_route_that_takes_work() -> None:
     paths = create_app(Settings.load({})).openapi()["paths"]
     for path, operations in paths.items():
         assert bool(re.fullmatch(pattern, path)) == ("post" in operations), path
-    assert not re.fullmatch(pattern, "unmatched")
+    for label in ("unmatched", "index"):
+        assert not re.fullmatch(pattern, label)
 
 
 def test_the_objective_is_a_bound_of_a_bucket() -> None:

@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs/kubernetes.md").read_text("utf-8")
 # From the first that has all that is used, to the newest whose schemas are there.
 VERSIONS = ["1.29.0", "1.31.0", "1.33.0", "1.35.0", "1.37.0"]
 # Described by no schema of Kubernetes' own.
-CUSTOM = {"InferenceService", "PrometheusRule", "ScaledObject", "ServiceMonitor", "ServingRuntime"}
+CUSTOM = {"InferenceService", "PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor", "ServingRuntime"}
 TREES = ["base", "overlays/cpu", "overlays/gpu", "overlays/kserve"]
 COMPONENTS = sorted(each.name for each in (KUBERNETES / "components").iterdir())
 # Both autoscalers own the replicas: one or the other.
@@ -44,7 +44,7 @@ def kustomized(directory: Path) -> list[Resource]:
 
 
 def with_components(directory: Path, names: tuple[str, ...]) -> list[Resource]:
-    """Return the base with components, by way of an overlay in a directory."""
+    """Return the base with components, in their order, by way of an overlay in a directory."""
     directory.mkdir()
 
     def path(name: str) -> str:
@@ -170,9 +170,19 @@ def test_the_rules_of_a_device_s_overlay_are_rules(tmp_path: Path) -> None:
     assert differ == ["FNetMemoryHigh"]
 
 
-def test_an_init_container_uses_the_same_image(tmp_path: Path) -> None:
-    """With the release's tag, in the component that fetches a preset."""
-    (pod,) = pods(with_components(tmp_path / "overlay", ("preset",)))
+@pytest.mark.parametrize(
+    ("names", "tag"),
+    [
+        (("preset",), r"\d+\.\d+\.\d+"),
+        (("preset", "tracing"), r"\d+\.\d+\.\d+-otel"),
+        (("tracing", "preset"), r"\d+\.\d+\.\d+-otel"),
+    ],
+    ids="-".join,
+)
+def test_an_init_container_uses_the_same_image(names: tuple[str, ...], tag: str, tmp_path: Path) -> None:
+    """With the release's tag, in the component that fetches a preset, whatever else has a part in it."""
+    (pod,) = pods(with_components(tmp_path / "overlay", names))
+    assert re.fullmatch(f"fnet-encode:{tag}", pod["containers"][0]["image"])
     assert pod["initContainers"][0]["image"] == pod["containers"][0]["image"]
     mounts = {
         each["name"] for container in (*pod["initContainers"], *pod["containers"]) for each in container["volumeMounts"]
@@ -187,6 +197,48 @@ def test_keys_and_a_preset_go_together(tmp_path: Path) -> None:
     assert {"FNET_API_KEYS_FILE", "FNET_PRESET", "FNET_DRAIN_SECONDS"} <= set(settings)
     (pod,) = pods(resources)
     assert {each["name"] for each in pod["volumes"]} == {"cache", "tmp", "keys", "presets"}
+
+
+def test_policies_add_up(tmp_path: Path) -> None:
+    """Whatever components are chosen: each has a policy of its own name, and none goes without the one that denies."""
+    names = ("monitoring", "preset", "tracing")
+    policies = [each for each in with_components(tmp_path / "overlay", names) if each["kind"] == "NetworkPolicy"]
+    assert sorted(each["metadata"]["name"] for each in policies) == [
+        "default-deny",
+        "fnet-encode",
+        "fnet-encode-hubs",
+        "fnet-encode-monitoring",
+        "fnet-encode-tracing",
+    ]
+
+
+def test_what_is_beside_kserve_chooses_its_pods_and_nothing_else() -> None:
+    """By labels that KServe gives, and not those of the Job; all that Prometheus needs is there."""
+    resources = kustomized(KUBERNETES / "overlays/kserve")
+    name = one(resources, "InferenceService", "fnet-mini-en")["metadata"]["name"]
+    # As its controller makes them for a Deployment of its own.
+    labels = {
+        "app": f"isvc.{name}-predictor",
+        "component": "predictor",
+        "serving.kserve.io/inferenceservice": name,
+    }
+    policies = {each["metadata"]["name"]: each["spec"] for each in resources if each["kind"] == "NetworkPolicy"}
+    assert policies.pop("default-deny") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert set(policies) == {name, "fnet-encode-monitoring"}
+    selectors = [
+        one(resources, "PodDisruptionBudget", name)["spec"]["selector"]["matchLabels"],
+        one(resources, "PodMonitor", name)["spec"]["selector"]["matchLabels"],
+        *(each["podSelector"]["matchLabels"] for each in policies.values()),
+    ]
+    for selector in selectors:
+        assert selector
+        assert selector.items() <= labels.items()
+    port = one(resources, "ServingRuntime")["spec"]["containers"][0]["ports"][0]["name"]
+    opened = {each["port"] for policy in policies.values() for rule in policy["ingress"] for each in rule["ports"]}
+    assert opened == {port}
+    rules = one(resources, "PrometheusRule")["spec"]["groups"]
+    assert rules == one(kustomized(KUBERNETES / "overlays/cpu"), "PrometheusRule")["spec"]["groups"]
+    assert not [each for each in resources if each["kind"] == "ServiceMonitor"]
 
 
 def test_every_image_of_kserve_has_its_tag() -> None:

@@ -24,7 +24,7 @@ DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboards/fnet-e
 HANG = 60.0
 PROMTOOL, SERVER = shutil.which("promtool") or "", shutil.which("prometheus") or ""
 # As Grafana would put them in for everything, with a window that seconds of traffic fill.
-VARIABLES = {"$namespace": ".*", "$job": "fnet-encode", "$instance": ".+", "$__rate_interval": "30s"}
+VARIABLES = {"$namespace": ".*", "$job": "fnet-encode", "$instance": ".+", "$__rate_interval": "30s", "$__range": "1m"}
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/encode", {"texts": ["a cat on a mat", "the sea " * 30]}, 200),
     ("/v1/encode", {"texts": []}, 422),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from service.app import create_app
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.protocols.statuses import STATUSES
@@ -20,6 +24,7 @@ from service.records import (
     ResultsLookedUp,
     TextsTokenized,
 )
+from service.settings import Settings
 
 # As the contract writes them, with the labels that they have.
 CONTRACT = {
@@ -115,6 +120,25 @@ def test_alarms_start_at_zero() -> None:
     metrics = Metrics()
     for name in ("fnet_compilations_total", "fnet_non_finite_total", "fnet_cancelled_total", "fnet_ready"):
         assert value(metrics, name) == 0
+
+
+def test_every_reason_starts_at_zero() -> None:
+    """Before a model is there, `/metrics` has each of the table's codes and no other reason."""
+
+    async def exposed() -> str:
+        transport = httpx.ASGITransport(create_app(Settings.load({})))
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            return (await http.get("/metrics")).text
+
+    samples = [sample for family in parse_text(asyncio.run(exposed())) for sample in family.samples]
+    rejected = {each.labels["reason"]: each.value for each in samples if each.name == "fnet_rejected_total"}
+    assert rejected == dict.fromkeys(STATUSES, 0)
+
+
+def test_no_other_counter_could_start_at_zero() -> None:
+    """Routes and statuses make too many series; those appear with their first answer."""
+    counters = {each.name: each.labels for each in Metrics().descriptions if each.kind == "counter" and each.labels}
+    assert counters == {"fnet_requests_total": ("route", "status"), "fnet_rejected_total": ("reason",)}
 
 
 def test_reasons_are_the_codes() -> None:

@@ -103,6 +103,20 @@ def test_headers_let_nothing_else_in(service: Any, path: str) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_page_is_not_counted_as_work(service: Any) -> None:
+    """It and a protocol's route share a template: each has a label of its own, so that a visit is no embedding."""
+
+    def counted(route: str, status: str) -> float:
+        labels = {"route": route, "status": status}
+        return service.app.state.metrics.registry.get_sample_value("fnet_requests_total", labels) or 0.0
+
+    visits, works = counted("index", "200"), counted("/", "200")
+    assert service.get("/").status_code == 200
+    assert (counted("index", "200"), counted("/", "200")) == (visits + 1, works)
+    assert service.post("/", json={"inputs": "a"}).status_code == 200
+    assert (counted("index", "200"), counted("/", "200")) == (visits + 1, works + 1)
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/page/main.js"])
 def test_what_is_unchanged_is_not_sent_again(service: Any, path: str) -> None:
     """A browser asks each time, so that an upgrade is seen at once, and costs a line."""

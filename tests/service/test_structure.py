@@ -82,8 +82,8 @@ def test_statuses_are_a_table_of_errors() -> None:
 
 
 def test_metrics_are_an_adapter_over_records() -> None:
-    """Prometheus is known in one place, which knows nothing but records."""
-    assert foreign("service.metrics") == {"prometheus_client", "service.records"}
+    """Prometheus is known in one place, which knows nothing but records, and what errors there are."""
+    assert foreign("service.metrics") == {"prometheus_client", "service.errors", "service.records"}
     assert users("prometheus_client") == {"service.metrics"}
 
 

@@ -27,6 +27,11 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
 
+    @property
+    def closed(self) -> bool:
+        """Whether the other side has closed it."""
+        return self._reader.at_eof() or self._reader.exception() is not None
+
     @classmethod
     async def open(cls, port: int) -> Connection:
         """Connect to a port of this machine."""
@@ -66,3 +71,45 @@ class Connection:
     def close(self) -> None:
         """Leave without a word."""
         self.writer.transport.abort()
+
+
+class Client:
+    """Asks one thing after another over a connection that it keeps.
+
+    A server may close a connection between two requests (RFC 9112, section 9.5), after an answer that says so or after
+    a while without any; then there is a new one for the next. One that ends after a request was sent is an error.
+
+    Args:
+        port: Where to ask, on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connection: Connection | None = None
+        self.connections = 0
+
+    async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """Send a request and read its answer.
+
+        Raises:
+            OSError: The connection could not be made, or broke.
+            asyncio.IncompleteReadError: It ended before the answer did.
+        """
+        if self._connection is None or self._connection.closed:
+            self.close()
+            self._connection = await Connection.open(self._port)
+            self.connections += 1
+        try:
+            answer = await self._connection.ask(method, path, body, **headers)
+        except BaseException:
+            self.close()  # half an answer must not be taken for the next
+            raise
+        if answer.headers.get("connection") == "close":
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        """Leave without a word."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

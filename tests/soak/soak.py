@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.soak.connection import Answer, Connection
+from tests.soak.connection import Answer, Client, Connection
 
 STEADY = 16
 CROWD = 160
@@ -62,6 +62,7 @@ class Findings:
 
     Attributes:
         answers: Requests by what became of them.
+        reopened: Connections that were closed between two requests.
         faults: What must not be, each with its circumstances.
         health: Seconds that `/health/live` took.
         memory: Resident bytes, once a second.
@@ -71,6 +72,7 @@ class Findings:
     """
 
     answers: Counter[str] = field(default_factory=Counter)
+    reopened: int = 0
     faults: list[str] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
@@ -109,44 +111,56 @@ class Soak:
         self._end = time.monotonic() + self._seconds
         clients = [self._steady(number) for number in range(STEADY)]
         clients += [self._deserter(), self._trickler(), self._deaf(), self._rubbish(), self._late(), self._crowds()]
-        await asyncio.gather(*clients, self._watch())
-        await self._afterwards()
+        try:
+            await asyncio.gather(*clients, self._watch())
+            await self._afterwards()
+        except OSError as error:
+            self.found.fault(f"nobody listens: {error!r}")
         return self.found
 
     async def _learn(self) -> None:
         """Make sequences, and learn what each gives alone."""
-        connection = await Connection.open(self._port)
-        info = json.loads((await connection.ask("GET", "/v1/info")).body)
+        client = Client(self._port)
+        info = json.loads((await client.ask("GET", "/v1/info")).body)
         vocabulary, longest = info["architecture"]["vocabulary_size"], info["limits"]["max_sequence_length"]
         for _ in range(_SEQUENCES):
             length = max(1, min(longest, int(self._random.lognormvariate(3.2, 0.9))))
             self._sequences.append([self._random.randrange(vocabulary) for _ in range(length)])
         for ids in self._sequences:
-            answer = await connection.ask("POST", "/v1/encode", _native([ids]))
+            answer = await client.ask("POST", "/v1/encode", _native([ids]))
             if answer.status != 200:
                 raise RuntimeError(f"{answer.status}: {answer.body[:200]!r}")
             self._expected.append(_pooled(answer)[0])
-        connection.close()
+        client.close()
 
     @property
     def _over(self) -> bool:
         return time.monotonic() >= self._end
 
+    async def _ask(self, client: Client, who: str, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """Ask, and wait for as long as it takes within reason; no answer at all is a fault, and has status 0."""
+        try:
+            async with asyncio.timeout(_HANG):
+                return await client.ask(method, path, body, **headers)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            self.found.fault(f"{who}: no answer: {error!r}")
+            await asyncio.sleep(0.1)
+            return Answer(0, {}, b"")
+
+    def _leave(self, client: Client) -> None:
+        self.found.reopened += max(0, client.connections - 1)
+        client.close()
+
     async def _steady(self, number: int) -> None:
         """Ask again and again, and compare every answer."""
-        connection = await Connection.open(self._port)
+        client = Client(self._port)
         while not self._over:
             chosen = [self._random.randrange(_SEQUENCES) for _ in range(self._random.choice((1, 1, 2, 5)))]
-            try:
-                async with asyncio.timeout(_HANG):
-                    answer = await connection.ask("POST", "/v1/encode", _native([self._sequences[i] for i in chosen]))
-            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-                self.found.fault(f"client {number}: no answer: {error!r}")
-                connection.close()
-                connection = await Connection.open(self._port)
-                continue
-            await self._judge(answer, chosen)
-        connection.close()
+            body = _native([self._sequences[i] for i in chosen])
+            answer = await self._ask(client, f"client {number}", "POST", "/v1/encode", body)
+            if answer.status:
+                await self._judge(answer, chosen)
+        self._leave(client)
 
     async def _judge(self, answer: Answer, chosen: list[int]) -> None:
         self.found.answers[str(answer.status)] += 1
@@ -197,31 +211,28 @@ class Soak:
 
     async def _rubbish(self) -> None:
         """Send what is no request; each is to be refused as the client's fault."""
-        connection = await Connection.open(self._port)
+        client = Client(self._port)
         while not self._over:
             for path in ("/v1/encode", "/v1/embeddings", "/embed", "/v2/models/any/infer", "/nowhere"):
-                answer = await connection.ask("POST", path, self._random.choice(_RUBBISH))
+                answer = await self._ask(client, f"rubbish at {path}", "POST", path, self._random.choice(_RUBBISH))
                 self.found.answers["refused"] += 1
                 # A list of many short sequences is a request, if the queue has room.
                 if answer.status != 200 and not 400 <= answer.status < 500:
                     self.found.fault(f"rubbish at {path}: {answer.status} {answer.body[:100]!r}")
-                if answer.headers.get("connection") == "close":
-                    connection.close()
-                    connection = await Connection.open(self._port)
             await asyncio.sleep(0.1)
-        connection.close()
+        self._leave(client)
 
     async def _late(self) -> None:
         """Be out of time before anything can happen."""
-        connection = await Connection.open(self._port)
+        client = Client(self._port)
         while not self._over:
             body = _native([self._random.choice(self._sequences)])
-            answer = await connection.ask("POST", "/v1/encode", body, X_Request_Timeout="0.0005")
+            answer = await self._ask(client, "out of time", "POST", "/v1/encode", body, X_Request_Timeout="0.0005")
             self.found.answers["late"] += 1
             if answer.status not in (200, 429, 504):
                 self.found.fault(f"out of time: {answer.status} {answer.body[:100]!r}")
             await asyncio.sleep(0.1)
-        connection.close()
+        self._leave(client)
 
     async def _crowds(self) -> None:
         """Ten times the load that is carried, for a while, once a minute; then see how soon all is well again."""
@@ -238,56 +249,58 @@ class Soak:
 
     async def _one_of_a_crowd(self, stop: float) -> None:
         while time.monotonic() < stop:
-            connection = await Connection.open(self._port)
+            client = Client(self._port)
             # All different: equal ones would be computed once.
             ids = [[self._random.randrange(1_000) for _ in range(100)] for _ in range(8)]
-            try:
-                async with asyncio.timeout(_HANG):
-                    answer = await connection.ask("POST", "/v1/encode", _native(ids))
-                self.found.answers[f"crowd {answer.status}"] += 1
-                if answer.status not in (200, 429):
-                    self.found.fault(f"in a crowd: {answer.status} {answer.body[:100]!r}")
-                if answer.status == 429:
-                    await asyncio.sleep(0.2)  # a rude one
-            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-                self.found.fault(f"in a crowd: no answer: {error!r}")
-            connection.close()
+            answer = await self._ask(client, "in a crowd", "POST", "/v1/encode", _native(ids))
+            self.found.answers[f"crowd {answer.status}"] += 1
+            if answer.status not in (0, 200, 429):
+                self.found.fault(f"in a crowd: {answer.status} {answer.body[:100]!r}")
+            if answer.status == 429:
+                await asyncio.sleep(0.2)  # a rude one
+            client.close()
 
     async def _quick(self) -> float:
         """Return the seconds that one small request takes."""
-        connection = await Connection.open(self._port)
+        client = Client(self._port)
         began = time.monotonic()
-        await connection.ask("POST", "/v1/encode", _native([self._sequences[0]]))
-        connection.close()
+        await self._ask(client, "after a crowd", "POST", "/v1/encode", _native([self._sequences[0]]))
+        client.close()
         return time.monotonic() - began
 
     async def _watch(self) -> None:
-        """Look at health and at what the process holds, once a second."""
+        """Look at health and at what the process holds, once a second, for as long as there is one."""
         while not self._over:
-            connection = await Connection.open(self._port)
+            client = Client(self._port)
             began = time.monotonic()
-            answer = await connection.ask("GET", "/health/live")
+            answer = await self._ask(client, "health", "GET", "/health/live")
             self.found.health.append(time.monotonic() - began)
             if answer.status != 200:
                 self.found.fault(f"/health/live: {answer.status}")
-            connection.close()
-            self._look()
+            client.close()
+            if not self._look():
+                self.found.fault("the process is gone")
+                self._end = 0.0
             await asyncio.sleep(min(1.0, self._seconds / 20))
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Note what the process holds; a dead one holds nothing."""
         home = Path(f"/proc/{self._process}")
         pages = int((home / "statm").read_text().split()[1])
+        if not pages:
+            return False
         self.found.memory.append(pages * os.sysconf("SC_PAGE_SIZE"))
         self.found.descriptors.append(len(list((home / "fd").iterdir())))
         self.found.threads.append(len(list((home / "task").iterdir())))
+        return True
 
     async def _afterwards(self) -> None:
         """See that nothing is left over when all have gone."""
         found = self.found
         await asyncio.sleep(min(8.0, self._seconds / 2))
-        connection = await Connection.open(self._port)
-        metrics = (await connection.ask("GET", "/metrics")).body.decode()
-        connection.close()
+        client = Client(self._port)
+        metrics = (await client.ask("GET", "/metrics")).body.decode()
+        client.close()
         values = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if line[:1] not in ("#", "")}
         for name in ("fnet_compilations_total", "fnet_non_finite_total", "fnet_queue_tokens", "fnet_queue_requests"):
             if values[name]:
@@ -346,6 +359,7 @@ def soak(minutes: float, *options: str) -> dict[str, Any]:
     return {
         "minutes": minutes,
         "answers": dict(found.answers.most_common()),
+        "reopened": found.reopened,
         "health_ms": {"median": statistics.median(found.health) * 1e3, "most": max(found.health) * 1e3},
         "memory_mb": [round(value / 1e6) for value in (found.memory[0], max(found.memory), found.memory[-1])],
         "descriptors": [found.descriptors[0], max(found.descriptors), found.descriptors[-1]],
