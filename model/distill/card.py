@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.distill.recipe import Recipe
-from model.distill.sources import GAZETTEER, NAMES, SOURCES
+from model.distill.sources import GAZETTEER, NAMES, SOURCES, WORD_LIST
 
 PLOTS = {
     "loss": "Loss and held-out fidelity over the minutes of training",
@@ -36,7 +36,9 @@ _FEWEST_KIN = 0.01
 _NONE = "–"
 # The package that stands for this source holds none of its text: the lists that apt-get update keeps do.
 _PACKAGES = {"package-descriptions": "package lists of Debian main"}
-_FROM_EVERYTHING = ("passages", "shuffled", "fragments")
+_ORIGINS = dict.fromkeys(("passages", "shuffled", "fragments"), "the prose above") | {
+    "singles": "the word list above and the teacher's words"
+}
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -204,12 +206,12 @@ def _data(work: Path) -> str:
         package = _PACKAGES.get(name, f"`{entry['package']}`")
         purpose = "measuring only" if name in unseen else "training"
         purpose = "composed text" if name in (NAMES.name, GAZETTEER.name) else purpose
+        purpose = "words alone" if name == WORD_LIST.name else purpose
         rows.append([name, package, entry["licence"], f"{counts[name]:,}" if name in counts else _NONE, purpose])
     made = [["Made by the recipe", "Out of", "Texts"]]
     for name, count in counts.items():
         if name not in licences:
-            origin = "the prose above" if name in _FROM_EVERYTHING else "templates, with words of the sources above"
-            made.append([name, origin, f"{count:,}"])
+            made.append([name, _ORIGINS.get(name, "templates, with words of the sources above"), f"{count:,}"])
     blocks = [_markdown(block) for block in (rows, made) if len(block) > 1]
     return """## Data
 

@@ -60,11 +60,19 @@ def tokenizer(work: Path, start: Path | None) -> None:
 
 @main.command()
 @_WORK
-def teach(work: Path) -> None:
+@click.option(
+    "--share",
+    type=click.FloatRange(0.0, 1.0),
+    default=1.0,
+    show_default=True,
+    help="Ask about so much of every file of the corpus, and train on no more of it.",
+)
+@click.option("--whole", multiple=True, metavar="NAME", help="A file of the corpus to ask about in whole all the same.")
+def teach(*, work: Path, share: float, whole: tuple[str, ...]) -> None:
     """Ask the teacher about every text."""
     from model.distill.teacher import teach as ask  # noqa: PLC0415
 
-    ask(work)
+    ask(FNET_MINI, work, share, whole)
 
 
 @main.command()
@@ -139,7 +147,7 @@ def everything(context: click.Context, *, work: Path, minutes: float, compiled: 
     """Run every step but `bundle`, which replaces what the service serves."""
     context.invoke(corpus, work=work)
     context.invoke(tokenizer, work=work, start=start)
-    context.invoke(teach, work=work)
+    context.invoke(teach, work=work, share=1.0, whole=())
     context.invoke(train, work=work, minutes=minutes, compiled=compiled, start=start)
     context.invoke(export, work=work)
     context.invoke(evaluate, work=work)

@@ -6,6 +6,7 @@ training batch, where the student has to tell them apart as finely as the teache
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -18,13 +19,26 @@ from tqdm import tqdm
 from model.distill import compose
 from model.distill.families import Family, is_held_out, read_families
 from model.distill.recipe import Recipe
-from model.distill.sources import GAZETTEER, NAMES, SOURCES, WORDNET, Source, fetch, first_names, places
+from model.distill.sources import (
+    GAZETTEER,
+    NAMES,
+    SOURCES,
+    WORD_LIST,
+    WORDNET,
+    Source,
+    fetch,
+    first_names,
+    listed_words,
+    places,
+)
 from model.distill.teacher import teacher_words
 from model.distill.wordnet import Synset, synsets
 
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\]”\"'’][.!?])[\"”’')\]]*\s+(?=[A-Z\"“‘(\[0-9])")
 _SENTENCE_WORDS = (3, 60)
 _FEWEST_LETTERS = 0.7
+# Letters that words alike share, and the most words of such a family.
+_ALIKE = 5
 # Definitions of words that no name in a composed text should be drawn from.
 _OFFENDING = re.compile(r"slur|offensive|vulgar|obscene|disparag|derogat|contemptuous|insult")
 
@@ -54,7 +68,7 @@ def build(recipe: Recipe, work: Path) -> None:
         random.Random(recipe.seed).shuffle(passages)
         _write(home / "passages.tsv", ([text] for text in passages[: recipe.passages]))
     _write_derived(recipe, work, home, [source.name for source in chosen if not source.unseen])
-    listed = [*chosen, WORDNET, NAMES, GAZETTEER]
+    listed = [*chosen, WORDNET, WORD_LIST, NAMES, GAZETTEER]
     licences = {source.name: {"package": source.package, "licence": source.licence} for source in listed}
     (home / "licences.json").write_text(json.dumps(licences, indent=2) + "\n")
 
@@ -111,6 +125,11 @@ def _write_derived(recipe: Recipe, work: Path, home: Path, trained: Iterable[str
     dictionary = list(synsets(fetch(WORDNET.registry, WORDNET.package, work / "packages") / "usr/share/wordnet"))
     if not (home / "wordnet.tsv").exists():
         _write(home / "wordnet.tsv", _dictionary_families(dictionary, random.Random(f"{recipe.seed} wordnet")))
+    if not (home / "singles.tsv").exists():
+        listed = listed_words(fetch(WORD_LIST.registry, WORD_LIST.package, work / "packages"))
+        chosen = random.Random(f"{recipe.seed} singles").sample(listed, min(recipe.singles, len(listed)))
+        withheld = {t.casefold() for f in read_families(home / "wordnet.tsv") if is_held_out(f, recipe) for t in f}
+        _write(home / "singles.tsv", _alike({*chosen, *teacher_words()} - withheld))
     families = (family for name in trained for family in read_families(home / f"{name}.tsv"))
     prose = [family[0] for family in families if not is_held_out(family, recipe)]
     prose += [example for synset in dictionary for example in synset.examples if example.count(" ") > 3]  # noqa: PLR2004
@@ -151,6 +170,13 @@ def _dictionary_families(dictionary: Iterable[Synset], rng: random.Random) -> It
             family.append(rng.choice(forms))
         if family:
             yield family
+
+
+def _alike(words: Iterable[str]) -> Iterator[Family]:
+    """Words that begin alike, a few at a time: forms of one word above all."""
+    for _, beginning in itertools.groupby(sorted(words), key=lambda word: word[:_ALIKE]):
+        family = list(beginning)
+        yield from (family[place : place + _ALIKE] for place in range(0, len(family), _ALIKE))
 
 
 def _distinct(families: Iterator[Family], texts: int) -> Iterator[Family]:

@@ -312,13 +312,15 @@ def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSys
     unseen = np.isin(sources, sorted(_unseen()))
     composed = np.isin(sources, sorted(recipe.composed))
     cut = np.isin(sources, ["passages", "fragments", "shuffled"])
+    alone = np.isin(sources, ["singles"])
     single = _drawn(recipe, work, work / "corpus" / "wordnet.tsv", {}, _WORDS, str.isalpha)
     return {
         "group": _by(
             {
-                "prose and dictionary": ~(unseen | composed | cut),
+                "prose and dictionary": ~(unseen | composed | cut | alone),
                 "cut from prose": cut,
                 "composed": composed,
+                "words alone": alone,
                 "unseen sources": unseen,
             },
             scores,

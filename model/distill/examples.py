@@ -63,8 +63,10 @@ class Examples:
             taught = taught_vectors(work, file.stem)
             kept: list[int] = []
             row = 0
+            known: npt.NDArray[np.bool_] = taught.any(axis=1)
             for family in read_families(file):
-                if file.stem in unseen or is_held_out(family, recipe) == held_out:
+                wanted = file.stem in unseen or is_held_out(family, recipe) == held_out
+                if wanted and known[row : row + len(family)].all():
                     self.texts += family
                     families += [family_count] * len(family)
                     kept += range(row, row + len(family))

@@ -24,6 +24,8 @@ class Recipe:
             piece starts with the teacher's own vector; a word in several has to be learned.
         everyday_words: How many words become pieces that everyday text uses and the teacher has in pieces itself.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.
+        singles: How many words of a word list stand alone, beside all the whole words of the teacher: a word alone is
+            the shortest text there is, and what it means should be known best.
         most_sentences: Most sentences of one prose source: technical manuals would drown everything else.
         passages: How many passages of several sentences to cut from the prose.
         passage_words: Fewest and most words of a passage.
@@ -63,6 +65,7 @@ class Recipe:
             "words": 60_000,
         }
     )
+    singles: int = 40_000
     most_sentences: int = 60_000
     passages: int = 20_000
     passage_words: tuple[int, int] = (45, 330)
@@ -87,7 +90,7 @@ class Recipe:
 
 FNET_MINI = Recipe(
     name="fnet_mini_en",
-    version="1.2",
+    version="1.3",
     architecture=Architecture(
         vocabulary_size=20_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),

