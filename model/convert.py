@@ -79,6 +79,7 @@ def convert(
             `destination` is taken; or writing failed.
     """
     _check_free(destination, force=force)
+    _check_source(source)
     read_architecture(source)  # told first, if it is another model's
     vocabulary = read_vocabulary(source) if tokenizer else None
     if tokenizer and vocabulary is None:
@@ -119,6 +120,14 @@ def convert(
             _place(directory, destination, Path(work))
     except OSError as error:
         raise PresetError(f"{error.filename or destination}: {error.strerror or error}") from error
+
+
+def _check_source(source: Path) -> None:
+    if not (source / "config.json").is_file():
+        raise PresetError(
+            f"{source}: has no config.json; expected a Hugging Face checkpoint's directory: config.json, "
+            "model.safetensors or pytorch_model.bin, and spiece.model or tokenizer.json"
+        )
 
 
 def _check_free(destination: Path, *, force: bool) -> None:

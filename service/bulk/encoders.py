@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from model.encoder import Encoding, Tokens
-from model.presets import Padding
+from model.presets import VOCABULARY_FILE, Padding, Preset
+from service import __version__
 from service.bulk.rows import Row
 from service.client import AsyncClient, EncodeError
 from service.engine import Engine, normalized
@@ -61,21 +63,39 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What vectors depend on beside their rows and what is wanted.
+    """What vectors depend on beside their rows and what is wanted, to the last bit.
 
     Attributes:
         preset: The preset's name.
+        preset_version: Its version.
         digest: Of its weights, where they are loaded.
+        load_weights: Whether they are; else they are random.
+        architecture: The network's sizes: without weights nothing else tells it.
+        tokenizer: Digest of what makes ids of texts, where there is one; a service does not tell.
+        padding: Of texts for which none is wanted.
         dtype: Of the matrix products.
         engine: What runs the network: each has last bits of its own.
+        devices: Kinds of what it runs on.
+        max_batch_tokens: Tokens of the longest row: which routines are picked, and so the last bits, follows from it.
+        batch_invariant: Whether those do not depend on company, as measured.
+        version: The version of this package, or of the service.
         hidden_dim: The length of a vector.
         pooling: Which output is a text's embedding.
     """
 
     preset: str
+    preset_version: str
     digest: str | None
+    load_weights: bool
+    architecture: Mapping[str, Any]
+    tokenizer: str | None
+    padding: Padding
     dtype: str
     engine: str
+    devices: Sequence[str]
+    max_batch_tokens: int
+    batch_invariant: bool
+    version: str
     hidden_dim: int
     pooling: str
 
@@ -201,12 +221,22 @@ class LocalEncoder:
         """Return what vectors depend on."""
         with _told():
             loaded = self._engine.ready()
+            preset = loaded.preset
             return About(
-                preset=loaded.preset.name,
+                preset=preset.name,
+                preset_version=preset.version,
                 digest=f"sha256:{loaded.digest}" if loaded.digest else None,
+                load_weights=self._engine.options.load_weights,
+                architecture=asdict(preset.architecture),
+                tokenizer=await self._engine.in_worker(_digest_of_tokenizer, preset),
+                padding=preset.padding,
                 dtype=self._engine.options.dtype,
                 engine=self._engine.options.engine,
-                hidden_dim=loaded.preset.architecture.hidden_dim,
+                devices=_kinds(loaded.encoder.devices),
+                max_batch_tokens=loaded.test.rows[-1],
+                batch_invariant=loaded.test.batch_invariant,
+                version=__version__,
+                hidden_dim=preset.architecture.hidden_dim,
                 pooling=self._engine.pooling,
             )
 
@@ -250,9 +280,18 @@ class RemoteEncoder:
         with _told():
             info = await self._client.info()
         try:
-            return About(**{each.name: info[each.name] for each in fields(About)})
-        except KeyError as error:
-            raise EncoderError(f"what answers there is not this service: its description has no {error}") from error
+            same = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "engine")
+            return About(
+                **{name: info[name] for name in (*same, "batch_invariant", "version", "hidden_dim", "pooling")},
+                load_weights=info["digest"] is not None,
+                tokenizer=None,
+                devices=_kinds(info["devices"]),
+                max_batch_tokens=info["limits"]["max_batch_tokens"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EncoderError(
+                f"what answers there is not this service: its description is another: {error}"
+            ) from error
 
     async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
         """Encode rows that are texts."""
@@ -275,6 +314,22 @@ class RemoteEncoder:
             for row, output in zip(rows, getattr(found, name), strict=True):
                 row[name] = output
         return [Vectors(int(tokens), row) for tokens, row in zip(found.lengths, rows, strict=True)]
+
+
+def _digest_of_tokenizer(preset: Preset) -> str | None:
+    """Return what tells a tokenizer from any other: its vocabulary, and how it cuts pairs."""
+    if not preset.has_tokenizer:
+        return None
+    try:
+        vocabulary = (preset.directory / VOCABULARY_FILE).read_bytes()
+    except OSError as error:
+        raise EncoderError(f"{preset.directory / VOCABULARY_FILE}: {error.strerror}") from error
+    return f"sha256:{hashlib.sha256(vocabulary).hexdigest()}, {preset.truncate}"
+
+
+def _kinds(devices: Sequence[str]) -> list[str]:
+    """Return the kinds of devices, each called `platform:index kind`; how many there are changes no bits."""
+    return sorted({f"{name.partition(':')[0]} {name.partition(' ')[2]}" for name in devices})
 
 
 def _ids_of(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:

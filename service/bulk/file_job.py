@@ -46,7 +46,7 @@ def parts_beside(out: Path) -> Path:
 async def to_stream(
     reader: Reader, stream: BinaryIO, job: FileJob, encoder: Encoder, about: About, tell: Tell
 ) -> Progress:
-    """Write a line of JSON a row, each as soon as it is there; nothing is kept.
+    """Write a line of JSON a row, a request's rows at a time; nothing is kept.
 
     Raises:
         As `service.bulk.job.run`.
@@ -80,7 +80,14 @@ async def to_file(
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = Parts(parts_beside(out))
     kept.begin(
-        {**dataclasses.asdict(about), **dataclasses.asdict(job.wanted), "field": reader.field, "shard": job.shard},
+        {
+            **dataclasses.asdict(about),
+            **dataclasses.asdict(job.wanted),
+            # The preset's, where none is wanted.
+            "padding": about.padding if job.wanted.padding is None else job.wanted.padding,
+            "field": reader.field,
+            "shard": job.shard,
+        },
         restart=job.restart,
     )
     rows = chosen(reader, job.shard)

@@ -95,7 +95,12 @@ async def _parts_of(
     rows: Iterable[Row], encoder: Encoder, wanted: Wanted, hidden: int, kept: Parts | None
 ) -> AsyncGenerator[tuple[int, Part]]:
     requests = asyncio.Semaphore(encoder.at_once)
-    shards = cut(rows, sequences="sequence_output" in wanted.outputs)
+    sequences = "sequence_output" in wanted.outputs
+    if kept is None:
+        # Whoever reads what is written waits for it: a shard is a request, and as many are under way.
+        shards, most = cut(rows, sequences=sequences, most_rows=_REQUEST), encoder.at_once + 1
+    else:
+        shards, most = cut(rows, sequences=sequences), _SHARDS
     earlier = 0 if kept is None else kept.count
     under_way: deque[tuple[int, asyncio.Task[Part]]] = deque()
     seen = 0
@@ -108,7 +113,7 @@ async def _parts_of(
                 continue
             work = _encoded(shard, encoder, requests, wanted, hidden)
             under_way.append((shard.number, asyncio.create_task(work)))
-            if len(under_way) == _SHARDS:
+            while under_way and (len(under_way) == most or under_way[0][1].done()):
                 number, task = under_way.popleft()
                 yield number, await task
         if seen < earlier:

@@ -30,6 +30,8 @@ _SUFFIXES: dict[str, Format] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+# How what is gzipped begins, and no UTF-8 does.
+_GZIP = b"\x1f\x8b"
 # Longer than any sequence that a network takes, and far shorter than memory.
 _MOST_LINE_BYTES = 8 << 20
 _PARQUET_ROWS = 1024
@@ -112,7 +114,7 @@ class Reader:
             yield from self._parquet()
             return
         source = self._raw
-        if self.name.endswith(".gz"):
+        if self.name.endswith(".gz") or _is_gzip(source):
             source = cast("BinaryIO", self._open.enter_context(gzip.GzipFile(fileobj=self._raw)))
         if self.format in ("csv", "tsv"):
             yield from self._table(source)
@@ -173,6 +175,11 @@ class Reader:
                     number += 1
         except arrow.ArrowException as error:
             raise InputError(f"{self.name}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _is_gzip(source: BinaryIO) -> bool:
+    """Return whether a stream is gzipped, without taking anything from it."""
+    return cast("io.BufferedReader", source).peek(len(_GZIP))[: len(_GZIP)] == _GZIP
 
 
 def _row_of_json(number: int, line: int, text: str, field: str) -> Row:

@@ -50,12 +50,13 @@ class Shard:
         return hashlib.sha256(b"".join(row.digest for row in self.rows)).hexdigest()
 
 
-def cut(rows: Iterable[Row], *, sequences: bool) -> Iterator[Shard]:
+def cut(rows: Iterable[Row], *, sequences: bool, most_rows: int = _ROWS) -> Iterator[Shard]:
     """Cut rows into shards, the same ones whenever the rows are the same.
 
     Args:
         rows: Of an input, in order.
         sequences: Whether outputs of every token are kept.
+        most_rows: Of a shard.
     """
     most = _BYTES_OF_SEQUENCES if sequences else _BYTES
     number, size = 0, 0
@@ -63,7 +64,7 @@ def cut(rows: Iterable[Row], *, sequences: bool) -> Iterator[Shard]:
     for row in rows:
         taken.append(row)
         size += row.size
-        if len(taken) == _ROWS or size >= most:
+        if len(taken) == most_rows or size >= most:
             yield Shard(number, taken)
             number, size, taken = number + 1, 0, []
     if taken:

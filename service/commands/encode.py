@@ -114,9 +114,9 @@ def encode(
 ) -> None:
     """Encode whole files: a row in, a vector out.
 
-    IN is a file of lines, JSON lines (`text`, or `token_ids` with `segment_ids` or without), CSV, TSV or Parquet,
-    gzipped or not, or - for standard input. OUT is .npy (float32, a vector a row), .npz, .jsonl or .parquet. Row i of
-    the output is row i of the input, counted from 0.
+    IN is a file of lines, JSON lines (`text`, or `token_ids` with `segment_ids` or without), CSV, TSV or Parquet, or -
+    for standard input; all but Parquet gzipped or not. OUT is .npy (float32, a vector a row), .npz, .jsonl or .parquet.
+    Row i of the output is row i of the input, counted from 0.
 
     What is done is kept in OUT.part. A run that was stopped, in whatever way, goes on where it was when the same
     command is given again, and its output is the same to the byte.
@@ -144,6 +144,7 @@ def encode(
     if url is not None and (preset or dtype or engine):
         stop("--preset, --dtype and --engine are the service's own where there is a --url", 2)
     _check_service(url, api_key)
+    _check_inputs(inputs)
     _check_outputs(pairs, force=force or len(inputs) > 1)
     form_of = {out: output_format or Path(out).suffix.removeprefix(".").lower() for _, out in pairs}
     if "npy" in form_of.values() and (len(set(outputs)) > 1 or "sequence_output" in outputs):
@@ -221,6 +222,13 @@ def _check_service(url: str | None, api_key: str | None) -> None:
         address(url)
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
         stop("--api-key: has characters that no header can hold", 2)
+
+
+def _check_inputs(inputs: tuple[str, ...]) -> None:
+    """Stop if an input can be none."""
+    for name in inputs:
+        if os.path.isdir(name):  # noqa: PTH112 - pathlib raises where a name is too long for a path
+            stop(f"{name}: is a directory; name the files in it: {Path(name) / '*'} -o OUT/", 2)
 
 
 def _check_outputs(pairs: list[tuple[str, str]], *, force: bool) -> None:

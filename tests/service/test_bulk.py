@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,38 +26,40 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from service.bulk.encoders import About, LocalEncoder, RemoteEncoder
 from service.bulk.readers import Format, InputError, Reader, format_of
 from service.bulk.rows import Row
 from service.bulk.shards import JobError, Part, Parts, cut
+from service.client import AsyncClient
+from service.engine import Engine
 from service.inputs import Text
+from tests.service.forked import HANG, Command
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
 
-HANG = 120.0
 COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
+# Of text; as much is a part.
+SHARD_BYTES = 1 << 20
 TEXTS = ["a cat sat down", "", "interest rates rose again", "Zürich 東京 🦆", "a cat sat down", " spaces  within "]
 
 Encode = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture
-def encode(tiny_preset: Path, tmp_path: Path) -> Encode:
+def encode(tiny_preset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Encode:
     """Run the command in a directory of the test's own; fails unless it ends with `code`."""
+    sent, out, err = (tmp_path_factory.mktemp("streams") / name for name in ("in", "out", "err"))
 
     def run(*arguments: str, code: int = 0, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
-        ran = subprocess.run(
-            [str(COMMAND), "encode", *arguments],
-            cwd=tmp_path,
-            env=environment(tiny_preset, **environ),
-            input=stdin,
-            capture_output=True,
-            timeout=HANG,
-            check=False,
-        )
-        assert ran.returncode == code, ran.stderr.decode()
-        assert b"Traceback" not in ran.stderr
-        return ran
+        sent.write_bytes(stdin)
+        environ = environment(tiny_preset, **environ)
+        command = Command(["encode", *arguments], tmp_path, environ, stdin=sent, stdout=out, stderr=err)
+        ended = command.wait()
+        said = err.read_bytes()
+        assert ended == code, said.decode()
+        assert b"Traceback" not in said
+        return subprocess.CompletedProcess(arguments, ended, out.read_bytes(), said)
 
     return run
 
@@ -139,6 +144,16 @@ def test_a_line_is_a_row(
     file = tmp_path / ("a.txt.gz" if packed else "a.txt")
     file.write_bytes(gzip.compress(data) if packed else data)
     assert [row.text for row in rows(str(file))] == [Text(text) for text in texts]
+
+
+def test_what_is_gzipped_is_known_by_its_content(tmp_path: Path) -> None:
+    """Whatever it is called."""
+    (tmp_path / "a.txt").write_bytes(gzip.compress(b"one\ntwo\n"))
+    (tmp_path / "a.csv").write_bytes(gzip.compress(b"id,text\n1,three\n"))
+    assert [row.text for row in rows(str(tmp_path / "a.txt"))] == [Text("one"), Text("two")]
+    assert [row.text for row in rows(str(tmp_path / "a.csv"))] == [Text("three")]
+    (tmp_path / "b.txt").write_bytes(b"\x1f")  # one of the bytes that it begins with is a text
+    assert [row.text for row in rows(str(tmp_path / "b.txt"))] == [Text("\x1f")]
 
 
 @given(
@@ -240,17 +255,19 @@ def test_a_line_beyond_all_bounds_is_a_fault(tmp_path: Path) -> None:
 # === Parts ===
 
 
-@given(sizes=st.lists(st.integers(0, 300_000), max_size=40), sequences=st.booleans())
+@given(sizes=st.lists(st.integers(0, 300_000), max_size=40), sequences=st.booleans(), most_rows=st.integers(1, 50))
 @settings(deadline=None)
-def test_shards_follow_from_the_rows(sizes: list[int], sequences: bool) -> None:  # noqa: FBT001 - drawn
+def test_shards_follow_from_the_rows(sizes: list[int], sequences: bool, most_rows: int) -> None:  # noqa: FBT001 - drawn
     """In order, none lost or doubled, bounded in size, and the same each time."""
     made = [Row(number, number + 1, text=Text("x" * size)) for number, size in enumerate(sizes)]
-    shards = list(cut(made, sequences=sequences))
+    shards = list(cut(made, sequences=sequences, most_rows=most_rows))
     assert [row for shard in shards for row in shard.rows] == made
     assert [shard.number for shard in shards] == list(range(len(shards)))
     for shard in shards:
         assert sum(row.size for row in shard.rows[:-1]) < (1 << 20)
-    assert [shard.digest for shard in cut(iter(made), sequences=sequences)] == [shard.digest for shard in shards]
+        assert len(shard.rows) <= most_rows
+    again = cut(iter(made), sequences=sequences, most_rows=most_rows)
+    assert [shard.digest for shard in again] == [shard.digest for shard in shards]
 
 
 def part(digest: str = "d") -> Part:
@@ -319,6 +336,74 @@ def test_a_damaged_description_is_told(tmp_path: Path) -> None:
         Parts(tmp_path).begin({}, restart=False)
 
 
+@pytest.fixture
+def describe(make_engine: Callable[..., Engine]) -> Callable[..., About]:
+    """Load a preset with the options of an engine, and tell what its vectors depend on."""
+
+    def run(preset: Path, **options: Any) -> About:
+        return asyncio.run(LocalEncoder(make_engine(preset, **options)).describe())
+
+    return run
+
+
+def edit(file: Path, *keys: str, value: Any) -> None:
+    """Set a value somewhere in a JSON document."""
+    document = json.loads(file.read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    file.write_text(json.dumps(document))
+
+
+def differing(one: About, other: About) -> set[str]:
+    """Return the names of the fields in which two differ."""
+    first, second = dataclasses.asdict(one), dataclasses.asdict(other)
+    return {name for name in first if first[name] != second[name]}
+
+
+@pytest.fixture
+def short_preset(smallest_preset: Path, tiny_preset: Path, tmp_path: Path) -> Path:
+    """A preset of the test's own, with a tokenizer and a single row length."""
+    directory = Path(shutil.copytree(smallest_preset, tmp_path / "short_en"))
+    for name in ("tokenizer.json", "preprocessor.json"):
+        shutil.copy(tiny_preset / name, directory / name)
+    shutil.copytree(tiny_preset / "assets", directory / "assets")
+    return directory
+
+
+def test_every_option_that_changes_bits_belongs_to_a_job(describe: Callable[..., About], short_preset: Path) -> None:
+    """Parts made with another are of another job."""
+    begun = describe(short_preset)
+    assert begun == describe(short_preset)
+    assert differing(begun, describe(short_preset, load_weights=False)) == {"load_weights", "digest"}
+    assert differing(begun, describe(short_preset, batch_invariant=False)) == {"batch_invariant"}
+    assert differing(begun, describe(short_preset, max_batch_tokens=32)) == {"max_batch_tokens"}
+    assert "dtype" in differing(begun, describe(short_preset, dtype="bfloat16"))
+    assert differing(begun, describe(short_preset, pooling="mean")) == {"pooling"}
+
+
+def test_everything_of_a_preset_that_changes_bits_belongs_to_a_job(
+    describe: Callable[..., About], short_preset: Path
+) -> None:
+    """Its vocabulary, how it cuts and pads, and sizes that its weights do not tell."""
+    begun = describe(short_preset)
+    edit(short_preset / "metadata.json", "fnet_service", "padding", value=12)
+    assert differing(begun, describe(short_preset)) == {"padding"}
+    edit(short_preset / "metadata.json", "fnet_service", "padding", value=16)
+    edit(short_preset / "preprocessor.json", "config", "truncate", value="waterfall")
+    assert differing(begun, describe(short_preset)) == {"tokenizer"}
+    edit(short_preset / "preprocessor.json", "config", "truncate", value="round_robin")
+    assert describe(short_preset) == begun
+    # A field that SentencePiece does not know, of one byte.
+    with (short_preset / "assets" / "tokenizer" / "vocabulary.spm").open("ab") as vocabulary:
+        vocabulary.write(b"\xc2\x0c\x01x")
+    assert differing(begun, describe(short_preset)) == {"tokenizer"}
+    random = describe(short_preset, load_weights=False)
+    edit(short_preset / "config.json", "config", "num_layers", value=1)
+    assert differing(random, describe(short_preset, load_weights=False)) == {"architecture"}
+
+
 # === The command ===
 
 
@@ -365,6 +450,12 @@ def test_a_pipe_gives_lines(encode: Encode, service: Service) -> None:
     assert b"3 rows" in ran.stderr
 
 
+def test_a_pipe_may_be_gzipped(encode: Encode) -> None:
+    """Like a file; the lines are the same."""
+    text = "\n".join(TEXTS).encode()
+    assert encode("-", stdin=gzip.compress(text)).stdout == encode("-", stdin=text).stdout != b""
+
+
 def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> None:
     """With its line and the reason; a skipped row keeps its place, and is listed."""
     long = " ".join(["word"] * 100)
@@ -403,31 +494,35 @@ def many(tmp_path: Path) -> Path:
     """A file of many rows, all different."""
     random = np.random.default_rng(3)
     lines = [
-        " ".join(f"word{number}" for number in random.integers(0, 999, size)) for size in random.integers(1, 9, 12_500)
+        " ".join(f"word{number}" for number in random.integers(0, 999, size)) for size in random.integers(1, 9, 1200)
     ]
     file = tmp_path / "many.txt"
-    file.write_text("\n".join(f"{number} {line}" for number, line in enumerate(lines)))
+    # Blanks make no tokens, and a part of every 250 rows or so.
+    blanks = " " * (SHARD_BYTES // 250)
+    file.write_text("\n".join(f"{number}{blanks}{line}" for number, line in enumerate(lines)))
     return file
 
 
-def stopped(preset: Path, directory: Path, number: signal.Signals, after: int) -> tuple[int, str]:
-    """Run the command until so many parts are kept, then send a signal; returns its exit code and what it said."""
-    process = subprocess.Popen(
-        [str(COMMAND), "encode", "many.txt", "-o", "out.npy"],
-        cwd=directory,
-        env=environment(preset),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+def stopped(preset: Path, directory: Path, number: signal.Signals, after: int) -> tuple[int | None, str]:
+    """Run the command until so many parts are kept, then send a signal; returns its exit code and what it said.
+
+    The rows come through a pipe that never ends, so that there is always something left to stop.
+    """
+    pipe, said = directory / "pipe", directory / "said"
+    os.mkfifo(pipe)
+    command = Command(["encode", "-", "-o", "out.npy"], directory, environment(preset), stdin=pipe, stderr=said)
+    with pipe.open("wb") as stdin:
+        # A part is kept when the one behind it is begun.
+        stdin.write((directory / "many.txt").read_bytes()[: (after + 2) * SHARD_BYTES])
+        stdin.flush()
         deadline = time.monotonic() + HANG
-        while len(list((directory / "out.npy.part").glob("*.npz"))) < after and process.poll() is None:
+        while len(list((directory / "out.npy.part").glob("*.npz"))) < after and command.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        process.send_signal(number)
-        assert process.stderr is not None
-        said = process.stderr.read()
-        return process.wait(HANG), said
+        command.send_signal(number)
+        code = command.wait()
+    pipe.unlink()
+    return code, said.read_text()
 
 
 def test_a_run_that_was_stopped_goes_on(encode: Encode, tiny_preset: Path, tmp_path: Path, many: Path) -> None:
@@ -447,19 +542,15 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     encode: Encode, tiny_preset: Path, tmp_path: Path, many: Path
 ) -> None:
     """At moments that nobody chose: while it loads, encodes, keeps a part, puts the file together or clears up."""
+    began = time.monotonic()
     encode("many.txt", "-o", "whole.npy")
+    seconds = time.monotonic() - began
     random = np.random.default_rng(5)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [str(COMMAND), "encode", "many.txt", "-o", "out.npy"],
-            cwd=tmp_path,
-            env=environment(tiny_preset),
-            stderr=subprocess.DEVNULL,
-        )
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.5, 4))
-        process.kill()
-        process.wait(HANG)
+    for _ in range(4):
+        command = Command(["encode", "many.txt", "-o", "out.npy"], tmp_path, environment(tiny_preset))
+        command.wait(random.uniform(0.1, 1.1) * seconds)
+        command.send_signal(signal.SIGKILL)
+        assert command.wait() is not None
     encode("many.txt", "-o", "out.npy", "--force")
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert not list(tmp_path.glob("*.part"))
@@ -472,6 +563,8 @@ def test_another_job_does_not_go_on_with_the_parts(
     stopped(tiny_preset, tmp_path, signal.SIGKILL, 1)
     told = encode("many.txt", "-o", "out.npy", "--normalize", code=1).stderr.decode()
     assert "out.npy.part was begun with another normalize; --restart throws it away" in told
+    told = encode("many.txt", "-o", "out.npy", code=1, FNET_LOAD_WEIGHTS="false").stderr.decode()
+    assert "out.npy.part was begun with another digest, load_weights; --restart throws it away" in told
     job = json.loads((tmp_path / "out.npy.part" / "job.json").read_text())
     assert (job["engine"], job["dtype"], job["preset"]) == ("jax", "float32", "tiny_en")
     many.write_text("another first line\n" + many.read_text())
@@ -510,12 +603,18 @@ def test_a_corpus_is_shared(encode: Encode, tmp_path: Path) -> None:
 
 def test_a_service_is_asked(
     encode: Encode,
+    service: Service,
     tiny_preset: Path,
     tmp_path: Path,
     serving: Callable[..., AbstractContextManager[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With its key, never shown; the same vectors and the same faults as in this process."""
+    """With its key, never shown; the same vectors, faults and circumstances as in this process."""
+
+    async def described(url: str) -> About:
+        async with AsyncClient(url, "sesame") as client:
+            return await RemoteEncoder(client).describe()
+
     values: list[dict[str, Any]] = [{"text": text} for text in TEXTS]
     values += [{"token_ids": [4, 5]}, {"token_ids": []}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, values)))
@@ -530,6 +629,8 @@ def test_a_service_is_asked(
             assert b"unauthorized" in told.stderr
             told = encode(*skip, "far.npy", "--url", f"http://{address}", SERVICE_API_KEY="sesame")
             assert b"sesame" not in told.stderr
+            far = asyncio.run(described(f"http://{address}"))
+    assert differing(far, service.run(LocalEncoder(service.engine).describe())) == {"tokenizer"}
     assert (tmp_path / "far.npy").read_bytes() == (tmp_path / "near.npy").read_bytes()
     names = ("far.npy.skipped.jsonl", "near.npy.skipped.jsonl")
     assert len({(tmp_path / name).read_text() for name in names}) == 1
@@ -543,6 +644,8 @@ def test_a_service_is_asked(
         (["in.txt", "-o", "out.npy", "--outputs", "sequence_output"], ".npy holds one vector a row"),
         (["in.txt", "in.txt", "-o", "out/"], "would be written twice"),
         (["in.txt", "other.txt"], "several inputs need a directory"),
+        (["folder", "-o", "out.npy"], "folder: is a directory; name the files in it: folder/* -o OUT/"),
+        (["in.txt", "folder", "-o", "out/"], "folder: is a directory; name the files in it: folder/* -o OUT/"),
         (["in.txt", "--output-format", "npy"], "npy needs a file"),
         (["in.txt", "--shard", "2/2"], "not i/n"),
         (["in.txt", "--padding", "some"], "neither none nor max_length nor a length"),
@@ -556,6 +659,7 @@ def test_a_service_is_asked(
 def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, arguments: list[str], told: str) -> None:
     """With exit code 2, before anything is loaded."""
     (tmp_path / "in.txt").write_text("a\n")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "there.npy").write_text("precious")
     assert told in encode(*arguments, code=2).stderr.decode()
     assert (tmp_path / "there.npy").read_text() == "precious"
@@ -579,17 +683,38 @@ def test_what_ends_a_run_is_one_line(
     assert len(said.splitlines()) == 1
 
 
-def test_a_stop_does_not_wait_for_standard_input(tiny_preset: Path) -> None:
-    """Whoever sits before a terminal presses Ctrl-C and is let go."""
+def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny_preset: Path) -> None:
+    """Whoever reads has the first rows before the last are there; whoever presses Ctrl-C at a terminal is let go."""
     command = [str(COMMAND), "encode", "-"]
     with subprocess.Popen(
-        command, env=environment(tiny_preset), stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command, env=environment(tiny_preset), stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        time.sleep(4)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # As many requests as are under way, and one more.
+        process.stdin.write(b"a\n" * 64 * (LocalEncoder.at_once + 1))
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["row"] == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG) == 130
-        assert process.stderr is not None
         assert process.stderr.read() == b"fnet-service: stopped\n"
+
+
+def test_memory_does_not_grow_with_the_rows(tiny_preset: Path, tmp_path: Path) -> None:
+    """Neither while they are encoded nor while the file is put together: 50,000 rows more are 32 MB of vectors."""
+
+    def most(count: int) -> int:
+        """Return the most bytes that were resident while so many rows were encoded."""
+        (tmp_path / "in.txt").write_text("a b c\n" * count)
+        command = [str(COMMAND), "encode", "in.txt", "-o", f"{count}.npz", "--outputs", "sequence_output"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(tiny_preset), stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_maxrss << 10
+
+    assert most(60_000) - most(10_000) < (16 << 20)
 
 
 def test_a_row_of_a_table_may_be_at_fault(encode: Encode, tmp_path: Path) -> None:

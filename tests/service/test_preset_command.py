@@ -271,6 +271,7 @@ def test_a_checkpoint_of_the_hub_becomes_a_preset(run: Run, tmp_path: Path, kind
         ([CHECKPOINT, "made", "--padding", "0"], 2, "--padding: '0'"),
         ([CHECKPOINT, GOLDEN], 1, "is there already, and no preset; it is not replaced"),
         ([GOLDEN / "even", "made"], 1, "config.json: model_type is None, expected 'fnet'"),
+        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a Hugging Face checkpoint's directory: config"),
     ],
 )
 def test_what_cannot_be_converted_is_told(run: Run, arguments: list[str | Path], code: int, told: str) -> None:
