@@ -218,6 +218,14 @@ class PackedEncoder:
         """
         return self._run([row], sequences, row.length)[0]
 
+    def run_everywhere(self, row: Row, sequences: Sequence[Tokens]) -> list[list[Encoding]]:
+        """Encode the members of one row on every device at once, and return what each found.
+
+        Raises:
+            NonFiniteOutputError: An output is not finite.
+        """
+        return self._run([row] * self.rows_at_once, sequences, row.length)
+
     def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
         arrays = [self._arrays(row, [sequences[member] for member in row.members], length) for row in rows]
         results = []

@@ -4,6 +4,8 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
 
 * X is real, so column h-k of `C_n X C_h` equals column k, and of `S_n X S_h` is its negative: only half of the columns
   are computed, and `Y_k = P_k - Q_k`, `Y_{h-k} = P_k + Q_k`.
+* Cosines are even and sines odd along X, too: `X C_h` needs only the sums of its columns k and h-k, and `X S_h` their
+  differences. Both products then have half of the terms (`HiddenOrder`).
 * The mirrored half comes out in descending order. Instead of turning it round, the hidden axis is kept in that order
   throughout the network, its weights are laid out for it once, and outputs are put right at the end (`HiddenOrder`).
 * Sequences lie end to end in a row. Each must be transformed by itself, so the matrix along the row is zero outside the
@@ -39,7 +41,8 @@ class HiddenOrder:
         inverse: `[h]`; `inside[..., inverse]` is in the published order.
         plain: How many columns are their own mirror image: k = 0, and h/2 when h is even.
         pairs: How many pairs of columns k and h-k there are.
-        basis: `[h, h]` float32, `[out, in]`: rows of cosines for `plain + pairs` columns, then of sines for `pairs`.
+        cosines: `[plain + pairs, plain + pairs]` float32, for the plain columns and the sums of the pairs.
+        sines: `[pairs, pairs]` float32, for the differences of the pairs.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -49,9 +52,10 @@ class HiddenOrder:
         self.order: npt.NDArray[np.intp] = np.concatenate([plain, paired, hidden - paired])
         self.inverse = np.argsort(self.order)
         # Reduced modulo h as integers: a large angle loses digits.
-        cosines = 2 * np.pi / hidden * (np.outer(np.concatenate([plain, paired]), self.order) % hidden)
-        sines = 2 * np.pi / hidden * (np.outer(paired, self.order) % hidden)
-        self.basis: Float32s = np.concatenate([np.cos(cosines), np.sin(sines)]).astype(np.float32)
+        angles = 2 * np.pi / hidden * (np.outer(self.order, self.order) % hidden)
+        whole, half = slice(self.plain + self.pairs), slice(self.plain, self.plain + self.pairs)
+        self.cosines: Float32s = np.cos(angles[whole, whole]).astype(np.float32)
+        self.sines: Float32s = np.sin(angles[half, half]).astype(np.float32)
 
 
 @lru_cache(maxsize=4096)

@@ -50,6 +50,13 @@ class _Embedder(NamedTuple):
     projection: _Dense
 
 
+class Waves(NamedTuple):
+    """The DFT along the hidden axis, as in `HiddenOrder`."""
+
+    cosines: Array
+    sines: Array
+
+
 class _Layer(NamedTuple):
     mixing_norm: _Affine
     intermediate: _Dense
@@ -82,10 +89,9 @@ class JaxPrograms:
         self.rows_at_once = len(devices)
         self.devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in devices]
         self._architecture = architecture
-        self._plain = order.plain
         self._dtype = jnp.dtype(dtype)
         self._mesh = Mesh(np.array(devices), (_ROWS,))
-        self._basis = self._put(order.basis, self._dtype)
+        self._waves = Waves(self._put(order.cosines, self._dtype), self._put(order.sines, self._dtype))
         self._embedder, self._layers, self._pooler = self._lay_out(weights, order.order)
         self._compiled: dict[int, _Compiled] = {}
 
@@ -96,18 +102,18 @@ class JaxPrograms:
         x, bases = self._shape(length, self._architecture.hidden_dim), self._shape(2, basis, basis)
         others = self._shape(length, 1)
         cast = self._shape(2, basis, basis, of=self._dtype)
-        plain, dtype = self._plain, self._dtype
+        dtype = self._dtype
 
         def embed(embedder: _Embedder, *row: Array) -> tuple[Array, Array]:
             return _embed(embedder, *row[:3]), row[3].astype(dtype)
 
-        def layer(layer: _Layer, basis: Array, x: Array, *mixing: Array) -> Array:
-            return _layer(layer, basis, x, Mixing(*mixing), plain)
+        def layer(layer: _Layer, waves: Waves, x: Array, *mixing: Array) -> Array:
+            return _layer(layer, waves, x, Mixing(*mixing))
 
         compiled_layer = None
         if self._layers:
             compiled_layer = self._program(
-                layer, 2, (self._layers[0], self._basis), (x, ids, others, others, cast), donate=2
+                layer, 2, (self._layers[0], self._waves), (x, ids, others, others, cast), donate=2
             )
         self._compiled[length] = _Compiled(
             embed=self._program(embed, 1, (self._embedder,), (ids, ids, ids, bases), outputs=2),
@@ -130,7 +136,7 @@ class JaxPrograms:
         x, bases = programs.embed(self._embedder, row.token_ids, row.segment_ids, row.positions, row.bases)
         if programs.layer is not None:
             for layer in self._layers:
-                x = programs.layer(layer, self._basis, x, row.carriers, row.others, row.leads, bases)
+                x = programs.layer(layer, self._waves, x, row.carriers, row.others, row.leads, bases)
         pooled = np.asarray(programs.pool(self._pooler, x, row.firsts))
         tokens = np.asarray(x)
         if self.rows_at_once == 1:
@@ -238,8 +244,8 @@ def _embed(embedder: _Embedder, token_ids: Array, segment_ids: Array, positions:
     return _dense(_normalise(x, embedder.norm), embedder.projection)
 
 
-def _layer(layer: _Layer, order_basis: Array, x: Array, mixing: Mixing, plain: int) -> Array:
-    x = _normalise(x + mix(x, order_basis, mixing, plain), layer.mixing_norm)
+def _layer(layer: _Layer, waves: Waves, x: Array, mixing: Mixing) -> Array:
+    x = _normalise(x + mix(x, waves, mixing), layer.mixing_norm)
     inner = jax.nn.gelu(_dense(x, layer.intermediate), approximate=True)
     return _normalise(x + _dense(inner, layer.output), layer.output_norm)
 
@@ -268,30 +274,35 @@ class Mixing(NamedTuple):
     bases: Array
 
 
-def mix(x: Array, order_basis: Array, mixing: Mixing, plain: int) -> Array:
+def mix(x: Array, waves: Waves, mixing: Mixing) -> Array:
     """Return the Fourier mixing of a row, each sequence by itself.
 
     Args:
         x: `[T, h]`, the hidden axis in `HiddenOrder`.
-        order_basis: `[h, h]`, `HiddenOrder.basis` in the dtype of the products.
+        waves: Of the hidden axis, in the dtype of the products.
         mixing: Of the row; bases may be longer than it, what is beyond belongs to no sequence.
-        plain: `HiddenOrder.plain`.
 
     Returns:
         `[T, h]` float32, products summed in float32.
     """
-    tokens, hidden = x.shape
-    split = plain + (hidden - plain) // 2
-    dtype, beyond = order_basis.dtype, mixing.bases.shape[1] - tokens
-    # Rounded already when it is subtracted, so that what is added later is exactly what was taken away.
-    common = x.astype(dtype)[mixing.carriers].astype(jnp.float32)
-    spectrum = product(x - common * mixing.others, order_basis)
-    columns = jnp.pad(spectrum.astype(dtype), ((0, beyond), (0, 0)))
-    cosines = _along_row(mixing.bases[0], columns[:, :split])[:tokens]
-    cosines += spectrum[mixing.carriers, :split] * mixing.leads
-    if split == hidden:  # a hidden size of 1 or 2 has no pairs
+    tokens = len(x)
+    split, pairs = waves.cosines.shape[0], waves.sines.shape[0]
+    plain = split - pairs
+    one, other = x[:, plain:split], x[:, split:]
+    dtype, beyond = waves.cosines.dtype, mixing.bases.shape[1] - tokens
+
+    def along(columns: Array, hidden_basis: Array, row_basis: Array) -> tuple[Array, Array]:
+        # Rounded already when it is subtracted, so that what is added later is exactly what was taken away.
+        common = columns.astype(dtype)[mixing.carriers].astype(jnp.float32)
+        spectrum = product(columns - common * mixing.others, hidden_basis)
+        return _along_row(row_basis, jnp.pad(spectrum.astype(dtype), ((0, beyond), (0, 0))))[:tokens], spectrum
+
+    summed = jnp.concatenate([x[:, :plain], one + other], axis=1)
+    cosines, spectrum = along(summed, waves.cosines, mixing.bases[0])
+    cosines += spectrum[mixing.carriers] * mixing.leads
+    if not pairs:  # a hidden size of 1 or 2
         return cosines
-    sines = _along_row(mixing.bases[1], columns[:, split:])[:tokens]
+    sines, _ = along(one - other, waves.sines, mixing.bases[1])
     paired = cosines[:, plain:]
     return jnp.concatenate([cosines[:, :plain], paired - sines, paired + sines], axis=1)
 

@@ -73,7 +73,7 @@ def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -
     token_ids, segment_ids, positions, firsts = (ops.parameter([-1], np.int32) for _ in range(4))
     bases = ops.parameter([2, -1, -1], np.float32)
     inside, everywhere = order.order, slice(None)
-    first_axis, last_axis = _integers(0), _integers(1)
+    first_axis = _integers(0)
 
     def norm(x: Any, name: str, places: Places) -> Any:
         scaled = ops.mvn(x, _integers([-1]), True, _EPSILON, "inside_sqrt")
@@ -91,13 +91,14 @@ def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -
     x = norm(ops.add(x, embedding("segment", segment_ids)), "embeddings_layer_norm", everywhere)
     x = dense(x, "embedding_projection", to=inside)
     cosines, sines = (ops.gather(bases, _integers(which), first_axis) for which in (0, 1))
-    split = order.plain + order.pairs
 
     def mix(x: Any) -> Any:
         """`model.fourier` has the mathematics."""
-        even = ops.matmul(cosines, _product(x, _floats(order.basis[:split])), False, False)
-        odd = ops.matmul(sines, _product(x, _floats(order.basis[split:])), False, False)
-        plain, paired = ops.variadic_split(even, last_axis, _integers([order.plain, order.pairs])).outputs()
+        plain, one, other = _split(x, order.plain, order.pairs, order.pairs)
+        summed = ops.concat([plain, ops.add(one, other)], 1)
+        even = ops.matmul(cosines, _product(summed, _floats(order.cosines)), False, False)
+        odd = ops.matmul(sines, _product(ops.subtract(one, other), _floats(order.sines)), False, False)
+        plain, paired = _split(even, order.plain, order.pairs)
         return ops.concat([plain, ops.subtract(paired, odd), ops.add(paired, odd)], 1)
 
     for index in range(architecture.num_layers):
@@ -108,6 +109,10 @@ def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -
     pooled = ops.tanh(dense(ops.gather(x, firsts, first_axis), "pooled_dense", of=inside))
     inputs = [token_ids, segment_ids, positions, bases, firsts]
     return openvino.Model([ops.result(x), ops.result(pooled)], inputs, "fnet")
+
+
+def _split(x: Any, *sizes: int) -> Any:
+    return ops.variadic_split(x, _integers(1), _integers(list(sizes))).outputs()
 
 
 def _product(x: Any, kernel: Any) -> Any:

@@ -53,6 +53,7 @@ class Job(Generic[T, R]):
         started: When its first run began, if it has.
         compute_seconds: Length of the runs that it had a part in.
         works: What computes each item, until the job is settled.
+        waiting: How many of them no batch has taken.
         results: Results so far, by index.
     """
 
@@ -63,6 +64,7 @@ class Job(Generic[T, R]):
     started: float | None = None
     compute_seconds: float = 0.0
     works: list[Work[T, R]] = field(default_factory=list)
+    waiting: int = 0
     results: dict[int, R] = field(default_factory=dict)
 
     @property
@@ -79,13 +81,13 @@ class Work(Generic[T, R]):
         item: The item.
         size: Its tokens.
         key: What equal items have in common.
-        owners: The jobs that get the result, and the place in each.
+        owners: The jobs that get the result, and its places in each.
     """
 
     item: T
     size: int
     key: Hashable
-    owners: list[tuple[Job[T, R], int]] = field(default_factory=list)
+    owners: dict[Job[T, R], list[int]] = field(default_factory=dict)
 
 
 class Batcher(Generic[T, R]):
@@ -98,6 +100,7 @@ class Batcher(Generic[T, R]):
         max_queue_tokens: Tokens that may wait.
         key: What equal items have in common; without it, no two are equal.
         on_death: Called once, from the worker thread, if that thread dies.
+        tokens_per_second: Speed of full batches, until some have been measured; 0 where it is not known.
         clock: Seconds, monotonic.
     """
 
@@ -109,6 +112,7 @@ class Batcher(Generic[T, R]):
         max_queue_tokens: int,
         key: Callable[[T], Hashable] | None = None,
         on_death: Callable[[BaseException], None] = lambda _error: None,
+        tokens_per_second: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -123,8 +127,9 @@ class Batcher(Generic[T, R]):
         self._running: list[Work[T, R]] = []
         # Both of them, by their items' keys.
         self._known: dict[Hashable, Work[T, R]] = {}
-        self._queue_tokens = 0
-        self._tokens_per_second = 0.0
+        self._queue_tokens = self._queue_jobs = 0
+        self._tokens_per_second = tokens_per_second
+        self._filled = False
         self._draining = self._closed = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -137,8 +142,7 @@ class Batcher(Generic[T, R]):
     @property
     def queue_jobs(self) -> int:
         """Jobs that wait, in whole or in part."""
-        with self._condition:
-            return len({job for work in self._queue for job, _ in work.owners})
+        return self._queue_jobs
 
     @property
     def alive(self) -> bool:
@@ -188,11 +192,17 @@ class Batcher(Generic[T, R]):
                 if work is None:
                     work = self._known[key] = Work(item, sizes[index], key)
                     self._queue[work] = None
-                work.owners.append((job, index))
+                places = work.owners.setdefault(job, [])
+                places.append(index)
+                if len(places) > 1:
+                    continue
                 job.works.append(work)
-                if work not in self._queue:
+                if work in self._queue:
+                    job.waiting += 1
+                else:
                     job.started = now
             self._queue_tokens += tokens
+            self._queue_jobs += job.waiting > 0
             self._condition.notify()
         return job
 
@@ -229,9 +239,8 @@ class Batcher(Generic[T, R]):
         fits_no_more = math.inf
         # A copy, since what expires leaves the queue.
         for work in list(islice(self._queue, LOOK_AHEAD)):
-            for job, _ in list(work.owners):
-                if job.deadline <= now:
-                    self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
+            for job in [job for job in work.owners if job.deadline <= now]:
+                self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
             if work.size >= fits_no_more or work not in self._queue:
                 continue
             if not room.place(work.size):
@@ -243,10 +252,14 @@ class Batcher(Generic[T, R]):
             if room.full:
                 break
         for work in batch:
-            for job, _ in work.owners:
+            for job in work.owners:
+                job.waiting -= 1
+                self._queue_jobs -= not job.waiting
                 if job.started is None:
                     job.started = now
         self._running = batch
+        # One that left nobody waiting may be small, and tells nothing of how fast a queue empties.
+        self._filled = bool(self._queue)
         return batch
 
     def _work(self) -> None:
@@ -277,7 +290,7 @@ class Batcher(Generic[T, R]):
             if len(batch) == 1:
                 with self._condition:
                     self._forget(batch[0])
-                    for job, _ in list(batch[0].owners):
+                    for job in list(batch[0].owners):
                         self._fail(job, error)
                 return
             middle = len(batch) // 2
@@ -285,14 +298,15 @@ class Batcher(Generic[T, R]):
             self._execute(batch[middle:])
             return
         seconds = self._clock() - started
-        self._measure(sum(work.size for work in batch), seconds)
+        if self._filled and batch is self._running:
+            self._measure(sum(work.size for work in batch), seconds)
         with self._condition:  # another thread that closes settles jobs, too, and one that submits may join
-            for job in {job for work in batch for job, _ in work.owners}:
+            for job in {job for work in batch for job in work.owners}:
                 job.compute_seconds += seconds
             for work, result in zip(batch, results, strict=True):
                 self._forget(work)
-                for job, index in work.owners:
-                    job.results[index] = result
+                for job, places in work.owners.items():
+                    job.results |= dict.fromkeys(places, result)
                     if len(job.results) == len(job.sizes):
                         job.works = []
                         _settle(job, [job.results[place] for place in range(len(job.sizes))])
@@ -315,9 +329,10 @@ class Batcher(Generic[T, R]):
 
     def _disown(self, job: Job[T, R]) -> None:
         """Take a job's name off all that it asked for; what nobody else waits for leaves the queue."""
-        # A job may have asked for the same thing a thousand times.
-        for work in dict.fromkeys(job.works):
-            work.owners = [owner for owner in work.owners if owner[0] is not job]
+        self._queue_jobs -= job.waiting > 0
+        job.waiting = 0
+        for work in job.works:
+            del work.owners[job]
             if not work.owners and work in self._queue:
                 del self._queue[work]
                 self._queue_tokens -= work.size
@@ -330,7 +345,7 @@ class Batcher(Generic[T, R]):
 
     def _fail_all(self, error: BaseException) -> None:
         for work in [*self._queue, *self._running]:
-            for job, _ in list(work.owners):
+            for job in list(work.owners):
                 self._fail(job, error)
 
 

@@ -274,7 +274,10 @@ class Engine:
         self._observe(RequestComputed(tuple(job.sizes), job.queue_seconds, job.compute_seconds))
         for index, encoding in zip(wanted, computed, strict=True):
             known[index] = encoding
-            self._cache.put(sequences[index], encoding)
+        if self._cache.keeps:
+            # A copy each, of up to all that the queue holds.
+            size = sum(encoding.nbytes for encoding in computed)
+            await self.handled(size, self._keep, [sequences[index] for index in wanted], computed)
         return [known[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
 
     @property
@@ -317,6 +320,10 @@ class Engine:
             raise errors.InvalidInputError.of([errors.Problem((), problem)])
         return self._batcher.submit(sequences, sizes, timeout)
 
+    def _keep(self, sequences: Sequence[Tokens], encodings: Sequence[Encoding]) -> None:
+        for tokens, encoding in zip(sequences, encodings, strict=True):
+            self._cache.put(tokens, encoding)
+
     def _run(self, batch: list[Tokens]) -> list[Encoding]:
         """Run one batch, on the model thread."""
         started = time.perf_counter()
@@ -346,6 +353,7 @@ class Engine:
             key=lambda tokens: tokens.key,
             max_queue_tokens=self.options.max_queue_tokens,
             on_death=self._fail,
+            tokens_per_second=loaded.test.tokens_per_second,
         )
         batcher.start()
         if self.options.engine == "jax":

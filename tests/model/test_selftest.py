@@ -18,7 +18,7 @@ from model.packing import Spacing
 from model.plain import encode_one
 from model.presets import load_preset
 from model.programs import Dtype, RowArrays
-from model.selftest import FLOAT32_TOLERANCE, SPACINGS, Reference, SelfTestError, prepare
+from model.selftest import FLOAT32_TOLERANCE, SPACINGS, Reference, SelfTest, SelfTestError, prepare
 
 Array = npt.NDArray[Any]
 MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
@@ -61,10 +61,44 @@ class Sociable(Programs):
         return [(tokens, pooled * factor) for tokens, pooled in super().run(length, rows)]
 
 
+class Twofold:
+    """Two devices, of which the second is off by a factor."""
+
+    rows_at_once = 2
+    factor: ClassVar[float] = 1.0
+
+    def __init__(self, *arguments: Any) -> None:
+        self._one = Programs(*arguments)
+        self.shortest_basis, self.carries = self._one.shortest_basis, self._one.carries
+        self.devices = self._one.devices * 2
+
+    def compile(self, length: int, members: int) -> None:
+        """Compile for both."""
+        self._one.compile(length, members)
+
+    def forget(self, length: int) -> None:
+        """Forget for both."""
+        self._one.forget(length)
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
+        """Run the first row on the first device, the second on the second."""
+        found = [self._one.run(length, [row])[0] for row in rows]
+        return [found[0], *((tokens * self.factor, pooled * self.factor) for tokens, pooled in found[1:])]
+
+
+class WrongBehind(Programs):
+    """Programs whose rows of a middle length are right for short sequences alone."""
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
+        """Run, and spoil what lies at a late place of its sequence."""
+        late = (rows[0].positions > 8)[:, None] & (length == ROWS[1])
+        return [(np.where(late, np.float32(1), tokens), pooled) for tokens, pooled in super().run(length, rows)]
+
+
 class Encoder(PackedEncoder):
     """An encoder with programs of a given kind."""
 
-    def __init__(self, *arguments: Any, programs: type[Programs] = Programs, **options: Any) -> None:
+    def __init__(self, *arguments: Any, programs: type[Programs | Twofold] = Programs, **options: Any) -> None:
         super().__init__(*arguments, **options)
         order = HiddenOrder(self.architecture.hidden_dim)
         self._programs = programs(self.architecture, arguments[1], order, self.dtype)
@@ -109,6 +143,7 @@ def test_a_sound_encoder_passes(
     assert report.batch_invariant
     assert report.spacing == encoder.spacing
     assert report.spacing in SPACINGS
+    assert report.tokens_per_second > 0
     assert 0 < report.largest_error < (FLOAT32_TOLERANCE if dtype == "float32" else 0.1)
 
 
@@ -210,6 +245,40 @@ def test_a_row_length_with_other_last_bits_is_dropped(
         Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying(lies)), reference, batch_invariant=False
     )
     assert tolerant.dropped == {}
+
+
+@pytest.mark.parametrize("batch_invariant", [True, False])
+def test_a_row_that_is_wrong_for_longer_sequences_is_dropped(
+    tiny: Architecture,
+    make_weights: MakeWeights,
+    reference: Reference,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Each row length is tried with a sequence that takes most of it, whether or not bits are compared."""
+    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=WrongBehind)
+    report = prepare(encoder, reference, batch_invariant=batch_invariant)
+    assert ROWS[1] in report.dropped
+    assert ROWS[1] not in encoder.rows
+
+
+@pytest.mark.parametrize("batch_invariant", [True, False])
+def test_every_device_is_tested(
+    tiny: Architecture,
+    make_weights: MakeWeights,
+    reference: Reference,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """A device that computes something else is found, and so is one with other last bits."""
+
+    def report(factor: float) -> SelfTest:
+        programs = type("TwofoldHere", (Twofold,), {"factor": np.float32(factor)})
+        encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=programs)
+        return prepare(encoder, reference, batch_invariant=batch_invariant)
+
+    assert report(1.0).batch_invariant == batch_invariant
+    assert not report(1 + 1e-6).batch_invariant
+    with pytest.raises(SelfTestError, match="the row of 64 tokens differs from the plain backbone"):
+        report(-1.0)
 
 
 def test_the_longest_row_cannot_be_dropped(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
