@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 
 from service import __version__
 from service.engine import Engine
@@ -74,6 +74,9 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
 
     engine = Engine(engine_options(settings), observe, on_failure)
 
+    def routes() -> list[BaseRoute]:
+        return [*(route for protocol in protocols for route in protocol.routes.routes), *app.routes]
+
     protocols = [each.protocol(engine, settings.max_sequences) for each in (native, openai, oip, tei, tokens)]
     render = _renderer(protocols)
 
@@ -90,19 +93,21 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        # A redirect would name this process as it sees itself, behind TLS without it.
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
         middleware=_middleware(
             settings,
             metrics,
             render,
-            lambda: [*(r for p in protocols for r in p.routes.routes), *app.routes],
+            routes,
             lambda: engine.state == "draining",
             tracing,
         ),
         exception_handlers={
             ServiceError: _on_service_error(metrics.observe, render),
-            HTTPException: _on_http_exception(metrics.observe, render),
+            HTTPException: _on_http_exception(metrics.observe, render, routes),
         },
     )
     app.state.engine, app.state.metrics = engine, metrics
@@ -182,7 +187,9 @@ def _on_service_error(observe: Callable[[Record], None], render: Render) -> Any:
     return handle
 
 
-def _on_http_exception(observe: Callable[[Record], None], render: Render) -> Any:
+def _on_http_exception(
+    observe: Callable[[Record], None], render: Render, routes: Callable[[], Iterable[BaseRoute]]
+) -> Any:
     async def handle(request: Request, error: HTTPException) -> Response:
         """Put the framework's own refusals into the tree of `service.errors`."""
         refusals: dict[int, ServiceError] = {
@@ -193,6 +200,11 @@ def _on_http_exception(observe: Callable[[Record], None], render: Render) -> Any
         observe(RequestRejected(refusal.code))
         response = render(request.url.path, refusal)
         response.headers.update(error.headers or {})
+        if isinstance(refusal, MethodNotAllowedError):
+            # The framework names those of the path's first route only.
+            found = (route for route in routes() if route.matches(request.scope)[0] is not Match.NONE)
+            methods = {method for route in found for method in getattr(route, "methods", None) or ()}
+            response.headers["Allow"] = ", ".join(sorted(methods))
         return response
 
     return handle
@@ -260,7 +272,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
             described = _info(engine, settings)
             metrics.describe(**{name: str(described[name]) for name in MODEL_LABELS})
         content, content_type = metrics.exposition(request.headers.get("accept", ""))
-        return Response(content, media_type=content_type)
+        return Response(content, headers={"Vary": "Accept"}, media_type=content_type)
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

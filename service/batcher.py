@@ -28,6 +28,8 @@ _SMOOTHING = 0.2
 _LONGEST_WAIT = 60
 # Seconds that a process needs about to be replaced.
 _RESTART = 5
+# Seconds that the last run may take once nobody waits for it.
+_LAST_RUN = 10.0
 
 
 class Room(Protocol):
@@ -99,7 +101,9 @@ class Batcher(Generic[T, R]):
         room: Returns the room of one run, empty.
         max_queue_tokens: Tokens that may wait.
         key: What equal items have in common; without it, no two are equal.
-        on_death: Called once, from the worker thread, if that thread dies.
+        canary: An item that is known to run. It is run when another has failed alone: where it fails as well, it is not
+            the items that are guilty, and the worker dies.
+        on_death: Called once if the worker dies, from its thread or from whoever calls `die`.
         tokens_per_second: Speed of full batches, until some have been measured; 0 where it is not known.
         clock: Seconds, monotonic.
     """
@@ -111,6 +115,7 @@ class Batcher(Generic[T, R]):
         room: Callable[[], Room],
         max_queue_tokens: int,
         key: Callable[[T], Hashable] | None = None,
+        canary: T | None = None,
         on_death: Callable[[BaseException], None] = lambda _error: None,
         tokens_per_second: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -119,12 +124,14 @@ class Batcher(Generic[T, R]):
         self._room = room
         self._max_queue_tokens = max_queue_tokens
         self._key = key
+        self._canary = canary
         self._on_death = on_death
         self._clock = clock
         self._condition = threading.Condition()
         # Ordered by arrival: what no batch has taken.
         self._queue: dict[Work[T, R], None] = {}
         self._running: list[Work[T, R]] = []
+        self._runs = 0
         # Both of them, by their items' keys.
         self._known: dict[Hashable, Work[T, R]] = {}
         self._queue_tokens = self._queue_jobs = 0
@@ -148,6 +155,16 @@ class Batcher(Generic[T, R]):
     def alive(self) -> bool:
         """Whether the worker thread can run a batch."""
         return self._death is None and self._thread.is_alive()
+
+    @property
+    def run(self) -> int | None:
+        """The number of the run that goes on, if one does."""
+        return self._runs if self._running else None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the worker is dead or closed, and its thread still inside a run."""
+        return (self._death is not None or self._closed) and self._thread.is_alive()
 
     @property
     def idle(self) -> bool:
@@ -224,11 +241,21 @@ class Batcher(Generic[T, R]):
             self._fail_all(DrainingError("the service is shutting down", retry_after=1))
             self._condition.notify()
 
+    def die(self, error: BaseException) -> None:
+        """Fail all who run or wait, and let nobody in any more; from outside, where the worker's run does not end."""
+        with self._condition:
+            if self._death is not None:
+                return
+            self._death = error
+            self._fail_all(WorkerFailedError("the worker has failed", retry_after=_RESTART))
+            self._condition.notify()
+        self._on_death(error)
+
     def close(self) -> None:
-        """Give up, and wait for the worker's end."""
+        """Give up, and wait for the worker's end; not for ever, if its run does not end."""
         self.give_up()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(0.0 if self._death is not None else _LAST_RUN)
 
     def take(self) -> list[Work[T, R]]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
@@ -266,9 +293,9 @@ class Batcher(Generic[T, R]):
         try:
             while True:
                 with self._condition:
-                    while not self._queue and not self._closed:
+                    while not (self._queue or self._closed or self._death):
                         self._condition.wait()
-                    if self._closed:
+                    if self._closed or self._death:
                         return
                     batch = self.take()
                 if batch:
@@ -276,14 +303,12 @@ class Batcher(Generic[T, R]):
                 with self._condition:
                     self._running = []
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
-            with self._condition:
-                self._death = error
-                self._fail_all(WorkerFailedError("the worker has failed", retry_after=_RESTART))
-            self._on_death(error)
+            self.die(error)
 
     def _execute(self, batch: list[Work[T, R]]) -> None:
         """Run a batch, and its halves where it fails, down to the item that is guilty."""
         started = self._clock()
+        self._runs += 1
         try:
             results = self._run([work.item for work in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the guilty job's answer
@@ -292,6 +317,8 @@ class Batcher(Generic[T, R]):
                     self._forget(batch[0])
                     for job in list(batch[0].owners):
                         self._fail(job, error)
+                if self._canary is not None:
+                    self._run([self._canary])
                 return
             middle = len(batch) // 2
             self._execute(batch[:middle])

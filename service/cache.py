@@ -41,11 +41,15 @@ class ResultCache:
             return found
 
     def put(self, tokens: Tokens, encoding: Encoding) -> None:
-        """Keep a result, at the price of those not used for longest."""
+        """Keep a copy of a result, at the price of those not used for longest."""
         key = tokens.key
         # One that is too large by itself would only drive out all others.
         if len(key) + encoding.nbytes > self._max_bytes:
             return
+        with self._lock:
+            if key in self._kept:
+                return
+        # Outside of the lock, for which a look would wait; so another may come first.
         kept = encoding.detached()
         with self._lock:
             if key in self._kept:

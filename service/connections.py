@@ -2,19 +2,34 @@
 
 A head that never ends, or an answer that nobody takes, holds memory and a descriptor; the deadline of a request begins
 only when its head is there, and ends when its answer begins. What is refused here is no request yet and has no route,
-so it is told in plain problem+json (RFC 9457) and the connection closed.
+so it is told as a problem document (RFC 9457) and the connection closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
+import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-_TITLES = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+_CODES = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.REQUEST_TIMEOUT: "head_timeout",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head_too_large",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too_many_connections",
+}
+# They have neither interim answers nor chunks.
+_OLD_VERSIONS = frozenset({"0.9", "1.0"})
+# Requests of one connection that may wait while it is still read.
+_READ_AHEAD = 8
 
 log = structlog.get_logger("fnet.http")
 
@@ -36,16 +51,35 @@ class ConnectionLimits:
     connections: int = 2_000
 
 
-def bounded(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with limits."""
-    return type("BoundedConnection", (_Connection,), {"limits": limits})
+def bounded(limits: ConnectionLimits, refused: Callable[[str], None] = lambda _code: None) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with limits.
+
+    Args:
+        limits: What a connection may take.
+        refused: Told of each refusal: its code.
+    """
+    return type("BoundedConnection", (_Connection,), {"limits": limits, "refused": staticmethod(refused)})
+
+
+class _RefusedError(Exception):
+    """A head is there that is not to become a request."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
 
 
 class _Connection(HttpToolsProtocol):
     limits: ConnectionLimits
+    refused: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._application, self.app = self.app, self._serve
+        # The requests that have no whole answer yet; the first is being answered, the others wait.
+        self._cycles: deque[RequestResponseCycle] = deque()
+        # After a refusal nothing more is taken.
+        self._deaf = False
         self._in_head = True
         self._head_bytes = 0
         # Of the message behind its head: what was body, and what was anything else, as trailers and frames of chunks.
@@ -54,31 +88,48 @@ class _Connection(HttpToolsProtocol):
         self._body_taken = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        # What the transport held when that clock began.
+        self._unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin to wait for a request."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
-            self._refuse(503, f"{self.limits.connections} connections are open already")
+            detail = f"{self.limits.connections} connections are open already"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, detail)
             return
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and tell every request that its client has left."""
         self._stop_clocks()
+        self._disconnect()
+        self.app = self._application  # no circle that is left to the collector
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, as long as a head does not grow for ever."""
+        """Take bytes, as long as they are requests and a head does not grow for ever."""
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_timer is None:
                 self._expect_head()
         self._body_taken = 0
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            # What a callback raises comes wrapped.
+            reason = error.__context__
+            if isinstance(reason, _RefusedError):
+                self._refuse(reason.status, reason.detail)
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, f"this is no HTTP request: {error}")
+            return
         if self._in_head:
             if self._head_bytes > self.limits.head_bytes:
-                self._refuse_head()
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._too_large)
             return
         self._other_bytes += len(data) - self._body_taken
         # The smallest chunk has six bytes around one.
@@ -98,32 +149,40 @@ class _Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that the head is there, and start the request unless it is too large."""
+        """Note that the head is there, and start the request unless the head is refused."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, "method CONNECT: this server is no proxy")
+            return  # it comes again, without its offer
         self._in_head = False
         self._head_bytes = self._body_bytes = self._other_bytes = 0
         self._stop_head_clock()
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.head_bytes:
-            self._refuse_head()
-            return
+        self._check_head()
         super().on_headers_complete()
+        self._cycles.append(self.cycle)
+        if 1 < len(self._cycles) <= _READ_AHEAD:
+            # uvicorn stops reading when a request waits; but who does not read does not see that the client leaves.
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body, unless the connection has been refused."""
+        """Take a part of the body."""
         self._body_bytes += len(body)
         self._body_taken += len(body)
-        if not self.transport.is_closing():
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that another head may follow."""
+        if self.parser.should_upgrade():
+            return
         self._in_head = True
         self._stop_head_clock()
-        if not self.transport.is_closing():
-            super().on_message_complete()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the rest of a body that was refused early, but not for ever."""
-        if not self._in_head and not self.transport.is_closing():
+        finished = self._cycles.popleft()
+        # A body that is still coming may be that of a request behind it, which has its own deadline.
+        if finished is self.cycle and not self._in_head and not self.transport.is_closing():
             self._stop_head_clock()
             self._head_timer = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
         super().on_response_complete()
@@ -131,7 +190,7 @@ class _Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for the reader, but not for ever."""
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self._give_up)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -140,39 +199,140 @@ class _Connection(HttpToolsProtocol):
             self._stall_timer = None
         super().resume_writing()
 
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on; to an old version an answer of unknown length ends with its connection."""
+        if scope["http_version"] not in _OLD_VERSIONS:
+            await self._application(scope, receive, send)
+            return
+        cycle = self._cycles[0]
+        unframed = False
+
+        async def send_unframed(message: Any) -> None:
+            nonlocal unframed
+            if message["type"] == "http.response.start":
+                unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+                if unframed:
+                    cycle.chunked_encoding = False  # else uvicorn chooses chunks (RFC 9112, section 6.1: must not)
+            elif unframed:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._application(scope, receive, send_unframed)
+
+    def _parse(self, data: bytes) -> None:
+        """Take bytes; an offer of another protocol is ignored (RFC 9110, section 7.8).
+
+        httptools stops behind a head that makes one, as if no body followed, so the head is read again without it.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            else:
+                return
+            head = self._head_without_offer()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = (b"%b: %b" % header for header in self.headers if header[0] != b"upgrade")
+        return b"\r\n".join([line, *headers, b"", b""])
+
+    def _check_head(self) -> None:
+        """Refuse a head that is too large or ambiguous, and write its target as uvicorn reads it."""
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.head_bytes:
+            raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._too_large)
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version not in _OLD_VERSIONS):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"header Host: expected it once, found it {hosts} times")
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
+            detail = "header Transfer-Encoding: expected chunked alone; a compressed body has a Content-Encoding"
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, detail)
+        try:
+            target = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            detail = "the request's target is no URL: expected a path, as /v1/encode"
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, detail) from None
+        if target.path is None:  # http://host
+            self.url = b"/?" + target.query if target.query else b"/"
+        if version in _OLD_VERSIONS:
+            self.expect_100_continue = False
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_late)
 
     def _head_late(self) -> None:
-        if self._answering:  # a request behind the one that is being answered has time until then
+        if self._cycles:  # a request behind the one that is being answered has time until then
             self._expect_head()
             return
-        self._refuse(408, f"the request's headers were not there within {self.limits.head_seconds:g} seconds")
+        detail = f"the request's headers were not there within {self.limits.head_seconds:g} seconds"
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
 
-    def _refuse_head(self) -> None:
-        self._refuse(431, f"the request's line and headers have more than {self.limits.head_bytes} bytes")
+    @property
+    def _too_large(self) -> str:
+        return f"the request's line and headers have more than {self.limits.head_bytes} bytes"
+
+    def _watch_reader(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self._give_up)
 
     def _give_up(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unread:  # slow, but reading
+            self._watch_reader()
+            return
         log.info("answer abandoned", reason=f"nobody read for {self.limits.stall_seconds:g} seconds")
         self.transport.abort()
 
-    def _refuse(self, status: int, detail: str) -> None:
-        log.info("connection refused", status=status, reason=detail)
-        self._stop_clocks()
-        if self._answering:  # what is on its way must not be mixed up with this
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """End a connection with a reason, or with the answer that is on its way: the two must not be mixed up."""
+        code, request_id = _CODES[status], uuid.uuid4().hex
+        log.info("connection refused", status=status.value, code=code, reason=detail, request_id=request_id)
+        self.refused(code)
+        self._deaf = True
+        self._stop_head_clock()
+        answering = self._cycles[0] if self._cycles else None
+        if answering is not None and not answering.more_body:  # what is refused came behind it
+            answering.keep_alive = False
+            self.pipeline.clear()
+            self.flow.resume_reading()
+            return
+        self._disconnect()
+        if answering is not None and answering.response_started:
             self.transport.abort()
             return
-        title = _TITLES[status]
-        body = f'{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}'
-        head = [f"HTTP/1.1 {status} {title}", "content-type: application/problem+json", f"content-length: {len(body)}"]
-        if status == 503:  # noqa: PLR2004 - of the three the one that another moment may change
+        title = code.replace("_", " ").capitalize()
+        document = {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "errors": [],
+        }
+        body = json.dumps(document, separators=(",", ":"))
+        head = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "content-type: application/problem+json",
+            f"content-length: {len(body)}",
+            f"x-request-id: {request_id}",
+            "x-content-type-options: nosniff",
+        ]
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:  # of them all the one that another moment may change
             head.append("retry-after: 1")
         self.transport.write("\r\n".join([*head, "connection: close", "", body]).encode())
         self.transport.close()
+
+    def _disconnect(self) -> None:
+        # uvicorn tells the last request alone, which may be one that waits.
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _stop_head_clock(self) -> None:
         if self._head_timer is not None:

@@ -42,6 +42,7 @@ from service.records import (
     TextsTokenized,
     Timings,
 )
+from service.watch import Watch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +53,8 @@ State = Literal["loading", "compiling", "ready", "draining", "failed"]
 _SEED = 0
 # Enough to keep one core busy with words while the network has the others.
 _WORKERS = 2
+# Seconds for one run. The largest network needs a few on a slow machine, and no run was seen to come back after this.
+_PATIENCE = 120.0
 
 # Bytes or values whose handling takes a tenth of a millisecond: as long as handing them to another thread does.
 _SMALL = 8192
@@ -102,7 +105,8 @@ class Engine:
     Args:
         options: What to load and how to run it.
         observe: Told of all work done.
-        on_failure: Called once, from another thread, when the engine cannot serve any more.
+        on_failure: Called once, from whatever thread, when the engine cannot serve any more.
+        patience: Seconds after which a run is held never to end.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Engine:
         options: EngineOptions,
         observe: Observer = lambda _record: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
+        patience: float = _PATIENCE,
     ) -> None:
         self.options = options
         self.state: State = "loading"
@@ -118,6 +123,7 @@ class Engine:
         self._observe = observe
         self._on_failure = on_failure
         self._batcher: Batcher[Tokens, Encoding] | None = None
+        self._watch = Watch(patience)
         self._cache = ResultCache(options.result_cache_bytes)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
         # A signal may ask to drain while the loader is about to say ready.
@@ -131,9 +137,9 @@ class Engine:
         return self.state != "failed"
 
     @property
-    def loading(self) -> bool:
-        """Whether the loader is still at work, which nothing can interrupt."""
-        return self._loader.is_alive()
+    def stuck(self) -> bool:
+        """Whether a thread is still at work that nothing can interrupt: the loader, or a run that does not end."""
+        return self._loader.is_alive() or (self._batcher is not None and self._batcher.stuck)
 
     @property
     def idle(self) -> bool:
@@ -158,6 +164,11 @@ class Engine:
     def start(self) -> None:
         """Load and make ready in the background."""
         self._loader.start()
+
+    def check(self) -> None:
+        """Fail if a run does not end; to be called several times a second."""
+        if self._batcher is not None and self._watch.has_lost(self._batcher.run):
+            self._batcher.die(RuntimeError(f"a run has not ended within {self._watch.patience:g} seconds"))
 
     def leave(self) -> None:
         """Say no to whoever asks whether the engine is ready, and go on taking work."""
@@ -352,6 +363,7 @@ class Engine:
             room=encoder.open_batch,
             key=lambda tokens: tokens.key,
             max_queue_tokens=self.options.max_queue_tokens,
+            canary=Tokens(*np.zeros((2, 1), np.int32)),
             on_death=self._fail,
             tokens_per_second=loaded.test.tokens_per_second,
         )

@@ -250,7 +250,8 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+        encoding = headers.get("content-encoding", "").strip().lower() or "identity"
+        encoding = _OTHER_NAMES.get(encoding, encoding)
         if encoding not in _WINDOW_BITS and encoding != "identity":
             raise BadRequestError("header Content-Encoding: expected gzip, deflate or none")
         length = headers.get("content-length", "")
@@ -300,6 +301,8 @@ class Bodies:
 
 # zlib's codes for the two containers; some clients send deflate without one.
 _WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
+# RFC 9110, section 8.4.1.3.
+_OTHER_NAMES = {"x-gzip": "gzip"}
 # Each copies what follows it: a body of nothing but empty ones would take minutes.
 _MOST_MEMBERS = 256
 
@@ -313,7 +316,7 @@ def _inflate(data: bytes, encoding: str, most: int) -> bytes | None:
 
 
 def _inflate_members(data: bytes, bits: int, most: int, most_members: int) -> bytes | None:
-    """Inflate members that follow each other, as gzip may have them (RFC 1952, section 2.2).
+    """Inflate members that follow each other, as gzip may have them (RFC 1952, section 2.2), with zeros behind each.
 
     Raises:
         zlib.error: There is anything else, or too much of it.
@@ -326,7 +329,8 @@ def _inflate_members(data: bytes, bits: int, most: int, most_members: int) -> by
             return None
         if not inflater.eof:
             break
-        data = inflater.unused_data
+        # What fills the blocks of a tape or disk; gzip's own tools pass over it, too.
+        data = inflater.unused_data.lstrip(b"\0" if bits in _WINDOW_BITS["gzip"] else b"")
         if not data:
             return bytes(body)
     raise zlib.error("no end of it")

@@ -17,6 +17,7 @@ import uvicorn
 from service.app import create_app
 from service.connections import ConnectionLimits, bounded
 from service.engine import Engine
+from service.records import RequestRejected
 from service.settings import Settings
 
 _SWITCH_SECONDS = 0.0005
@@ -74,6 +75,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether it is time to stop."""
         stop = await super().on_tick(counter)
+        self._engine.check()
         if self._engine.loaded is not None:
             self._on_loaded()
         if self._drain_begins is None or time.monotonic() < self._drain_begins:
@@ -113,7 +115,7 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
         port=settings.port,
         log_config=None,
         access_log=False,
-        http=bounded(ConnectionLimits()),
+        http=bounded(ConnectionLimits(), lambda code: app.state.metrics.observe(RequestRejected(code))),
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
@@ -128,8 +130,8 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
     with suppress(SystemExit):
         server.run()
     code = 1 if failures or not server.started else 0
-    if app.state.engine.loading:
-        # Its thread is inside a compiler or a download; an interpreter that is taken down around it aborts.
+    if app.state.engine.stuck:
+        # A thread is inside a compiler, a download or a run; an interpreter that is taken down around it aborts.
         logging.shutdown()
         os._exit(code)
     return code

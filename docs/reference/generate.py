@@ -56,8 +56,10 @@ bodies of their own: `{"error": {message, type, param, code}}` for OpenAI's, `{"
 Protocol, `{"error", "error_type"}` for Text Embeddings Inference. `fnet_rejected_total` counts them by code.
 """
 _CONNECTIONS = """
-Before a request is one, the connection may be refused: 408 for a head that does not come within 10 seconds, 431 for one
-of more than 64 KiB, 503 where 2,000 connections are open already."""
+Before a request is one, the connection may be refused: 400 `bad_request` for what is no HTTP request, 408
+`head_timeout` for a head that does not come within 10 seconds, 431 `head_too_large` for one of more than 64 KiB, 503
+`too_many_connections` where 2,000 are open already. Each is a problem document with an id of its own, and counted in
+`fnet_rejected_total`."""
 
 _WHEN = {
     "bad_request": "The body is no JSON, is in another encoding than it says, or a header makes no sense.",

@@ -63,7 +63,7 @@ class Examples:
             taught = taught_vectors(work, file.stem)
             kept: list[int] = []
             row = 0
-            known: npt.NDArray[np.bool_] = taught.any(axis=1)
+            known = np.asarray(taught.any(axis=1))
             for family in read_families(file):
                 wanted = file.stem in unseen or is_held_out(family, recipe) == held_out
                 if wanted and known[row : row + len(family)].all():

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,9 @@ import numpy.typing as npt
 import orjson
 
 Array = npt.NDArray[np.float32]
+
+
+# === JSON ===
 
 
 def json_bytes(value: Any) -> bytes:
@@ -28,8 +35,77 @@ def base64_array(array: Array) -> bytes:
     return b'"' + base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()) + b'"'
 
 
-def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Return a NumPy archive."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+# === NumPy archives ===
+
+# Beyond this many bytes a zip file has wider fields.
+_MOST_TOLD = 2_000_000_000
+# Of a zip file: what stands before an array, behind it, and in the list at the end, its name aside; the end itself.
+_ENTRY, _END = 30 + 16 + 46, 22
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An array that is never whole.
+
+    Attributes:
+        dtype: Its dtype, little-endian.
+        shape: Its shape.
+        arrays: Arrays that give it end to end along its first axis; taken once.
+    """
+
+    dtype: npt.DTypeLike
+    shape: tuple[int, ...]
+    arrays: Iterable[npt.NDArray[Any]]
+
+    @property
+    def header(self) -> bytes:
+        """What a `.npy` file begins with."""
+        head = io.BytesIO()
+        described = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(head, described)
+        return head.getvalue()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its `.npy` file."""
+        return len(self.header) + prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def npz(arrays: Mapping[str, Parts]) -> Iterator[bytes]:
+    """Yield a NumPy archive, a piece for each part; the same numbers give the same bytes."""
+    written = _Written()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, parts in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.file_size = parts.size
+            with archive.open(entry, "w") as file:
+                file.write(parts.header)
+                for array in parts.arrays:
+                    file.write(np.ascontiguousarray(array, parts.dtype).tobytes())
+                    yield written.take()
+    yield written.take()
+
+
+def npz_size(arrays: Mapping[str, Parts]) -> int | None:
+    """Return how many bytes `npz` gives, or nothing where it is too many to tell."""
+    size = sum(_ENTRY + 2 * len(f"{name}.npy") + parts.size for name, parts in arrays.items()) + _END
+    return size if size <= _MOST_TOLD else None
+
+
+class _Written(io.RawIOBase):
+    """Keeps what is written until it is taken; has no places to go back to, so sums stand behind what they are of."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        return taken

@@ -8,25 +8,24 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.encoder import Encoding, Tokens
 from service.engine import Engine, normalized
 from service.errors import ServiceError
 from service.inputs import Text, check_count, from_ids
+from service.protocols.accept import prefers
 from service.protocols.body import Flag, IdList, OneText, read_json, refuse_too_many, refused, validated
-from service.protocols.codec import Array, base64_array, json_array, json_bytes, npz
+from service.protocols.codec import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status, title
-from service.protocols.stream import streamed
+from service.protocols.stream import answered
 from service.records import Timings
 
+JSON = "application/json"
 NPZ = "application/x-npz"
 PROBLEM = "application/problem+json"
-
-# An answer beyond this many values is sent in pieces, so that neither memory nor the event loop carries it whole.
-_STREAM_VALUES = 65_536
 
 
 # === Wire types ===
@@ -203,7 +202,7 @@ def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
 
 
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
-    wanted = NPZ in accept
+    wanted = prefers(accept, NPZ, JSON)
     if wanted and wire.encoding_format != "float":
         raise refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
     return wanted
@@ -225,13 +224,21 @@ def render_json(call: EncodeCall, model: str, encodings: Sequence[Encoding], tok
     yield b',"usage":' + json_bytes({"sequences": len(encodings), "tokens": tokens}) + b"}"
 
 
-def render_npz(call: EncodeCall, encodings: Sequence[Encoding], lengths: Sequence[int]) -> bytes:
-    """Return the answer as a NumPy archive; sequence outputs end to end, `lengths` says where each ends."""
-    arrays: dict[str, Any] = {"lengths": np.array(lengths, np.int32)}
+def archived(call: EncodeCall, encodings: Sequence[Encoding], lengths: Sequence[int]) -> dict[str, Parts]:
+    """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
+    hidden = len(encodings[0].pooled_output)
+    arrays = {"lengths": Parts("<i4", (len(lengths),), [np.array(lengths)])}
     for name in call.wire.outputs:
-        join: Callable[..., Array] = np.concatenate if name == "sequence_output" else np.stack
-        arrays[name] = join([_output(encoding, name, normalize=call.wire.normalize) for encoding in encodings])
-    return npz(arrays)
+        rows = sum(lengths) if name == "sequence_output" else len(lengths)
+        arrays[name] = Parts("<f4", (rows, hidden), _rows(encodings, name, normalize=call.wire.normalize))
+    return arrays
+
+
+def _rows(encodings: Sequence[Encoding], name: Output, *, normalize: bool) -> Iterator[Array]:
+    """Yield an output's rows, those of one sequence after the other."""
+    for encoding in encodings:
+        found = _output(encoding, name, normalize=normalize)
+        yield found if name == "sequence_output" else found[np.newaxis]
 
 
 def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
@@ -311,24 +318,23 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     async def encode(request: Request) -> Response:
         """Encode sequences, each exactly as if it were alone: nothing is padded unless you ask for it."""
         engine.ready()
-        accept = request.headers.get("accept", "")
+        accept = ",".join(request.headers.getlist("accept"))
         body = await request.body()
-        call = await engine.handled(len(body), parse, body, accept, most_sequences)
+        call = await engine.handled(len(body) + len(accept), parse, body, accept, most_sequences)
         loaded = engine.ready()
         tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
-        if call.npz:
-            content = await engine.in_worker(render_npz, call, encodings, lengths)
-            media_type = NPZ
-        else:
+        rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))
+        values = sum(rows) * len(encodings[0].pooled_output)
+        read = sum(encoding.nbytes for encoding in encodings)
+        varies = {"Vary": "Accept"}
+        if not call.npz:
             pieces = render_json(call, loaded.preset.name, encodings, sum(lengths))
-            media_type = "application/json"
-            rows = sum(lengths) if "sequence_output" in call.wire.outputs else 0
-            values = (rows + 2 * len(lengths)) * len(encodings[0].pooled_output)
-            if rows * len(encodings[0].pooled_output) > _STREAM_VALUES:
-                return StreamingResponse(streamed(engine, pieces), media_type=media_type)
-            content = await engine.handled(values, b"".join, pieces)
-        return Response(content, media_type=media_type)
+            return await answered(engine, pieces, values, JSON, varies, read=read)
+        arrays = archived(call, encodings, lengths)
+        size = npz_size(arrays)
+        told = {} if size is None else {"Content-Length": str(size)}
+        return await answered(engine, npz(arrays), values, NPZ, varies | told, read=read)
 
     return Protocol(
         routes=routes,

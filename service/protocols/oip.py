@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.encoder import Encoding, Tokens
@@ -47,7 +47,7 @@ from service.protocols.oip_tensors import (
 )
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status
-from service.protocols.stream import streamed
+from service.protocols.stream import answered, streamed
 
 SERVER = "FNet Encode"
 PLATFORM = "jax_fnet"
@@ -66,8 +66,6 @@ _MATRIX = 2
 _MICROSECONDS = 1e6
 # More fields than any object has, by far; to name a million unknown ones would take seconds.
 _MOST_FIELDS = 64
-# As in the native protocol: an answer beyond this many values is sent in pieces.
-_STREAM_VALUES = 65_536
 
 
 # === Wire types ===
@@ -759,17 +757,16 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
 
 async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Result) -> Response:
     """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
+    values = sum(prod(result.shape(wanted.name)) for wanted in call.outputs)
+    read = sum(encoding.nbytes for encoding in result.encodings)
     pieces = render_json(call, preset.name, model_version(preset), result)
-    media_type, sizes = "application/json", dict[str, str]()
-    if any(wanted.binary for wanted in call.outputs):
-        head = await engine.in_worker(b"".join, pieces)
-        sizes[HEADER_LENGTH] = str(len(head))
-        sizes["Content-Length"] = str(len(head) + binary_size(call, result))
-        pieces = chain([head], render_binary(call, result))
-        media_type = OCTETS
-    if sum(prod(result.shape(wanted.name)) for wanted in call.outputs) > _STREAM_VALUES:
-        return StreamingResponse(streamed(engine, pieces), headers=sizes, media_type=media_type)
-    return Response(await engine.in_worker(b"".join, pieces), headers=sizes, media_type=media_type)
+    if not any(wanted.binary for wanted in call.outputs):
+        return await answered(engine, pieces, values, "application/json", read=read)
+    # Made twice, since its length goes before it, and with outputs that are not binary it may be long.
+    head = sum([len(piece) async for piece in streamed(engine, pieces)])
+    pieces = chain(render_json(call, preset.name, model_version(preset), result), render_binary(call, result))
+    sizes = {HEADER_LENGTH: str(head), "Content-Length": str(head + binary_size(call, result))}
+    return await answered(engine, pieces, values, OCTETS, sizes, read=read)
 
 
 def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:

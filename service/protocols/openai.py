@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from service.protocols.body import IdList, OneText, read_json, refuse_too_many, 
 from service.protocols.codec import Array, base64_array, json_array, json_bytes
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status
+from service.protocols.stream import answered
 
 _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
@@ -201,20 +203,15 @@ def _no_such_model(preset: Preset) -> NotFoundError:
 # === Render ===
 
 
-def render(call: Call, model: str, embeddings: Array, tokens: int) -> bytes:
-    """Return the answer's JSON."""
+def render(call: Call, model: str, embeddings: Array, tokens: int) -> Iterator[bytes]:
+    """Yield the answer's JSON, a piece for each embedding."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
-    pieces = [b'{"object":"list","data":']
+    yield b'{"object":"list","data":['
     for index, embedding in enumerate(embeddings):
-        pieces += [
-            b"," if index else b"[",
-            b'{"object":"embedding","index":%d,"embedding":' % index,
-            write(embedding),
-            b"}",
-        ]
+        comma = b"," if index else b""
+        yield comma + b'{"object":"embedding","index":%d,"embedding":' % index + write(embedding) + b"}"
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    pieces.append(b'],"model":' + json_bytes(model) + b',"usage":' + json_bytes(usage) + b"}")
-    return b"".join(pieces)
+    yield b'],"model":' + json_bytes(model) + b',"usage":' + json_bytes(usage) + b"}"
 
 
 def render_error(error: ServiceError) -> Response:
@@ -306,8 +303,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
         )
         count = sum(len(sequence.token_ids) for sequence in tokens)
-        content = await engine.handled(rows.size, render, call, preset.name, rows, count)
-        return Response(content, media_type="application/json")
+        return await answered(engine, render(call, preset.name, rows, count), rows.size, "application/json")
 
     @routes.get(
         "/v1/models",

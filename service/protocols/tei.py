@@ -6,28 +6,28 @@ these are. Statuses are those of `service.protocols.statuses`, and what TEI woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.encoder import Encoding, Tokens
+from model.encoder import Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
 from service.engine import Engine, Loaded
 from service.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.body import Flag, IdList, OneText, Wire, read_json, refuse_too_many, refused, validated
-from service.protocols.codec import json_array, json_bytes
+from service.protocols.codec import Array, json_array, json_bytes
 from service.protocols.native import Ids
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import STATUSES, headers, status
-from service.protocols.stream import streamed
+from service.protocols.stream import answered
 from service.protocols.tokens import pieces_of, texts_of
 
 # === Wire types, whose names share one description with those of other protocols ===
@@ -307,9 +307,9 @@ def _cut_left(
     return sequences
 
 
-def _render_all(encodings: Sequence[Encoding]) -> Iterator[bytes]:
-    for index, encoding in enumerate(encodings):
-        yield (b"," if index else b"[") + json_array(encoding.sequence_output)
+def _render(arrays: Iterable[Array]) -> Iterator[bytes]:
+    for index, array in enumerate(arrays):
+        yield (b"," if index else b"[") + json_array(array)
     yield b"]"
 
 
@@ -449,7 +449,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
         )
-        return Response(await engine.handled(embeddings.size, json_array, embeddings), media_type="application/json")
+        return await answered(engine, _render(embeddings), embeddings.size, "application/json")
 
     async def embed_all(request: Request) -> Response:
         """Give the vector of each token of each input, special tokens included."""
@@ -457,7 +457,9 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         call = await engine.in_worker(parse_embed_all, await request.body(), most_sequences)
         sequences = await _sequences(engine, call)
         encodings, request.state.timings = await engine.encode(sequences, request.state.time_left())
-        return StreamingResponse(streamed(engine, _render_all(encodings)), media_type="application/json")
+        values = sum(len(sequence.token_ids) for sequence in sequences) * len(encodings[0].pooled_output)
+        pieces = _render(encoding.sequence_output for encoding in encodings)
+        return await answered(engine, pieces, values, "application/json")
 
     async def tokenize(request: Request) -> Response:
         """Give the tokens of each text, and where in it they are."""

@@ -437,6 +437,45 @@ def test_several_guilty_items_fail_several_jobs(make: Make) -> None:
     assert batcher.alive
 
 
+@pytest.mark.parametrize("machine_fails", [False, True])
+def test_the_items_are_not_blamed_for_the_machine(make: Make, machine_fails: bool) -> None:  # noqa: FBT001 - a case
+    """What fails alone is compared with an item that is known to run; where that fails, too, the worker dies."""
+    canary = 77
+    runner = Runner(guilty=frozenset({0, canary} if machine_fails else {0}))
+    batcher = make(runner, canary=canary)
+    jobs = [submit(batcher, 1, first=number) for number in range(2)]
+    batcher.start()
+    assert isinstance(error(jobs[0]), ZeroDivisionError)
+    assert isinstance(error(jobs[1]), WorkerFailedError if machine_fails else type(None))
+    assert [canary] in runner.batches
+    if machine_fails:
+        with pytest.raises(WorkerFailedError):
+            submit(batcher, 1)
+    else:
+        assert batcher.alive
+
+
+def test_a_worker_whose_run_does_not_end_can_be_given_up(make: Make) -> None:
+    """All who wait are told, once; the run has a number by which to see that it is still the same."""
+    runner = Runner(held=True)
+    deaths: list[BaseException] = []
+    batcher = make(runner, on_death=deaths.append)
+    assert batcher.run is None
+    batcher.start()
+    jobs = [submit(batcher, 10)]
+    assert runner.entered.wait(HANG)
+    jobs += [submit(batcher, 10)]
+    assert batcher.run == batcher.run == 1
+    reason = RuntimeError("it does not end")
+    for _ in range(2):
+        batcher.die(reason)
+    assert all(isinstance(error(job), WorkerFailedError) for job in jobs)
+    assert deaths == [reason]
+    assert (batcher.alive, batcher.stuck) == (False, True)
+    batcher.close()  # does not wait for it
+    assert batcher.stuck
+
+
 def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
     """All who run or wait are told, its death is reported once, and nobody is let in any more."""
     runner = Runner(held=True, death=SystemExit("the worker ends"))

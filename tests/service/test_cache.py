@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 
 from model.encoder import Encoding, Tokens
@@ -42,6 +44,20 @@ def test_a_kept_result_does_not_keep_its_row() -> None:
     assert kept is not None
     assert kept.pooled_output.base is None
     assert kept._tokens.base is None
+
+
+def test_a_result_that_is_kept_already_is_not_copied() -> None:
+    """Equal sequences of one request come one after the other, and a copy of each may be large."""
+    cache, result = ResultCache(1 << 24), encoding(10_000)
+    ids = tokens(*range(10_000))
+    cache.put(ids, result)
+    tracemalloc.start()
+    try:
+        cache.put(ids, result)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(ids.key) < peak < result.nbytes
 
 
 def test_other_ids_or_segments_are_other_inputs() -> None:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from service import client as module
 from service.client import AsyncClient, Client, Encoded, EncodeError
 from service.errors import Problem
-from service.protocols.codec import npz
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
@@ -218,7 +217,9 @@ def busy(status: int = 503, retry_after: str | None = None) -> httpx.Response:
 def done() -> httpx.Response:
     """Return an answer."""
     arrays = {"lengths": np.array([1], np.int32), "pooled_output": np.ones((1, 2), np.float32)}
-    return httpx.Response(200, content=npz(arrays))
+    archive = io.BytesIO()
+    np.savez(archive, allow_pickle=False, **arrays)
+    return httpx.Response(200, content=archive.getvalue())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from model.backbone import FNetBackbone
 from model.encoder import Encoding, Tokens
 from model.errors import PresetError
 from service import errors
+from service.cache import ResultCache
 from service.engine import Engine
 from service.inputs import Text
 from service.records import (
@@ -345,6 +346,27 @@ def test_repeated_inputs_are_answered_from_the_kept_results(
     looked_up = [(record.hits, record.misses) for record in records if isinstance(record, ResultsLookedUp)]
     assert looked_up == [(0, 2), (2, 0), (2, 1), (1, 0)]
     assert 0 < engine.result_bytes <= 1 << 20
+
+
+def test_results_are_copied_off_the_event_loop(
+    make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
+) -> None:
+    """Those of a large request are large; other requests do not wait for the copying."""
+    threads: list[threading.Thread] = []
+
+    class Watched(ResultCache):
+        def put(self, tokens: Tokens, encoding: Encoding) -> None:
+            threads.append(threading.current_thread())
+            super().put(tokens, encoding)
+
+    engine = make_engine(smallest_preset, result_cache_bytes=1 << 20)
+    engine._cache = Watched(1 << 20)
+    asked = tokens(*[16] * 8)
+    first, _ = runner.run(engine.encode(asked, HANG))
+    assert len(threads) == 8
+    assert threading.main_thread() not in threads
+    again, timings = runner.run(engine.encode(asked, HANG))
+    assert (timings, same_bits(again, first)) == (Timings(), True)
 
 
 def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHeld, runner: asyncio.Runner) -> None:

@@ -30,6 +30,8 @@ from service.protocols.statuses import STATUSES
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.types import Message
+
     from tests.service.conftest import Gate, Service
 
     MakeHeld = Callable[..., tuple[Service, Gate]]
@@ -184,6 +186,121 @@ def test_an_archive_holds_the_same_numbers(service: Service) -> None:
     assert all(arrays[name].dtype == np.float32 for name in OUTPUTS)
 
 
+def test_an_archive_is_given_to_who_prefers_it(service: Service) -> None:
+    """Case is nothing, 0 is a refusal, and a header in several lines is one; caches are told what it hung on."""
+    for accept, archive in (
+        (["application/x-npz;q=0, application/json"], False),
+        (["APPLICATION/X-NPZ"], True),
+        (["text/html", "application/x-npz"], True),
+    ):
+        headers = [("Accept", each) for each in accept]
+        response = service.post("/v1/encode", json={"texts": "a"}, headers=headers)
+        assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+        assert response.headers["content-type"] == ("application/x-npz" if archive else "application/json")
+
+
+def test_a_large_archive_is_streamed_and_its_length_told(service: Service) -> None:
+    """What was sent is what the header said, and the numbers are those of small answers."""
+    ids = [[index, *range(1, POSITIONS)] for index in range(36)]
+    request = {"token_ids": ids, "outputs": OUTPUTS}
+    response = service.post("/v1/encode", json=request, headers={"Accept": "application/x-npz"})
+    assert response.headers["content-length"] == str(len(response.content))
+    with np.load(io.BytesIO(response.content), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    for index in (0, 13, 35):
+        small = service.encode(token_ids=ids[index], outputs=OUTPUTS).json()
+        rows = arrays["sequence_output"][index * POSITIONS : (index + 1) * POSITIONS]
+        assert np.array_equal(rows, np.array(small["sequence_output"][0], np.float32))
+        for name in ("pooled_output", "mean_output"):
+            assert np.array_equal(arrays[name][index], np.array(small[name][0], np.float32))
+
+
+def pieces(service: Service, path: str, request: dict[str, Any], accept: str) -> list[int]:
+    """Return how many bytes of an answer are handed to the connection at a time."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"accept", accept.encode())],
+    }
+    body: Message = {"type": "http.request", "body": json.dumps(request).encode(), "more_body": False}
+    messages = iter([body])
+    sizes = []
+
+    async def receive() -> Message:
+        message = next(messages, None)
+        return await asyncio.Future() if message is None else message
+
+    async def send(message: Message) -> None:
+        sizes.append(len(message.get("body", b"")))
+
+    service.run(service.app(scope, receive, send))
+    return sizes
+
+
+SEQUENCES = [[index, *range(1, POSITIONS)] for index in range(36)]
+TENSOR = {"name": "token_ids", "datatype": "INT64", "shape": [36, POSITIONS], "data": SEQUENCES}
+BINARY = {"binary_data": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "accept"),
+    [
+        ("/v1/encode", {"token_ids": SEQUENCES}, "application/x-npz"),
+        ("/v1/encode", {"token_ids": SEQUENCES}, "application/json"),
+        ("/v1/encode", {"token_ids": SEQUENCES, "encoding_format": "base64"}, "application/json"),
+        ("/embed_all", {"inputs": SEQUENCES}, "application/json"),
+        ("/v2/models/tiny_en/infer", {"inputs": [TENSOR]}, "application/json"),
+        ("/v2/models/tiny_en/infer", {"inputs": [TENSOR], "parameters": {"binary_data_output": True}}, "*/*"),
+        (
+            "/v2/models/tiny_en/infer",
+            {
+                "inputs": [TENSOR],
+                "outputs": [{"name": "sequence_output"}, {"name": "mean_output", "parameters": BINARY}],
+            },
+            "*/*",
+        ),
+    ],
+    ids=["npz", "json", "base64", "tei", "oip", "oip binary", "oip half binary"],
+)
+def test_no_piece_of_a_large_answer_is_large(
+    service: Service, path: str, request_: dict[str, Any], accept: str
+) -> None:
+    """A client that does not read holds a quarter of a megabyte, or a sequence, in whatever form it asked for it."""
+    sizes = pieces(service, path, request_, accept)
+    assert sum(sizes) > 36 * POSITIONS * HIDDEN * 4
+    assert max(sizes) <= (1 << 18) + POSITIONS * HIDDEN * 14
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/v1/encode", {"token_ids": [[5]] * 2100, "outputs": ["pooled_output"]}),
+        ("/v1/encode", {"token_ids": [[5]] * 2100, "outputs": ["mean_output"], "encoding_format": "base64"}),
+        ("/v1/embeddings", {"input": [[5]] * 2100, "model": "tiny_en"}),
+        ("/embed", {"inputs": [[5]] * 2100}),
+        ("/embed_all", {"inputs": [[5]] * 2100}),
+    ],
+)
+def test_many_rows_are_streamed_too(make_held: MakeHeld, path: str, request_: dict[str, Any]) -> None:
+    """Not only the outputs of tokens are large: the answer's length is not known when it begins."""
+    held, gate = make_held(max_sequences=2100)
+    gate.opened.set()
+    assert 2100 * HIDDEN > 65_536
+    response = held.post(path, json=request_)
+    assert response.status_code == 200
+    assert "content-length" not in response.headers
+    answer = response.json()
+    rows = next((answer[name] for name in ("data", *OUTPUTS) if name in answer), answer)
+    assert len(rows) == 2100
+    assert all(row["embedding"] == rows[0]["embedding"] if "embedding" in row else row == rows[0] for row in rows)
+
+
 def test_what_is_too_long_is_cut_on_request(service: Service, tokenizer: FNetTokenizer) -> None:
     """Ids lose their end, texts keep their last special token."""
     ids = list(range(1, POSITIONS + 20))
@@ -336,12 +453,27 @@ def test_an_unknown_route_is_not_found(service: Service) -> None:
     problem(service.post("/v1/encode/x", json={}), 404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/v1/encode/", "/v1/encode%2f", "/v1/encode//", "/v1/tokenize/"])
+def test_a_slash_too_many_is_another_path(service: Service, path: str) -> None:
+    """A redirect would go to where the process believes it is, behind TLS without it, and the body with it."""
+    problem(service.post(path, json={"texts": "a"}), 404, "not_found")
+    problem(service.get("/health/"), 404, "not_found")
+
+
 def test_a_route_has_its_methods(service: Service) -> None:
     """405, and the right ones in Allow."""
     response = service.get("/v1/encode")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
     problem(service.post("/health"), 405, "method_not_allowed")
+    put = service.run(service.http.put("/"))
+    assert (put.status_code, put.headers["allow"]) == (405, "GET, POST")
+
+
+def test_without_the_page_there_is_nothing_to_get_at_its_path(make_held: MakeHeld) -> None:
+    """`/` is then a protocol's alone."""
+    held, _ = make_held(page=False)
+    assert held.get("/").headers["allow"] == "POST"
 
 
 def test_a_head_is_answered_like_a_get(service: Service) -> None:
@@ -672,6 +804,7 @@ def test_all_metrics_of_the_contract_are_exposed(service: Service) -> None:
     assert {sample.name for family in parse_text(text.text) for sample in family.samples} >= METRICS
     openmetrics = service.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert text.headers["vary"] == openmetrics.headers["vary"] == "Accept"
     families = parse_openmetrics(openmetrics.text)  # type: ignore[no-untyped-call] # prometheus_client leaves it out
     assert {sample.name for family in families for sample in family.samples} >= METRICS
 

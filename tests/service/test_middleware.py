@@ -319,7 +319,7 @@ def compressed(body: bytes, bits: int) -> bytes:
     return compressor.compress(body) + compressor.flush()
 
 
-CODINGS = [("gzip", 31), ("GZIP", 31), ("deflate", 15), ("deflate", -15)]
+CODINGS = [("gzip", 31), ("GZIP", 31), ("x-gzip", 31), ("deflate", 15), ("deflate", -15)]
 
 
 def test_a_body_within_the_limit_passes(ask: Ask) -> None:
@@ -416,6 +416,19 @@ def test_gzip_may_come_in_members(ask: Ask) -> None:
     assert ask(wide, content=gzip.compress(b"") * 20_000, headers=headers).status_code == 400
 
 
+def test_gzip_may_be_filled_up_with_zeros(ask: Ask) -> None:
+    """As blocks of tapes and disks are: gzip's own tools pass over them."""
+    app = in_context(Bodies(echo, LIMIT))
+    headers = {"Content-Encoding": "gzip"}
+    one, two = gzip.compress(b"one "), gzip.compress(b"two")
+    assert ask(app, content=one + bytes(100), headers=headers).content == b"one "
+    assert ask(app, content=one + bytes(3) + two + bytes(1), headers=headers).content == b"one two"
+    for sent in (bytes(100), one + bytes(3) + b"x", two[:-5] + bytes(2)):
+        assert ask(app, content=sent, headers=headers).status_code == 400
+    zeros_behind = zlib.compress(b"one") + bytes(3)
+    assert ask(app, content=zeros_behind, headers={"Content-Encoding": "deflate"}).status_code == 400
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("damage", ["cut", "noise", "plain", "empty", "more"])
 def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> None:
@@ -436,7 +449,9 @@ def test_an_unknown_coding_is_a_bad_request(ask: Ask, coding: str) -> None:
 
 
 def test_no_coding_at_all_may_be_said_aloud(ask: Ask) -> None:
-    """`identity` is the body as it is."""
+    """`identity` is the body as it is, and so is the name of none."""
+    empty = ask(in_context(Bodies(echo, LIMIT)), content=b"x", headers={"Content-Encoding": ""})
+    assert (empty.status_code, empty.content) == (200, b"x")
     response = ask(in_context(Bodies(echo, LIMIT)), content=b"x", headers={"Content-Encoding": "identity"})
     assert response.content == b"x"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,8 @@ from model.encoder import Encoding
 from service.engine import normalized
 from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.inputs import Text
-from service.protocols.native import NPZ, EncodeCall, EncodeRequest, parse, render_json, render_npz
+from service.protocols.codec import npz, npz_size
+from service.protocols.native import NPZ, EncodeCall, EncodeRequest, archived, parse, render_json
 
 HIDDEN = 4
 MOST = 8
@@ -334,6 +337,17 @@ def answer(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, Any]:
     return document
 
 
+def archive(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
+    """Render an archive and read it back."""
+    lengths = [len(encoding.sequence_output) for encoding in results]
+    content = b"".join(npz(archived(made, results, lengths)))
+    assert npz_size(archived(made, results, lengths)) == len(content)
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        assert members.testzip() is None
+    with np.load(io.BytesIO(content), allow_pickle=False) as read:
+        return dict(read)
+
+
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 
 
@@ -364,9 +378,7 @@ def test_base64_is_little_endian_float32_row_by_row() -> None:
 def test_an_archive_has_arrays_end_to_end() -> None:
     """Pooled and mean rows are stacked, tokens of all sequences follow one another, lengths tell where each ends."""
     results = encodings(3, 1, 5)
-    content = render_npz(call(NPZ, texts=["a", "b", "c"], outputs=OUTPUTS), results, [3, 1, 5])
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        arrays = dict(archive)
+    arrays = archive(call(NPZ, texts=["a", "b", "c"], outputs=OUTPUTS), results)
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
         "lengths": ("int32", (3,)),
         "sequence_output": ("float32", (9, HIDDEN)),
@@ -376,7 +388,33 @@ def test_an_archive_has_arrays_end_to_end() -> None:
     assert arrays["lengths"].tolist() == [3, 1, 5]
     for part, encoding in zip(np.split(arrays["sequence_output"], [3, 4]), results, strict=True):
         assert np.array_equal(part, encoding.sequence_output)
-    assert np.array_equal(arrays["pooled_output"], [encoding.pooled_output for encoding in results])
+    for name in ("pooled_output", "mean_output"):
+        assert np.array_equal(arrays[name], [output(encoding, name) for encoding in results])
+
+
+def test_an_archive_takes_the_memory_of_a_sequence() -> None:
+    """However many follow one another, and equal ones are held once."""
+    (result,) = encodings(20_000)
+    made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
+    lengths = [20_000] * 50
+    pieces = npz(archived(made, [result] * 50, lengths))
+    tracemalloc.start()
+    try:
+        size = sum(map(len, pieces))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == npz_size(archived(made, [result] * 50, lengths))
+    assert size > 50 * result.nbytes - 10_000
+    assert peak < 8 * result.nbytes
+
+
+def test_the_length_of_a_huge_archive_is_not_told() -> None:
+    """Beyond 2 GB its format is another; it is sent all the same."""
+    (result,) = encodings(1)
+    made = call(NPZ, texts="a", outputs=["sequence_output"])
+    assert (npz_size(archived(made, [result], [100_000_000])) or 0) > 16 * 100_000_000
+    assert npz_size(archived(made, [result], [200_000_000])) is None
 
 
 @pytest.mark.parametrize(
@@ -387,8 +425,7 @@ def test_only_what_was_asked_for_is_answered(outputs: list[str]) -> None:
     results = encodings(2)
     made = call(texts="a", outputs=[*outputs, outputs[0]])
     assert list(answer(made, results)) == ["model", "hidden_dim", *outputs, "usage"]
-    with np.load(io.BytesIO(render_npz(made, results, [2]))) as archive:
-        assert set(archive.files) == {"lengths", *outputs}
+    assert list(archive(made, results)) == ["lengths", *outputs]
 
 
 def test_the_answer_says_what_it_is_of() -> None:

@@ -722,6 +722,18 @@ def test_a_large_answer_is_streamed_and_the_same(service: Service, binary: bool)
         assert all(np.array_equal(found[name][index], small[name][0]) for name in OUTPUTS)
 
 
+def test_a_large_answer_may_be_half_binary(service: Service) -> None:
+    """Its JSON is long then, and its length told before it is made once more."""
+    many = [[index, *range(1, POSITIONS)] for index in range(36)]
+    outputs = [{"name": "sequence_output"}, {"name": "pooled_output", "parameters": {"binary_data": True}}]
+    response = infer(service, ids(many, [36, POSITIONS]), outputs=outputs)
+    found, expected = arrays(response), arrays(infer(service, ids(many, [36, POSITIONS])))
+    assert int(response.headers[HEADER_LENGTH]) > 4 * found["sequence_output"].size
+    assert response.headers["content-length"] == str(len(response.content))
+    for name in ("sequence_output", "pooled_output"):
+        assert np.array_equal(found[name], expected[name])
+
+
 def test_the_answer_says_what_it_is_of(service: Service) -> None:
     """Model and version, and the client's id."""
     outputs = [{"name": "mean_output"}]
@@ -807,6 +819,14 @@ def test_unknown_paths_and_methods_are_told_in_the_protocols_words(service: Serv
     error(response, 405)
     assert response.headers["allow"] == "GET"
     error(service.get(INFER), 405)
+
+
+def test_a_slash_too_many_is_told_in_the_protocols_words(service: Service) -> None:
+    """It is another path, and nobody is sent elsewhere with what he asked."""
+    for path in (f"{INFER}/", "/v2/models/tiny_en/versions/7/infer/"):
+        error(service.post(path, json={}), 404)
+    for path in ("/v2/", "/v2/health/ready/", "/v2/models/tiny_en/"):
+        error(service.get(path), 404)
 
 
 @pytest.mark.parametrize("model", ["tiny", "TINY_EN", "tiny_en%20", "tiny_en/versions/1", "tiny_en/versions/07", "..."])

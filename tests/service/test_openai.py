@@ -245,7 +245,7 @@ def embeddings(count: int) -> Array:
 def test_numbers_survive_json_to_the_last_bit() -> None:
     """The answer is OpenAI's to the letter, and its numbers read as float32 are the very rows."""
     rows = embeddings(3)
-    document = orjson.loads(render(call(input=["a", "b", "c"]), MODEL, rows, 11))
+    document = orjson.loads(b"".join(render(call(input=["a", "b", "c"]), MODEL, rows, 11)))
     assert list(document) == ["object", "data", "model", "usage"]
     assert (document["object"], document["model"]) == ("list", MODEL)
     assert document["usage"] == {"prompt_tokens": 11, "total_tokens": 11}
@@ -258,7 +258,7 @@ def test_numbers_survive_json_to_the_last_bit() -> None:
 def test_base64_is_little_endian_float32() -> None:
     """One string a row."""
     rows = embeddings(2)
-    document = orjson.loads(render(call(input=["a", "b"], encoding_format="base64"), MODEL, rows, 11))
+    document = orjson.loads(b"".join(render(call(input=["a", "b"], encoding_format="base64"), MODEL, rows, 11)))
     for item, row in zip(document["data"], rows, strict=True):
         assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"], validate=True), "<f4"), row)
 
@@ -521,7 +521,7 @@ def test_a_large_body_is_told_in_openais_words(service: Service) -> None:
     told(service.post("/v1/embeddings", content=b"x" * ((1 << 20) + 1)), 413, "body_too_large")
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings/x", "/v1/models/a/b"])
+@pytest.mark.parametrize("path", ["/v1/embeddings/x", "/v1/embeddings/", "/v1/models/a/b", "/v1/models/"])
 def test_an_unknown_path_below_is_told_in_openais_words(service: Service, path: str) -> None:
     """404."""
     told(service.get(path), 404, "not_found")

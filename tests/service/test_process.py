@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
@@ -28,17 +29,17 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
 
 
 class Process:
-    """A running `fnet-service serve`.
+    """A running `fnet-service serve`, or a program that stands for it.
 
     Attributes:
         lines: What it wrote to standard error so far.
         url: Where it listens.
     """
 
-    def __init__(self, *options: str, **environ: str) -> None:
+    def __init__(self, *options: str, program: str | None = None, **environ: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
         self._process = subprocess.Popen(
-            [str(COMMAND), "serve", *options],
+            [str(COMMAND), "serve", *options] if program is None else [sys.executable, "-c", program, *options],
             env={**inherited, "FNET_PORT": "0", "FNET_LOG_FORMAT": "json", **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -100,8 +101,8 @@ def start() -> Iterator[Callable[..., Process]]:
     """Start a process, ended with the test; arguments are options and environment variables."""
     started: list[Process] = []
 
-    def start(*options: str, **environ: str) -> Process:
-        started.append(Process(*options, **environ))
+    def start(*options: str, **given: str) -> Process:
+        started.append(Process(*options, **given))
         return started[-1]
 
     yield start
@@ -423,6 +424,38 @@ def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], 
     assert 200 in fleet.answers
     assert set(fleet.answers) <= {200, *broken}
     assert fleet.wrong == 0
+
+
+# The run of a batch waits for ever, as a library does whose threads wait for one another.
+_STUCK = """
+import os, sys, threading
+from service import app, engine, server
+from service.logs import configure
+from service.settings import Settings
+
+class Stuck(engine.Engine):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, patience=1.0)
+
+    def _run(self, batch):
+        threading.Event().wait()
+
+app.Engine = Stuck
+settings = Settings.load(os.environ, {})
+configure(settings.log_format, settings.log_level)
+sys.exit(server.serve(settings))
+"""
+
+
+def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Who waits for it gets 503, the log says why, and the exit code makes the platform start another."""
+    process = start(program=_STUCK, FNET_PRESET=str(tiny_preset))
+    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        answer = client.post("/v1/encode", json={"token_ids": [[5, 6]]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "worker_failed")
+    assert process.end() == 1
+    assert "a run has not ended within 1 seconds" in "".join(process.lines)
 
 
 def test_what_the_drain_leaves_is_told(start: Callable[..., Process], tiny_preset: Path) -> None:

@@ -396,6 +396,8 @@ def test_too_many_pieces_are_refused(service: Service) -> None:
 def test_paths_below_are_teis_and_others_are_not(service: Service) -> None:
     """`/` stands for itself alone."""
     error(service.post("/embed/more"), 404, "Validation")
+    error(service.post("/embed/", json={"inputs": "a"}), 404, "Validation")
+    error(service.get("/info/"), 404, "Validation")
     error(service.post("/info"), 405, "Validation")
     assert service.get("/elsewhere").headers["content-type"] == "application/problem+json"
 
