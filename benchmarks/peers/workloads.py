@@ -102,8 +102,9 @@ def fnet_flops(architecture: Architecture, lengths: Sequence[int], *, transform:
     """
     hidden, inner, layers = architecture.hidden_dim, architecture.intermediate_dim, architecture.num_layers
     dense = 4 * hidden * inner
-    # Half the spectrum of the hidden axis is cosines, half sines: one square matrix; the same along the row.
-    a_token = [dense + (2 * hidden * hidden + 2 * length * hidden if transform else 0) for length in lengths]
+    # Half the spectrum is cosines, half sines: along the row a square matrix for each half of the columns, along the
+    # hidden axis one of a quarter of that, as folded columns are enough.
+    a_token = [dense + (hidden * hidden + 2 * length * hidden if transform else 0) for length in lengths]
     once = 2 * hidden * hidden
     return float(sum(length * (layers * each + once) + once for length, each in zip(lengths, a_token, strict=True)))
 

@@ -84,8 +84,10 @@ def flops(architecture: Architecture, tokens: int) -> int:
     The transforms are counted as the half spectra that an encoder computes; normalisation and the like are not.
     """
     hidden, inner = architecture.hidden_dim, architecture.intermediate_dim
-    # Along the hidden axis cosines and sines are half of the columns each, so together one square matrix; along the
-    # row each half of the columns meets one matrix of `tokens` by `tokens`.
-    layer = 4 * hidden * inner + 2 * hidden * hidden + 2 * tokens * hidden
+    # Cosines and sines are half of the columns each. Along the hidden axis each is a product with as many terms as
+    # columns; along the row each meets one matrix of `tokens` by `tokens`.
+    cosines = hidden // 2 + 1
+    sines = hidden - cosines
+    layer = 4 * hidden * inner + 2 * (cosines * cosines + sines * sines) + 2 * tokens * hidden
     pooler = projection = 2 * hidden * hidden
     return tokens * (architecture.num_layers * layer + projection) + pooler

@@ -440,7 +440,7 @@ def test_operations_are_those_of_the_matrix_products() -> None:
     """Counted by hand: multiplications and additions of every product, a row of 10 tokens."""
     architecture = Architecture(vocabulary_size=9, num_layers=3, hidden_dim=8, intermediate_dim=20)
     dense = 10 * 8 * 20 + 10 * 20 * 8
-    hidden = 10 * 8 * 8  # 5 columns of cosines and 3 of sines
+    hidden = 10 * (5 * 5 + 3 * 3)  # sums give 5 columns of cosines, differences 3 of sines
     row = 10 * 10 * 5 + 10 * 10 * 3
     assert flops(architecture, 10) == 2 * (3 * (dense + hidden + row) + 10 * 8 * 8 + 8 * 8)
 
