@@ -23,6 +23,9 @@ R = TypeVar("R")
 
 # How many items are looked at for a batch: bounds the time that the lock is held, and how far anyone is overtaken.
 LOOK_AHEAD = 256
+# How many times the queue's tokens may be asked for by all who wait, where they wait for the same: sharing saves runs,
+# but each of them holds its own memory.
+_MOST_SHARED = 8
 # Weight of the newest batch in the measured speed.
 _SMOOTHING = 0.2
 _LONGEST_WAIT = 60
@@ -56,6 +59,7 @@ class Job(Generic[T, R]):
         compute_seconds: Length of the runs that it had a part in.
         works: What computes each item, until the job is settled.
         waiting: How many of them no batch has taken.
+        asked: Tokens of all its works, until the job is settled.
         results: Results so far, by index.
     """
 
@@ -67,6 +71,7 @@ class Job(Generic[T, R]):
     compute_seconds: float = 0.0
     works: list[Work[T, R]] = field(default_factory=list)
     waiting: int = 0
+    asked: int = 0
     results: dict[int, R] = field(default_factory=dict)
 
     @property
@@ -134,7 +139,7 @@ class Batcher(Generic[T, R]):
         self._runs = 0
         # Both of them, by their items' keys.
         self._known: dict[Hashable, Work[T, R]] = {}
-        self._queue_tokens = self._queue_jobs = 0
+        self._queue_tokens = self._queue_jobs = self._asked_tokens = 0
         self._tokens_per_second = tokens_per_second
         self._filled = False
         self._draining = self._closed = False
@@ -195,15 +200,22 @@ class Batcher(Generic[T, R]):
                 raise WorkerFailedError("the worker has failed", retry_after=_RESTART)
             if self._draining or self._closed:
                 raise DrainingError("the service is shutting down", retry_after=1)
-            fresh = {key: size for key, size in zip(keys, sizes, strict=True) if key not in self._known}
-            tokens = sum(fresh.values())
+            different = dict(zip(keys, sizes, strict=True))
+            asked = sum(different.values())
+            tokens = sum(size for key, size in different.items() if key not in self._known)
             if self._queue_tokens + tokens > self._max_queue_tokens:
                 raise OverloadedError(
                     f"{self._queue_tokens} tokens are waiting and {tokens} more would exceed {self._max_queue_tokens}",
                     retry_after=self._wait_for(self._queue_tokens + tokens - self._max_queue_tokens),
                 )
+            if self._asked_tokens + asked > _MOST_SHARED * self._max_queue_tokens:
+                raise OverloadedError(
+                    f"requests for {self._asked_tokens} tokens wait for the same and {asked} more would exceed "
+                    f"{_MOST_SHARED * self._max_queue_tokens}",
+                    retry_after=self._wait_for(self._queue_tokens),
+                )
             now = self._clock()
-            job: Job[T, R] = Job(sizes, submitted=now, deadline=now + timeout)
+            job: Job[T, R] = Job(sizes, submitted=now, deadline=now + timeout, asked=asked)
             for index, (item, key) in enumerate(zip(items, keys, strict=True)):
                 work = self._known.get(key)
                 if work is None:
@@ -219,6 +231,7 @@ class Batcher(Generic[T, R]):
                 else:
                     job.started = now
             self._queue_tokens += tokens
+            self._asked_tokens += asked
             self._queue_jobs += job.waiting > 0
             self._condition.notify()
         return job
@@ -335,7 +348,7 @@ class Batcher(Generic[T, R]):
                 for job, places in work.owners.items():
                     job.results |= dict.fromkeys(places, result)
                     if len(job.results) == len(job.sizes):
-                        job.works = []
+                        self._release(job)
                         _settle(job, [job.results[place] for place in range(len(job.sizes))])
 
     def _measure(self, tokens: int, seconds: float) -> None:
@@ -364,6 +377,12 @@ class Batcher(Generic[T, R]):
                 del self._queue[work]
                 self._queue_tokens -= work.size
                 self._forget(work)
+        self._release(job)
+
+    def _release(self, job: Job[T, R]) -> None:
+        """Keep nothing of a job that is settled or gone."""
+        self._asked_tokens -= job.asked
+        job.asked = 0
         job.works = []
 
     def _fail(self, job: Job[T, R], error: BaseException) -> None:

@@ -548,6 +548,22 @@ def test_what_runs_already_serves_whoever_comes(make: Make) -> None:
     assert [1] not in runner.batches[1:]
 
 
+def test_sharing_has_an_end(make: Make) -> None:
+    """However many ask for the same, what they hold together is bounded, and free again when they leave or are done."""
+    runner = Runner()
+    batcher = make(runner, most=10, key=lambda item: item, tokens_per_second=2.0)
+    jobs = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
+    with pytest.raises(OverloadedError, match="80 tokens wait for the same and 5 more would exceed 80") as caught:
+        batcher.submit([1], [5])
+    assert caught.value.retry_after == 5  # 10 tokens wait, 2 leave a second
+    batcher.withdraw(jobs.pop())
+    jobs += [batcher.submit([1], [5]) for _ in range(2)]
+    batcher.start()
+    assert [result(job) for job in jobs] == [[10, 20]] * 7 + [[10]] * 2
+    again = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
+    assert all(result(job) == [10, 20] for job in again)
+
+
 def test_what_has_run_is_run_again(make: Make) -> None:
     """Sharing is for what is in flight; keeping results is another's business."""
     runner = Runner()
