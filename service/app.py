@@ -102,7 +102,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
             metrics,
             render,
             routes,
-            lambda: engine.state == "draining",
+            lambda: engine.state in ("draining", "failed"),
             tracing,
         ),
         exception_handlers={
@@ -162,7 +162,7 @@ def _middleware(
         Middleware(Context, metrics.answered, routes, leaving),
         *([tracing.middleware(lambda scope: route_of(scope, routes), untraced)] if tracing is not None else []),
         *([cors] if settings.cors_origins else []),
-        Middleware(Refusals, refuse, settings.request_timeout),
+        Middleware(Refusals, refuse, settings.request_timeout, leaving),
         Middleware(Keys, ring, open_routes),
         Middleware(Bodies, settings.max_body_bytes),
         Middleware(Departures, lambda: metrics.observe(RequestCancelled())),

@@ -328,10 +328,12 @@ class Batcher(Generic[T, R]):
             if len(batch) == 1:
                 with self._condition:
                     self._forget(batch[0])
-                    for job in list(batch[0].owners):
-                        self._fail(job, error)
+                # Where this fails, too, all who run or wait are told of the worker's death instead.
                 if self._canary is not None:
                     self._run([self._canary])
+                with self._condition:
+                    for job in list(batch[0].owners):
+                        self._fail(job, error)
                 return
             middle = len(batch) // 2
             self._execute(batch[:middle])

@@ -8,16 +8,21 @@ so it is told as a problem document (RFC 9457) and the connection closed.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import sys
+import termios
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _CODES = {
@@ -30,6 +35,8 @@ _CODES = {
 _OLD_VERSIONS = frozenset({"0.9", "1.0"})
 # Requests of one connection that may wait while it is still read.
 _READ_AHEAD = 8
+# Bytes that are parsed between two looks at how many wait: of heads, which may be small, and of bodies.
+_OF_HEADS, _OF_BODIES = 4_096, 65_536
 
 log = structlog.get_logger("fnet.http")
 
@@ -69,6 +76,18 @@ class _RefusedError(Exception):
         self.status, self.detail = status, detail
 
 
+class _Flow(FlowControl):
+    """Does not read on while there are bytes that nobody has looked at."""
+
+    def __init__(self, transport: asyncio.Transport, unparsed: bytearray) -> None:
+        super().__init__(transport)
+        self._unparsed = unparsed
+
+    def resume_reading(self) -> None:
+        if not self._unparsed:
+            super().resume_reading()
+
+
 class _Connection(HttpToolsProtocol):
     limits: ConnectionLimits
     refused: Callable[[str], None]
@@ -78,6 +97,9 @@ class _Connection(HttpToolsProtocol):
         self._application, self.app = self.app, self._serve
         # The requests that have no whole answer yet; the first is being answered, the others wait.
         self._cycles: deque[RequestResponseCycle] = deque()
+        # What has come and waits to be parsed, while many requests wait for their answers.
+        self._unparsed = bytearray()
+        self._held = False
         # After a refusal nothing more is taken.
         self._deaf = False
         self._in_head = True
@@ -94,6 +116,7 @@ class _Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self._unparsed)
         if len(self.connections) > self.limits.connections:
             detail = f"{self.limits.connections} connections are open already"
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, detail)
@@ -103,15 +126,35 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks, and tell every request that its client has left."""
         self._stop_clocks()
+        self._unparsed.clear()
         self._disconnect()
         self.app = self._application  # no circle that is left to the collector
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, as long as they are requests and a head does not grow for ever."""
+        """Take bytes; while too many requests wait they are kept, and no more are read."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
+        self._unparsed += data
+        self._take()
+
+    def _take(self) -> None:
+        while self._unparsed and len(self._cycles) <= _READ_AHEAD:
+            size = _OF_HEADS if self._in_head else _OF_BODIES
+            part = bytes(self._unparsed[:size])
+            del self._unparsed[:size]
+            self._take_part(part)
+        if self._unparsed:
+            self._held = True
+            self.flow.pause_reading()
+        elif self._held or 1 < len(self._cycles) <= _READ_AHEAD:
+            # uvicorn stops reading when a request waits; but who does not read does not see that the client leaves.
+            self._held = False
+            self.flow.resume_reading()
+
+    def _take_part(self, data: bytes) -> None:
+        """Parse bytes, as long as they are requests and a head does not grow for ever."""
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_timer is None:
@@ -136,6 +179,7 @@ class _Connection(HttpToolsProtocol):
         if self._other_bytes > 2 * self.limits.head_bytes + 8 * self._body_bytes:
             log.info("connection refused", reason="a body with more around it than in it")
             self._stop_clocks()
+            self._unparsed.clear()
             self.transport.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -160,9 +204,6 @@ class _Connection(HttpToolsProtocol):
         self._check_head()
         super().on_headers_complete()
         self._cycles.append(self.cycle)
-        if 1 < len(self._cycles) <= _READ_AHEAD:
-            # uvicorn stops reading when a request waits; but who does not read does not see that the client leaves.
-            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -186,6 +227,8 @@ class _Connection(HttpToolsProtocol):
             self._stop_head_clock()
             self._head_timer = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
         super().on_response_complete()
+        if self._unparsed:
+            self._take()
 
     def pause_writing(self) -> None:
         """Wait for the reader, but not for ever."""
@@ -213,6 +256,7 @@ class _Connection(HttpToolsProtocol):
                 unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
                 if unframed:
                     cycle.chunked_encoding = False  # else uvicorn chooses chunks (RFC 9112, section 6.1: must not)
+                    cycle.keep_alive = False
             elif unframed:
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
@@ -279,15 +323,24 @@ class _Connection(HttpToolsProtocol):
         return f"the request's line and headers have more than {self.limits.head_bytes} bytes"
 
     def _watch_reader(self) -> None:
-        self._unread = self.transport.get_write_buffer_size()
+        self._unread = self._unsent()
         self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self._give_up)
 
     def _give_up(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unread:  # slow, but reading
+        if self._unsent() < self._unread:  # slow, but reading
             self._watch_reader()
             return
         log.info("answer abandoned", reason=f"nobody read for {self.limits.stall_seconds:g} seconds")
         self.transport.abort()
+
+    def _unsent(self) -> int:
+        """Return the bytes that the client has not taken, those that wait in the kernel among them where it tells."""
+        waiting = b""
+        # A large buffer there hides a slow reader for a minute from whoever looks at the transport's alone.
+        with suppress(OSError):
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            waiting = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(waiting, sys.byteorder)
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """End a connection with a reason, or with the answer that is on its way: the two must not be mixed up."""
@@ -295,6 +348,7 @@ class _Connection(HttpToolsProtocol):
         log.info("connection refused", status=status.value, code=code, reason=detail, request_id=request_id)
         self.refused(code)
         self._deaf = True
+        self._unparsed.clear()
         self._stop_head_clock()
         answering = self._cycles[0] if self._cycles else None
         if answering is not None and not answering.more_body:  # what is refused came behind it

@@ -23,6 +23,7 @@ from service.errors import (
     BadRequestError,
     BodyTooLargeError,
     DeadlineExceededError,
+    DrainingError,
     InternalError,
     ServiceError,
     UnauthorizedError,
@@ -143,10 +144,13 @@ class Refusals:
         app: The rest.
         render: Turns an error into the answer that the path's protocol wants.
         longest: Seconds that a request may take, which `X-Request-Timeout` can only lower.
+        leaving: Says whether the service is about to end. Whatever is broken off then is told why.
     """
 
-    def __init__(self, app: ASGIApp, render: Render, longest: float) -> None:
-        self._app, self._render, self._longest = app, render, longest
+    def __init__(
+        self, app: ASGIApp, render: Render, longest: float, leaving: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._app, self._render, self._longest, self._leaving = app, render, longest, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -173,6 +177,12 @@ class Refusals:
                 await self._app(scope, receive, send_noting)
         except ServiceError as error:
             await self._render(scope["path"], error)(scope, receive, send)
+        except asyncio.CancelledError:
+            if begun or not self._leaving():
+                raise
+            # The server's time to finish is over, and this request has not even come in whole.
+            over = DrainingError("the service is shutting down", retry_after=1)
+            await self._render(scope["path"], over)(scope, receive, send)
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired() and not begun:
                 late = DeadlineExceededError("the request's time was up before its answer was there")

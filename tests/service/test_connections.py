@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -16,6 +17,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.connections import ConnectionLimits, bounded
 
@@ -358,6 +360,43 @@ def test_an_offer_may_end_its_connection(start: Start) -> None:
 def test_many_offers_at_once_are_answered(start: Start) -> None:
     """As many as fit into a segment."""
     assert len(echoed(start(), (ECHO + OFFER + b"\r\n") * 2_000)) == 2_000
+
+
+def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
+    """One connection's requests become objects a few at a time, and all are answered in their order."""
+    count = 20_000
+    flood = b"".join(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % number for number in range(count))
+    connection = start()()
+    connection.sendall(b"POST /late HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
+    sender = threading.Thread(target=connection.sendall, args=(flood,))
+    sender.start()
+    most = answered = 0
+    came = b""
+    while answered < count:
+        came += connection.recv(1 << 20)
+        *whole, came = re.split(rb"here /\d+", came)
+        answered += len(whole)
+        most = max(most, sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()))
+    sender.join(HANG)
+    assert answered == count
+    assert most < 200
+
+
+def test_many_requests_with_bodies_may_come_at_once(start: Start) -> None:
+    """The heads of those before it are not taken for what stands around the last one's body."""
+    asked = b"POST /echo HTTP/1.1\r\nHost: here\r\nPadding: %s\r\nContent-Length: 30\r\n\r\n%s" % (
+        b"p" * 200,
+        b"x" * 30,
+    )
+    connection = start()()
+    connection.sendall((asked * 1_500)[:-20])
+    time.sleep(0.2)
+    connection.sendall(asked[-20:])
+    came = b""
+    while came.count(b"<POST /echo") < 1_500:
+        part = connection.recv(1 << 20)
+        assert part, f"closed after {came.count(b'<POST /echo')}"
+        came += part
 
 
 def test_a_head_with_an_offer_is_bounded(start: Start) -> None:

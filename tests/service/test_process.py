@@ -458,6 +458,25 @@ def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process],
     assert "a run has not ended within 1 seconds" in "".join(process.lines)
 
 
+def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """When the drain's time is over, a request that has not come in whole gets its protocol's refusal, too."""
+    process = start("--drain-seconds", "1", FNET_PRESET=str(tiny_preset))
+    host, port = process.url.removeprefix("http://").split(":")
+    process.wait_until(lambda: bool(process.events("ready")))
+    with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+        connection.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\n\r\n{")
+        process.wait_until(lambda: bool(httpx.get(f"{process.url}/health/live").is_success))
+        process.signal(signal.SIGTERM)
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    process.end()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"code":"draining"' in answer
+    assert b"x-request-id" in answer.lower()
+    assert "Traceback" not in "".join(process.lines)
+
+
 def test_what_the_drain_leaves_is_told(start: Callable[..., Process], tiny_preset: Path) -> None:
     """Work that is not done when its time is over gets its protocol's refusal, and is counted and logged as one."""
     process = start("--drain-seconds", "0.2", "--max-queue-tokens", "2000000", FNET_PRESET=str(tiny_preset))
