@@ -129,7 +129,7 @@ def _write_derived(recipe: Recipe, work: Path, home: Path, trained: Iterable[str
         listed = listed_words(fetch(WORD_LIST.registry, WORD_LIST.package, work / "packages"))
         chosen = random.Random(f"{recipe.seed} singles").sample(listed, min(recipe.singles, len(listed)))
         withheld = {t.casefold() for f in read_families(home / "wordnet.tsv") if is_held_out(f, recipe) for t in f}
-        _write(home / "singles.tsv", _alike({*chosen, *teacher_words()} - withheld))
+        _write(home / "singles.tsv", _alike({*chosen, *teacher_words()[: recipe.teacher_words]} - withheld))
     families = (family for name in trained for family in read_families(home / f"{name}.tsv"))
     prose = [family[0] for family in families if not is_held_out(family, recipe)]
     prose += [example for synset in dictionary for example in synset.examples if example.count(" ") > 3]  # noqa: PLR2004

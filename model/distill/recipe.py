@@ -24,7 +24,7 @@ class Recipe:
             piece starts with the teacher's own vector; a word in several has to be learned.
         everyday_words: How many words become pieces that everyday text uses and the teacher has in pieces itself.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.
-        singles: How many words of a word list stand alone, beside all the whole words of the teacher: a word alone is
+        singles: How many words of a word list stand alone, beside the teacher's words that are pieces: a word alone is
             the shortest text there is, and what it means should be known best.
         most_sentences: Most sentences of one prose source: technical manuals would drown everything else.
         passages: How many passages of several sentences to cut from the prose.
