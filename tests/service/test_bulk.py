@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -696,6 +697,8 @@ def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny
         process.stdin.write(b"a\n" * 64 * (LocalEncoder.at_once + 1))
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["row"] == 0
+        # A terminal goes on taking what is written.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG) == 130
         assert process.stderr.read() == b"fnet-service: stopped\n"
