@@ -53,7 +53,8 @@ State = Literal["loading", "compiling", "ready", "draining", "failed"]
 _SEED = 0
 # Enough to keep one core busy with words while the network has the others.
 _WORKERS = 2
-# Seconds for one run. The largest network needs a few on a slow machine, and no run was seen to come back after this.
+# Seconds for one run, many times what the largest network should need on a slow machine: to end a process that would
+# have come back costs more than to wait.
 _PATIENCE = 120.0
 
 # Bytes or values whose handling takes a tenth of a millisecond: as long as handing them to another thread does.

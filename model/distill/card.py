@@ -236,7 +236,8 @@ def _training(recipe: Recipe, work: Path) -> str:
         last = logged[-1]
         amount = (
             f"\nIt took {last['seconds'] / 60:.0f} minutes of training steps, {last['steps']:,} of them with "
-            f"{last['tokens']:,} tokens of {last['texts']:,} texts: {last['epochs']:.1f} times the whole corpus.\n"
+            f"{last['tokens']:,} tokens of {last['texts']:,} texts: {last['epochs']:.1f} times "
+            "all that the teacher was asked.\n"
         )
     return f"""## Training
 
