@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.checkpoints import Weights
-from model.fourier import Float32s, HiddenOrder, Int32s, carrier, row_bases
+from model.fourier import Float32s, Int32s, carrier, row_bases
 from model.packing import OpenBatch, Row, Spacing, distribute, lay, row_lengths
-from model.programs import Dtype, EngineName, Programs, RowArrays
+from model.programs import Dtype, EngineName, Places, Programs, RowArrays
 
 # A product with a single row is another routine than one with several.
 _FEWEST_POOLED = 2
@@ -61,12 +60,12 @@ class Encoding:
 
     pooled_output: Float32s
     _tokens: Float32s
-    _inverse: npt.NDArray[np.intp]
+    _published: Places
 
     @property
     def sequence_output(self) -> Float32s:
-        """`[n, h]` float32, put in order at each access."""
-        return self._tokens[:, self._inverse]
+        """`[n, h]` float32, not to be written to; put in the published order at each access where it is in another."""
+        return self._tokens[:, self._published]
 
     @property
     def nbytes(self) -> int:
@@ -75,12 +74,12 @@ class Encoding:
 
     def detached(self) -> Encoding:
         """Return a copy that does not keep the memory of its whole row."""
-        return Encoding(self.pooled_output.copy(), self._tokens.copy(), self._inverse)
+        return Encoding(self.pooled_output.copy(), self._tokens.copy(), self._published)
 
     @property
     def mean_output(self) -> Float32s:
         """`[h]` float32, the mean of `sequence_output` over its tokens."""
-        mean: Float32s = self._tokens.mean(axis=0)[self._inverse]
+        mean: Float32s = self._tokens.mean(axis=0)[self._published]
         return mean
 
 
@@ -119,9 +118,7 @@ class PackedEncoder:
         self.engine = engine
         self.rows = row_lengths(architecture.max_sequence_length, most_tokens)
         self.spacing = self._closest = Spacing()
-        order = HiddenOrder(architecture.hidden_dim)
-        self._inverse = order.inverse
-        self._programs = _lay_out(engine, architecture, weights, order, dtype)
+        self._programs = _lay_out(engine, architecture, weights, dtype)
 
     @property
     def rows_at_once(self) -> int:
@@ -228,13 +225,14 @@ class PackedEncoder:
 
     def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
         arrays = [self._arrays(row, [sequences[member] for member in row.members], length) for row in rows]
+        published = self._programs.published
         results = []
         for row, (tokens, pooled) in zip(rows, self._programs.run(length, arrays), strict=True):
             if not (np.isfinite(tokens).all() and np.isfinite(pooled).all()):
                 raise NonFiniteOutputError("the network's output is not finite")
             results.append(
                 [
-                    Encoding(pooled[place], tokens[start : start + len(sequences[member].token_ids)], self._inverse)
+                    Encoding(pooled[place], tokens[start : start + len(sequences[member].token_ids)], published)
                     for place, (start, member) in enumerate(zip(row.starts, row.members, strict=True))
                 ]
             )
@@ -263,14 +261,12 @@ class PackedEncoder:
         return max(_FEWEST_POOLED, -(-length // self._closest.alignment))
 
 
-def _lay_out(
-    engine: EngineName, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype
-) -> Programs:
+def _lay_out(engine: EngineName, architecture: Architecture, weights: Weights, dtype: Dtype) -> Programs:
     """Lay a network out for an engine, whose library is imported only now."""
     if engine == "openvino":
         from model.openvino_programs import OpenVinoPrograms  # noqa: PLC0415 - an extra
 
-        return OpenVinoPrograms(architecture, weights, order, dtype)
+        return OpenVinoPrograms(architecture, weights, dtype)
     from model.jax_programs import JaxPrograms  # noqa: PLC0415 - a second, for who uses it
 
-    return JaxPrograms(architecture, weights, order, dtype)
+    return JaxPrograms(architecture, weights, dtype)

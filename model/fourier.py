@@ -18,7 +18,7 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   transform, with rounding errors that are small beside each row's own values. It takes an engine that keeps sums in
   float32: n times a rounding error would drown row 0.
 
-The products themselves are in the modules that run them (`model.jax_programs`, `model.openvino_programs`).
+The products themselves are in the modules that run them (`model.jax_mixing`, `model.openvino_programs`).
 """
 
 from __future__ import annotations

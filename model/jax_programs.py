@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as Split
 from model.architecture import Architecture
 from model.checkpoints import Weights
 from model.fourier import Float32s, HiddenOrder
+from model.jax_mixing import Mixing, Waves, fft_is_invariant, mix, mix_by_fft, product
 from model.programs import Dtype, Places, RowArrays, kernel_in_order
 
 _EPSILON = 1e-12
@@ -50,13 +51,6 @@ class _Embedder(NamedTuple):
     projection: _Dense
 
 
-class Waves(NamedTuple):
-    """The DFT along the hidden axis, as in `HiddenOrder`."""
-
-    cosines: Array
-    sines: Array
-
-
 class _Layer(NamedTuple):
     mixing_norm: _Affine
     intermediate: _Dense
@@ -76,7 +70,6 @@ class JaxPrograms:
     Args:
         architecture: The network.
         weights: Its variables, by the names of `Architecture.variable_shapes`.
-        order: The order of the hidden axis inside.
         dtype: Dtype of the matrix products' operands; sums, normalisation and outputs are float32 always.
     """
 
@@ -84,15 +77,23 @@ class JaxPrograms:
     shortest_basis = 64
     carries = True
 
-    def __init__(self, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype) -> None:
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype) -> None:
         devices = jax.local_devices()
         self.rows_at_once = len(devices)
         self.devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in devices]
         self._architecture = architecture
         self._dtype = jnp.dtype(dtype)
         self._mesh = Mesh(np.array(devices), (_ROWS,))
-        self._waves = Waves(self._put(order.cosines, self._dtype), self._put(order.sines, self._dtype))
-        self._embedder, self._layers, self._pooler = self._lay_out(weights, order.order)
+        hidden = architecture.hidden_dim
+        self._waves: Waves | None = None
+        inside: Places = slice(None)
+        self.published: Places = slice(None)
+        # Other devices, and narrower products, are faster with matrices along the hidden axis, too.
+        if not (dtype == "float32" and devices[0].platform == "cpu" and fft_is_invariant(hidden)):
+            order = HiddenOrder(hidden)
+            self._waves = Waves(self._put(order.cosines, self._dtype), self._put(order.sines, self._dtype))
+            inside, self.published = order.order, order.inverse
+        self._embedder, self._layers, self._pooler = self._lay_out(weights, inside)
         self._compiled: dict[int, _Compiled] = {}
 
     def compile(self, length: int, members: int) -> None:
@@ -107,7 +108,7 @@ class JaxPrograms:
         def embed(embedder: _Embedder, *row: Array) -> tuple[Array, Array]:
             return _embed(embedder, *row[:3]), row[3].astype(dtype)
 
-        def layer(layer: _Layer, waves: Waves, x: Array, *mixing: Array) -> Array:
+        def layer(layer: _Layer, waves: Waves | None, x: Array, *mixing: Array) -> Array:
             return _layer(layer, waves, x, Mixing(*mixing))
 
         compiled_layer = None
@@ -182,7 +183,7 @@ class JaxPrograms:
         placed: Array = jax.device_put(np.ascontiguousarray(array).astype(of), sharding)
         return placed
 
-    def _lay_out(self, weights: Weights, inside: npt.NDArray[np.intp]) -> tuple[_Embedder, list[_Layer], _Dense]:
+    def _lay_out(self, weights: Weights, inside: Places) -> tuple[_Embedder, list[_Layer], _Dense]:
         """Put the weights on the devices, the hidden axis in the order that mixing leaves it in."""
 
         def norm(name: str, places: Places) -> _Affine:
@@ -244,8 +245,9 @@ def _embed(embedder: _Embedder, token_ids: Array, segment_ids: Array, positions:
     return _dense(_normalise(x, embedder.norm), embedder.projection)
 
 
-def _layer(layer: _Layer, waves: Waves, x: Array, mixing: Mixing) -> Array:
-    x = _normalise(x + mix(x, waves, mixing), layer.mixing_norm)
+def _layer(layer: _Layer, waves: Waves | None, x: Array, mixing: Mixing) -> Array:
+    mixed = mix_by_fft(x, mixing) if waves is None else mix(x, waves, mixing)
+    x = _normalise(x + mixed, layer.mixing_norm)
     inner = jax.nn.gelu(_dense(x, layer.intermediate), approximate=True)
     return _normalise(x + _dense(inner, layer.output), layer.output_norm)
 
@@ -263,63 +265,3 @@ def _normalise(x: Array, norm: _Affine) -> Array:
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     scaled: Array = centred * lax.rsqrt(variance + _EPSILON) * norm.gamma
     return scaled + norm.beta
-
-
-class Mixing(NamedTuple):
-    """What mixing needs to know of a row, as in `RowArrays`."""
-
-    carriers: Array
-    others: Array
-    leads: Array
-    bases: Array
-
-
-def mix(x: Array, waves: Waves, mixing: Mixing) -> Array:
-    """Return the Fourier mixing of a row, each sequence by itself.
-
-    Args:
-        x: `[T, h]`, the hidden axis in `HiddenOrder`.
-        waves: Of the hidden axis, in the dtype of the products.
-        mixing: Of the row; bases may be longer than it, what is beyond belongs to no sequence.
-
-    Returns:
-        `[T, h]` float32, products summed in float32.
-    """
-    tokens = len(x)
-    split, pairs = waves.cosines.shape[0], waves.sines.shape[0]
-    plain = split - pairs
-    one, other = x[:, plain:split], x[:, split:]
-    dtype, beyond = waves.cosines.dtype, mixing.bases.shape[1] - tokens
-
-    def along(columns: Array, hidden_basis: Array, row_basis: Array) -> tuple[Array, Array]:
-        # Rounded already when it is subtracted, so that what is added later is exactly what was taken away.
-        common = columns.astype(dtype)[mixing.carriers].astype(jnp.float32)
-        spectrum = product(columns - common * mixing.others, hidden_basis)
-        return _along_row(row_basis, jnp.pad(spectrum.astype(dtype), ((0, beyond), (0, 0))))[:tokens], spectrum
-
-    summed = jnp.concatenate([x[:, :plain], one + other], axis=1)
-    cosines, spectrum = along(summed, waves.cosines, mixing.bases[0])
-    cosines += spectrum[mixing.carriers] * mixing.leads
-    if not pairs:  # a hidden size of 1 or 2
-        return cosines
-    sines, _ = along(one - other, waves.sines, mixing.bases[1])
-    paired = cosines[:, plain:]
-    return jnp.concatenate([cosines[:, :plain], paired - sines, paired + sines], axis=1)
-
-
-def product(x: Array, weights: Array) -> Array:
-    """Return `x @ weights.T` in float32, computed in the dtype of the weights.
-
-    Args:
-        x: `[T, in]`.
-        weights: `[out, in]`: contracted on the last axis of both, which CPUs run fastest, and whose sums do not depend
-            on T as long as it is 2 or more.
-    """
-    # Asking for float32 is also what selects the fast bfloat16 kernels on a CPU.
-    return lax.dot_general(
-        x.astype(weights.dtype), weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
-
-
-def _along_row(basis: Array, columns: Array) -> Array:
-    return lax.dot_general(basis, columns, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -33,7 +33,6 @@ class OpenVinoPrograms:
     Args:
         architecture: The network.
         weights: Its variables, by the names of `Architecture.variable_shapes`.
-        order: The order of the hidden axis inside.
         dtype: Dtype of the products and, here, of what lies between them; outputs are float32 always.
     """
 
@@ -41,7 +40,9 @@ class OpenVinoPrograms:
     # What lies between the products is rounded, too.
     carries = False
 
-    def __init__(self, architecture: Architecture, weights: Weights, order: HiddenOrder, dtype: Dtype) -> None:
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype) -> None:
+        order = HiddenOrder(architecture.hidden_dim)
+        self.published: Places = order.inverse
         core = openvino.Core()
         self.rows_at_once = 1
         self.devices = [f"cpu:0 {core.get_property('CPU', 'FULL_DEVICE_NAME')}"]

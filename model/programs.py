@@ -43,15 +43,17 @@ class RowArrays(NamedTuple):
 
 
 class Programs(Protocol):
-    """A network laid out for one library, the hidden axis in the order of `HiddenOrder`.
+    """A network laid out for one library, the hidden axis in an order of its own.
 
     Attributes:
+        published: Indexes the hidden axis of a sequence output so that it comes in the published order.
         shortest_basis: Least size of a row's bases, where the library's routine for smaller ones rounds differently.
         carries: Whether it subtracts carriers (`model.fourier`), for which the bases are then made.
         rows_at_once: How many rows run together, one on each device.
         devices: Names of the devices.
     """
 
+    published: Places
     shortest_basis: int
     carries: bool
     rows_at_once: int
@@ -67,8 +69,8 @@ class Programs(Protocol):
         """Run at most `rows_at_once` rows of one length.
 
         Returns:
-            For each, the sequence output `[T, h]` and the pooled outputs `[M, h]` of its first tokens. They are the
-            caller's: nothing writes to them later.
+            For each, the sequence output `[T, h]`, its hidden axis in the order inside, and the pooled outputs `[M, h]`
+            of its first tokens. They are the caller's: nothing writes to them later.
         """
 
 

@@ -127,6 +127,20 @@ def test_it_computes_what_the_readable_reference_computes(encoder: PackedEncoder
             assert least_cosine(found.pooled_output, true_pooled) > 0.999
 
 
+def test_where_the_fft_depends_on_company_products_take_its_place(
+    weights: Weights, backbone: FNetBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a machine serves the same network, to the same precision and as exact."""
+    monkeypatch.setattr("model.jax_programs.fft_is_invariant", lambda _hidden: False)
+    encoder = PackedEncoder(MEDIUM, weights, most_tokens=64)
+    report = prepare(encoder, lambda tokens: backbone.encode_one(*tokens))
+    assert report.batch_invariant
+    tokens = sequence(np.random.default_rng(8), 33)
+    ((true_sequence, true_pooled), (found,)) = backbone.encode_one(*tokens), encoder.encode([tokens])
+    np.testing.assert_allclose(found.sequence_output, true_sequence, atol=1e-4)
+    np.testing.assert_allclose(found.pooled_output, true_pooled, atol=1e-4)
+
+
 def test_alone_and_in_company_are_equal_to_the_bit(prepared: tuple[PackedEncoder, SelfTest]) -> None:
     """A sequence of any length gets the same bits alone and at any place among any others."""
     encoder, report = prepared

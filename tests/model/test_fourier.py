@@ -1,7 +1,8 @@
-"""Mixing as matrix products is the two-dimensional DFT of each sequence by itself."""
+"""Mixing a row, by matrix products or with an FFT, is the two-dimensional DFT of each sequence by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.fourier import HiddenOrder, carrier, row_bases, sequence_table
-from model.jax_programs import Mixing, Waves, mix, product
+from model.jax_mixing import Mixing, Waves, fft_is_invariant, mix, mix_by_fft, product
 from model.packing import Spacing, lay
 
 Array = npt.NDArray[Any]
 
 ROW = 64
 MIX = jax.jit(mix)
+MIX_BY_FFT = jax.jit(mix_by_fft)
 HIDDEN = [1, 2, 3, 7, 8]
 
 
@@ -46,18 +48,29 @@ def mixing_of(lengths: list[int], spacing: Spacing, size: int = ROW) -> tuple[Mi
     return Mixing(*map(jnp.asarray, (carriers, others, leads, bases))), starts
 
 
-def mixed_and_true(hidden: int, lengths: list[int], spacing: Spacing) -> list[tuple[Array, Array]]:
+def by_products(x: Array, mixing: Mixing) -> Array:
+    """Mix a row whose hidden axis is in the published order by products, and put it back in that order."""
+    order = HiddenOrder(x.shape[1])
+    return np.asarray(MIX(x[:, order.order], waves_of(order), mixing))[:, order.inverse]
+
+
+def by_fft(x: Array, mixing: Mixing) -> Array:
+    """Mix a row with an FFT along the hidden axis."""
+    return np.asarray(MIX_BY_FFT(x, mixing))
+
+
+both_ways = pytest.mark.parametrize("mixed_by", [by_products, by_fft])
+Mixed = Callable[[Array, Mixing], Array]
+
+
+def mixed_and_true(mixed_by: Mixed, hidden: int, lengths: list[int], spacing: Spacing) -> list[tuple[Array, Array]]:
     """Mix random sequences in one row; pair each result with NumPy's transform of the sequence alone."""
-    order = HiddenOrder(hidden)
     mixing, starts = mixing_of(lengths, spacing)
     # Unused places hold noise: nothing of it may reach a sequence.
     x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
-    mixed = np.asarray(MIX(x[:, order.order], waves_of(order), mixing))
+    mixed = mixed_by(x, mixing)
     return [
-        (
-            mixed[start : start + length][:, order.inverse],
-            np.fft.fft2(x[start : start + length].astype(np.float64)).real,
-        )
+        (mixed[start : start + length], np.fft.fft2(x[start : start + length].astype(np.float64)).real)
         for start, length in zip(starts, lengths, strict=True)
     ]
 
@@ -94,28 +107,33 @@ def test_sequence_table_holds_the_unit_circle_to_float32(length: int) -> None:
     np.testing.assert_allclose(sequence_table(length), [root.real, root.imag], atol=6e-8)
 
 
+@both_ways
 @pytest.mark.parametrize("hidden", range(1, 41))
-def test_mixing_is_numpys_fft2_for_every_hidden_size(hidden: int) -> None:
+def test_mixing_is_numpys_fft2_for_every_hidden_size(mixed_by: Mixed, hidden: int) -> None:
     """Sequences of 1, 2, 5, 13 and 20 tokens in one row are each transformed as if alone."""
-    for mixed, true in mixed_and_true(hidden, [5, 1, 20, 2, 13], Spacing()):
+    for mixed, true in mixed_and_true(mixed_by, hidden, [5, 1, 20, 2, 13], Spacing()):
         np.testing.assert_allclose(mixed, true, atol=1e-4)
 
 
+@both_ways
 @settings(max_examples=60)
 @given(
     hidden=st.sampled_from(HIDDEN),
     lengths=st.lists(st.integers(1, 16), min_size=1, max_size=4),
     spacing=st.sampled_from([Spacing(), Spacing(8), Spacing(2, 32)]),
 )
-def test_company_and_place_do_not_matter_to_the_transform(hidden: int, lengths: list[int], spacing: Spacing) -> None:
+def test_company_and_place_do_not_matter_to_the_transform(
+    mixed_by: Mixed, hidden: int, lengths: list[int], spacing: Spacing
+) -> None:
     """Any lengths at any alignment: each sequence gets exactly its own unpadded transform."""
-    for mixed, true in mixed_and_true(hidden, lengths, spacing):
+    for mixed, true in mixed_and_true(mixed_by, hidden, lengths, spacing):
         np.testing.assert_allclose(mixed, true, atol=1e-4)
 
 
-def test_a_sequence_may_fill_the_row() -> None:
+@both_ways
+def test_a_sequence_may_fill_the_row(mixed_by: Mixed) -> None:
     """One sequence as long as the row needs no gap around it."""
-    ((mixed, true),) = mixed_and_true(12, [ROW], Spacing())
+    ((mixed, true),) = mixed_and_true(mixed_by, 12, [ROW], Spacing())
     np.testing.assert_allclose(mixed, true, atol=2e-4)
 
 
@@ -160,14 +178,20 @@ def test_narrow_operands_lose_little_where_tokens_have_much_in_common() -> None:
     assert ((mixed * true).sum(axis=1) / norms).min() > 0.999
 
 
-def test_bases_may_be_longer_than_the_row() -> None:
+@both_ways
+def test_bases_may_be_longer_than_the_row(mixed_by: Mixed) -> None:
     """A short row uses longer bases, whose surplus belongs to no sequence."""
-    order = HiddenOrder(6)
     mixing, _ = mixing_of([16], Spacing(), 16)
     x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
-    mixed = np.asarray(MIX(x[:, order.order], waves_of(order), mixing))
+    mixed = mixed_by(x, mixing)
     assert mixed.shape == (16, 6)
-    np.testing.assert_allclose(mixed[:, order.inverse], np.fft.fft2(x.astype(np.float64)).real, atol=1e-4)
+    np.testing.assert_allclose(mixed, np.fft.fft2(x.astype(np.float64)).real, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 7, 127, 384, 768, 1024])
+def test_the_fft_here_gives_a_token_the_same_bits_among_any(hidden: int) -> None:
+    """Otherwise products take its place, and the service is slower."""
+    assert fft_is_invariant(hidden)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -12,7 +12,6 @@ import pytest
 from model.architecture import Architecture
 from model.checkpoints import read_weights
 from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
-from model.fourier import HiddenOrder
 from model.jax_programs import JaxPrograms
 from model.packing import Spacing
 from model.plain import encode_one
@@ -70,6 +69,7 @@ class Twofold:
     def __init__(self, *arguments: Any) -> None:
         self._one = Programs(*arguments)
         self.shortest_basis, self.carries = self._one.shortest_basis, self._one.carries
+        self.published = self._one.published
         self.devices = self._one.devices * 2
 
     def compile(self, length: int, members: int) -> None:
@@ -100,8 +100,7 @@ class Encoder(PackedEncoder):
 
     def __init__(self, *arguments: Any, programs: type[Programs | Twofold] = Programs, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        order = HiddenOrder(self.architecture.hidden_dim)
-        self._programs = programs(self.architecture, arguments[1], order, self.dtype)
+        self._programs = programs(self.architecture, arguments[1], self.dtype)
 
 
 def lying(lies: dict[int, float]) -> type[Programs]:
