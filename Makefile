@@ -26,7 +26,7 @@ serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino) 
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
 
 test: $(VENV)/.dev  ## run the test suite, offline
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TEST_ARGS)
 
 lint: $(VENV)/.dev  ## check format and style
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
