@@ -25,12 +25,8 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-_CODES = {
-    HTTPStatus.BAD_REQUEST: "bad_request",
-    HTTPStatus.REQUEST_TIMEOUT: "head_timeout",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head_too_large",
-    HTTPStatus.SERVICE_UNAVAILABLE: "too_many_connections",
-}
+from service.errors import CONNECTION_CODES
+
 # They have neither interim answers nor chunks.
 _OLD_VERSIONS = frozenset({"0.9", "1.0"})
 # Requests of one connection that may wait while it is still read.
@@ -344,7 +340,7 @@ class _Connection(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """End a connection with a reason, or with the answer that is on its way: the two must not be mixed up."""
-        code, request_id = _CODES[status], uuid.uuid4().hex
+        code, request_id = CONNECTION_CODES[status], uuid.uuid4().hex
         log.info("connection refused", status=status.value, code=code, reason=detail, request_id=request_id)
         self.refused(code)
         self._deaf = True

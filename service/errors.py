@@ -25,12 +25,21 @@ of `service.protocols.statuses`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import ClassVar
 
 # How many places an answer names.
 MOST_PROBLEMS = 20
+
+# Codes of what is refused before it is a request, by the status that its sender sees.
+CONNECTION_CODES: Mapping[HTTPStatus, str] = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.REQUEST_TIMEOUT: "head_timeout",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head_too_large",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too_many_connections",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from service.errors import ServiceError
+from service.errors import CONNECTION_CODES, ServiceError
 from service.records import (
     BatchRan,
     OutputNotFinite,
@@ -100,8 +100,8 @@ class Metrics:
         self._rejected = counter("fnet_rejected", "Requests refused.", ("reason",))
         # Each at 0 from the start: a rate sees no event in a series that appears with 1. Of routes and statuses there
         # are too many combinations for that.
-        for error in ServiceError.__subclasses__():
-            self._rejected.labels(error.code)
+        for code in (*(error.code for error in ServiceError.__subclasses__()), *CONNECTION_CODES.values()):
+            self._rejected.labels(code)
         self._cancelled = counter("fnet_cancelled", "Requests whose client left before the answer.")
         self._compilations = counter("fnet_compilations", "Programs compiled while serving; more than 0 is a defect.")
         self._non_finite = counter("fnet_non_finite", "Outputs that were NaN or infinite.")

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from service.app import create_app
-from service.errors import ServiceError
+from service.errors import CONNECTION_CODES, ServiceError
 from service.metrics import Metrics
 from service.protocols.statuses import STATUSES
 from service.records import (
@@ -123,7 +123,7 @@ def test_alarms_start_at_zero() -> None:
 
 
 def test_every_reason_starts_at_zero() -> None:
-    """Before a model is there, `/metrics` has each of the table's codes and no other reason."""
+    """Before a model is there, `/metrics` has the codes of the table and of refused connections, and no other reason."""
 
     async def exposed() -> str:
         transport = httpx.ASGITransport(create_app(Settings.load({})))
@@ -132,7 +132,7 @@ def test_every_reason_starts_at_zero() -> None:
 
     samples = [sample for family in parse_text(asyncio.run(exposed())) for sample in family.samples]
     rejected = {each.labels["reason"]: each.value for each in samples if each.name == "fnet_rejected_total"}
-    assert rejected == dict.fromkeys(STATUSES, 0)
+    assert rejected == dict.fromkeys([*STATUSES, *CONNECTION_CODES.values()], 0)
 
 
 def test_no_other_counter_could_start_at_zero() -> None:
