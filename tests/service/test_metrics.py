@@ -123,7 +123,7 @@ def test_alarms_start_at_zero() -> None:
 
 
 def test_every_reason_starts_at_zero() -> None:
-    """Before a model is there, `/metrics` has the codes of the table and of refused connections, and no other reason."""
+    """Before a model is there, `/metrics` has the codes of the table and of refused connections, and no others."""
 
     async def exposed() -> str:
         transport = httpx.ASGITransport(create_app(Settings.load({})))
