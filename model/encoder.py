@@ -18,7 +18,7 @@ from model.architecture import Architecture
 from model.checkpoints import Weights
 from model.fourier import Float32s, Int32s, carrier, row_bases
 from model.packing import OpenBatch, Row, Spacing, distribute, lay, row_lengths
-from model.programs import Dtype, EngineName, Places, Programs, RowArrays
+from model.programs import Dtype, EngineName, Places, Programs, RowArrays, Transform
 
 # A product with a single row is another routine than one with several.
 _FEWEST_POOLED = 2
@@ -74,7 +74,11 @@ class Encoding:
 
     def detached(self) -> Encoding:
         """Return a copy that does not keep the memory of its whole row."""
-        return Encoding(self.pooled_output.copy(), self._tokens.copy(), self._published)
+        pooled, tokens = self.pooled_output.copy(), self._tokens.copy()
+        for kept in (pooled, tokens):
+            # Others will be given it, too.
+            kept.setflags(write=False)
+        return Encoding(pooled, tokens, self._published)
 
     @property
     def mean_output(self) -> Float32s:
@@ -129,6 +133,11 @@ class PackedEncoder:
     def devices(self) -> list[str]:
         """Names of the devices that it runs on."""
         return self._programs.devices
+
+    @property
+    def transform(self) -> Transform:
+        """How the hidden axis is transformed; along the row it is matrix products always."""
+        return self._programs.transform
 
     def compile(self, spacing: Spacing | None = None, progress: Callable[[int, int], None] = _ignore) -> None:
         """Make every row length ready to run.

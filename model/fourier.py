@@ -6,8 +6,9 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   are computed, and `Y_k = P_k - Q_k`, `Y_{h-k} = P_k + Q_k`.
 * Cosines are even and sines odd along X, too: `X C_h` needs only the sums of its columns k and h-k, and `X S_h` their
   differences. Both products then have half of the terms (`HiddenOrder`).
-* The mirrored half comes out in descending order. Instead of turning it round, the hidden axis is kept in that order
-  throughout the network, its weights are laid out for it once, and outputs are put right at the end (`HiddenOrder`).
+* The mirrored half comes out in descending order. Instead of turning it round, a network of products keeps the hidden
+  axis in that order throughout: its weights are laid out for it once, and outputs are put right at the end
+  (`HiddenOrder`).
 * Sequences lie end to end in a row. Each must be transformed by itself, so the matrix along the row is zero outside the
   blocks of the sequences. Element (i, j) of the block of a sequence of length n is value `i·j mod n` of a table of
   `cos(2πk/n)`, which is made in float64 and depends on n alone: a block is the same to the bit wherever it lies.

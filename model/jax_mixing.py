@@ -1,8 +1,9 @@
 """Fourier mixing of a row in JAX; `model.fourier` has the mathematics.
 
 There are two ways along the hidden axis. An FFT takes a thirtieth of the arithmetic of products at a size of 768,
-rounds less, and is the faster one for float32 on a CPU. Products are the faster ones where the machine has tiles for
-them. Along the row it is products always, since every sequence has a transform of its own.
+rounds less, and is the faster one for float32 on a CPU from sizes of a few hundred on. Products are the faster ones
+where the machine has tiles for them. Along the row it is products always, since every sequence has a transform of its
+own.
 """
 
 from __future__ import annotations

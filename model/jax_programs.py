@@ -25,7 +25,7 @@ from model.architecture import Architecture
 from model.checkpoints import Weights
 from model.fourier import Float32s, HiddenOrder
 from model.jax_mixing import Mixing, Waves, fft_is_invariant, mix, mix_by_fft, product
-from model.programs import Dtype, Places, RowArrays, kernel_in_order
+from model.programs import Dtype, Places, RowArrays, Transform, kernel_in_order
 
 _EPSILON = 1e-12
 _ROWS = "rows"
@@ -85,12 +85,13 @@ class JaxPrograms:
         self._dtype = jnp.dtype(dtype)
         self._mesh = Mesh(np.array(devices), (_ROWS,))
         hidden = architecture.hidden_dim
+        self.transform: Transform = "fft"
         self._waves: Waves | None = None
         inside: Places = slice(None)
         self.published: Places = slice(None)
         # Other devices, and narrower products, are faster with matrices along the hidden axis, too.
         if not (dtype == "float32" and devices[0].platform == "cpu" and fft_is_invariant(hidden)):
-            order = HiddenOrder(hidden)
+            self.transform, order = "products", HiddenOrder(hidden)
             self._waves = Waves(self._put(order.cosines, self._dtype), self._put(order.sines, self._dtype))
             inside, self.published = order.order, order.inverse
         self._embedder, self._layers, self._pooler = self._lay_out(weights, inside)

@@ -21,7 +21,7 @@ from openvino import opset15 as ops  # noqa: E402
 from model.architecture import Architecture  # noqa: E402
 from model.checkpoints import Weights  # noqa: E402
 from model.fourier import Float32s, HiddenOrder  # noqa: E402
-from model.programs import Dtype, Places, RowArrays, kernel_in_order  # noqa: E402
+from model.programs import Dtype, Places, RowArrays, Transform, kernel_in_order  # noqa: E402
 
 _EPSILON = 1e-12
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -36,6 +36,7 @@ class OpenVinoPrograms:
         dtype: Dtype of the products and, here, of what lies between them; outputs are float32 always.
     """
 
+    transform: Transform = "products"
     shortest_basis = 1
     # What lies between the products is rounded, too.
     carries = False

@@ -15,6 +15,8 @@ from model.fourier import Float32s, Int32s
 
 Dtype = Literal["float32", "bfloat16"]
 EngineName = Literal["jax", "openvino"]
+# How the hidden axis is transformed.
+Transform = Literal["fft", "products"]
 Places = npt.NDArray[np.intp] | slice
 
 
@@ -46,6 +48,7 @@ class Programs(Protocol):
     """A network laid out for one library, the hidden axis in an order of its own.
 
     Attributes:
+        transform: How it transforms the hidden axis; along the row it is products always.
         published: Indexes the hidden axis of a sequence output so that it comes in the published order.
         shortest_basis: Least size of a row's bases, where the library's routine for smaller ones rounds differently.
         carries: Whether it subtracts carriers (`model.fourier`), for which the bases are then made.
@@ -53,6 +56,7 @@ class Programs(Protocol):
         devices: Names of the devices.
     """
 
+    transform: Transform
     published: Places
     shortest_basis: int
     carries: bool

@@ -15,7 +15,7 @@ import numpy as np
 
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.fourier import Float32s
-from model.packing import Spacing
+from model.packing import OpenRow, Spacing
 
 # The plain backbone: a sequence alone, unpadded, to its sequence output [n, h] and pooled output [h].
 Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
@@ -104,10 +104,13 @@ def _agreed_bits(encoder: PackedEncoder) -> list[Encoding] | None:
             _same_bits(encoding, found.setdefault(place, encoding)) for place, encoding in placed if place is not None
         )
 
-    if not agree([probes[last]]):
+    # At every place that it can lie at: the shortest, and the longest where there is more than one.
+    short, long = (_copies(encoder, probes[place], longest) for place in (0, last))
+    shared = len(long) > 1
+    if not all(map(agree, [[probes[last]], short, *([long] if shared else [])])):
         return None
-    # Both ways through the probes: each lies in other company, at another place. The last one may have no room for any.
-    for order in (range(last), range(last - 1, -1, -1), [last]):
+    # Both ways through the probes: each lies in other company, at another place.
+    for order in (range(last), range(last - 1, -1, -1), [last] if shared else []):
         waiting = list(order)
         while waiting:
             company = _company(encoder, [probes[place] for place in waiting], longest)
@@ -173,6 +176,15 @@ def _probes(encoder: PackedEncoder) -> list[Tokens]:
     most = encoder.architecture.max_sequence_length
     lengths = [min(_SHORT, most), *(min(length * 5 // 8, most) for length in encoder.rows[:-1]), most]
     return [_sequence(encoder, random, length) for length in lengths]
+
+
+def _copies(encoder: PackedEncoder, probe: Tokens, length: int) -> list[Tokens]:
+    """Return as many copies of a probe as a row has places for."""
+    room = OpenRow(length, encoder.spacing)
+    copies = []
+    while room.place(len(probe.token_ids)) is not None:
+        copies.append(probe)
+    return copies
 
 
 def _company(encoder: PackedEncoder, members: Sequence[Tokens], length: int) -> list[Tokens]:

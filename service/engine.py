@@ -386,6 +386,7 @@ class Engine:
             rows=list(encoder.rows),
             spacing=[encoder.spacing.alignment, encoder.spacing.tile],
             batch_invariant=loaded.test.batch_invariant,
+            transform=encoder.transform,
             seconds=round(loaded.seconds, 1),
         )
 

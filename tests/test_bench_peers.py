@@ -92,9 +92,11 @@ def test_every_text_is_in_one_batch() -> None:
 def test_operations_are_counted_from_the_architecture() -> None:
     """Two operations for each weight and token, and the transforms or the attention on top."""
     dense = 12 * 2 * 2 * 768 * 3072 + 2 * 768 * 768
-    assert fnet_flops(BASE, (100,), transform=False) == 100 * dense + 2 * 768 * 768
-    transform = 12 * (768 * 768 + 2 * 100 * 768)
-    assert fnet_flops(BASE, (100, 100), transform=True) == 2 * (100 * (dense + transform) + 2 * 768 * 768)
+    assert fnet_flops(BASE, (100,), []) == 100 * dense + 2 * 768 * 768
+    along = 12 * 2 * 100 * 768
+    assert fnet_flops(BASE, (100, 100), ["row"]) == 2 * (100 * (dense + along) + 2 * 768 * 768)
+    both = 12 * 768 * 768 + along
+    assert fnet_flops(BASE, (100, 100), ["hidden", "row"]) == 2 * (100 * (dense + both) + 2 * 768 * 768)
     attention = 12 * (4 * 2 * 768 * 768 + 2 * 2 * 100 * 768)
     assert bert_flops(BASE, (100,)) == 100 * (12 * 4 * 768 * 3072 + attention) + 2 * 768 * 768
 

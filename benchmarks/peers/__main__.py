@@ -126,7 +126,7 @@ def _encode(
             flops = (
                 bert_flops(architecture, workload.lengths)
                 if contender.network == "BERT"
-                else fnet_flops(architecture, workload.lengths, transform=contender.products)
+                else fnet_flops(architecture, workload.lengths, contender.products)
             )
             report.measured.append(
                 Measured(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from model.architecture import Architecture
 from model.fourier import Int32s
 
 MOST_TEXTS = 32
+
+Axis = Literal["hidden", "row"]
 
 # Lengths of searches and sentences: most are short, a few are long.
 _MEDIAN, _SIGMA, _SHORTEST, _LONGEST = 24, 0.7, 5, 200
@@ -92,19 +95,20 @@ def one_by_count(lengths: Sequence[int]) -> list[list[int]]:
     return [list(range(start, min(start + MOST_TEXTS, len(lengths)))) for start in range(0, len(lengths), MOST_TEXTS)]
 
 
-def fnet_flops(architecture: Architecture, lengths: Sequence[int], *, transform: bool) -> float:
+def fnet_flops(architecture: Architecture, lengths: Sequence[int], products: Collection[Axis]) -> float:
     """Return an FNet's floating-point operations for texts, each counted as a row of its own length.
 
     Args:
         architecture: The network.
         lengths: Tokens of each text.
-        transform: Whether the Fourier transform is done by matrix products and so counts; an FFT is left out.
+        products: The axes that are transformed by matrix products, which count; an FFT is left out.
     """
     hidden, inner, layers = architecture.hidden_dim, architecture.intermediate_dim, architecture.num_layers
     dense = 4 * hidden * inner
     # Half the spectrum is cosines, half sines: along the row a square matrix for each half of the columns, along the
     # hidden axis one of a quarter of that, as folded columns are enough.
-    a_token = [dense + (hidden * hidden + 2 * length * hidden if transform else 0) for length in lengths]
+    across, along = hidden * hidden * ("hidden" in products), 2 * hidden * ("row" in products)
+    a_token = [dense + across + along * length for length in lengths]
     once = 2 * hidden * hidden
     return float(sum(length * (layers * each + once) + once for length, each in zip(lengths, a_token, strict=True)))
 

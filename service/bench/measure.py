@@ -298,7 +298,7 @@ def _measured(
 
     def row(length: int) -> RowSpeed:
         seconds = times[each.name, "row", length].median
-        tflops = flops(each.architecture, length) / seconds / 1e12
+        tflops = flops(each.architecture, length, each.loaded.encoder.transform) / seconds / 1e12
         return RowSpeed(
             tokens=length,
             seconds=seconds,

@@ -10,6 +10,7 @@ import numpy as np
 from model.architecture import Architecture
 from model.encoder import Tokens
 from model.packing import OpenRow, Spacing
+from model.programs import Transform
 
 SENTENCE = 24
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -78,16 +79,18 @@ def sequences(lengths: Sequence[int], architecture: Architecture) -> list[Tokens
     ]
 
 
-def flops(architecture: Architecture, tokens: int) -> int:
+def flops(architecture: Architecture, tokens: int, transform: Transform) -> int:
     """Return the floating-point operations of the matrix products for a row that one sequence fills.
 
-    The transforms are counted as the half spectra that an encoder computes; normalisation and the like are not.
+    The transforms are counted as the half spectra that an encoder computes, that of the hidden axis where it is by
+    products; an FFT, normalisation and the like are not.
     """
     hidden, inner = architecture.hidden_dim, architecture.intermediate_dim
     # Cosines and sines are half of the columns each. Along the hidden axis each is a product with as many terms as
     # columns; along the row each meets one matrix of `tokens` by `tokens`.
     cosines = hidden // 2 + 1
     sines = hidden - cosines
-    layer = 4 * hidden * inner + 2 * (cosines * cosines + sines * sines) + 2 * tokens * hidden
+    across = 2 * (cosines * cosines + sines * sines) if transform == "products" else 0
+    layer = 4 * hidden * inner + across + 2 * tokens * hidden
     pooler = projection = 2 * hidden * hidden
     return tokens * (architecture.num_layers * layer + projection) + pooler

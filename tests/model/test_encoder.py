@@ -224,6 +224,16 @@ def test_the_mean_is_that_of_the_sequence(encoder: PackedEncoder) -> None:
         np.testing.assert_allclose(found.mean_output, found.sequence_output.astype(np.float64).mean(axis=0), atol=1e-5)
 
 
+def test_a_detached_encoding_cannot_be_written_to(encoder: PackedEncoder) -> None:
+    """It is kept and given to others."""
+    (found,) = encoder.encode([sequence(np.random.default_rng(9), 5)])
+    kept = found.detached()
+    assert same_bits(kept, found)
+    for output in (kept.pooled_output, kept._tokens):
+        with pytest.raises(ValueError, match="read-only"):
+            output[:] = 0
+
+
 def test_results_are_in_the_order_of_the_sequences(encoder: PackedEncoder) -> None:
     """However sequences are spread over rows, each result is at its sequence's place, more than a row's or none."""
     random = np.random.default_rng(8)

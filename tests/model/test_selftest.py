@@ -60,6 +60,15 @@ class Sociable(Programs):
         return [(tokens, pooled * factor) for tokens, pooled in super().run(length, rows)]
 
 
+class Sloping(Programs):
+    """Programs whose rounding differs in the second half of a row, as where two threads share it unequally."""
+
+    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
+        """Run, and change the last bits of what lies late."""
+        factor = np.where(np.arange(length) < length // 2, 1, 1 + 2**-23).astype(np.float32)[:, None]
+        return [(tokens * factor, pooled) for tokens, pooled in super().run(length, rows)]
+
+
 class Twofold:
     """Two devices, of which the second is off by a factor."""
 
@@ -69,7 +78,7 @@ class Twofold:
     def __init__(self, *arguments: Any) -> None:
         self._one = Programs(*arguments)
         self.shortest_basis, self.carries = self._one.shortest_basis, self._one.carries
-        self.published = self._one.published
+        self.published, self.transform = self._one.published, self._one.transform
         self.devices = self._one.devices * 2
 
     def compile(self, length: int, members: int) -> None:
@@ -296,6 +305,15 @@ def test_dependence_on_company_is_found_and_said(
     assert not report.batch_invariant
     assert report.spacing == encoder.spacing == SPACINGS[0]
     assert report.rows == ROWS
+
+
+@pytest.mark.parametrize("most_tokens", [64, 128])
+def test_dependence_on_the_place_is_found_and_said(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference, most_tokens: int
+) -> None:
+    """Also of the short ones in a short row, which only alone begin it."""
+    encoder = Encoder(tiny, make_weights(tiny), programs=Sloping, most_tokens=most_tokens)
+    assert not prepare(encoder, reference).batch_invariant
 
 
 def test_weights_that_overflow_are_refused(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:

@@ -442,7 +442,8 @@ def test_operations_are_those_of_the_matrix_products() -> None:
     dense = 10 * 8 * 20 + 10 * 20 * 8
     hidden = 10 * (5 * 5 + 3 * 3)  # sums give 5 columns of cosines, differences 3 of sines
     row = 10 * 10 * 5 + 10 * 10 * 3
-    assert flops(architecture, 10) == 2 * (3 * (dense + hidden + row) + 10 * 8 * 8 + 8 * 8)
+    assert flops(architecture, 10, "products") == 2 * (3 * (dense + hidden + row) + 10 * 8 * 8 + 8 * 8)
+    assert flops(architecture, 10, "fft") == 2 * (3 * (dense + row) + 10 * 8 * 8 + 8 * 8)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
