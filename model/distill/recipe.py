@@ -65,7 +65,7 @@ class Recipe:
             "words": 60_000,
         }
     )
-    singles: int = 40_000
+    singles: int = 150_000
     most_sentences: int = 60_000
     passages: int = 20_000
     passage_words: tuple[int, int] = (45, 330)
