@@ -25,7 +25,7 @@ help:  ## list the targets
 serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino) $(if $(FNET_OTLP_ENDPOINT),$(VENV)/.otel)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
 
-test: $(VENV)/.dev  ## run the test suite, offline
+test: $(VENV)/.dev  ## run the test suite, offline, on all processors (TEST_ARGS="-n 0": in one process)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TEST_ARGS)
 
 lint: $(VENV)/.dev  ## check format and style
