@@ -35,7 +35,7 @@ Int32s = npt.NDArray[np.int32]
 
 
 class HiddenOrder:
-    """The order of the hidden axis inside the network, and the DFT along it.
+    """The order of the hidden axis inside a network of products, and the DFT along it.
 
     Attributes:
         order: `[h]`; inside, place p holds the published feature `order[p]`.

@@ -162,9 +162,7 @@ def _runs(encoder: PackedEncoder, sequences: Sequence[Tokens], length: int) -> l
 
 def _speed(encoder: PackedEncoder, sequence: Tokens) -> float:
     """Return the tokens a second of a run that holds as many copies of a sequence as there is room for."""
-    batch, room = [], encoder.open_batch()
-    while room.place(len(sequence.token_ids)):
-        batch.append(sequence)
+    batch = _copies(encoder, sequence, encoder.rows[-1]) * encoder.rows_at_once
     began = time.perf_counter()
     encoder.run_batch(batch)
     return len(batch) * len(sequence.token_ids) / (time.perf_counter() - began)

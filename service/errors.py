@@ -20,7 +20,7 @@
         └── InternalError            a defect of this program
 
 An error carries a code, which clients see, and a message for its reader. What HTTP status a code gets is the business
-of `service.protocols.statuses`.
+of `service.protocols.statuses`, but for connections that are refused before they speak a protocol.
 """
 
 from __future__ import annotations
