@@ -7,6 +7,8 @@ vectors of the hidden axis. The feed-forward parts start near 0, and the pooler 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,11 +16,13 @@ import torch
 from model.distill.examples import Examples, sampled
 from model.distill.student import Student, pack
 from model.distill.teacher import Teacher
+from model.distill.vocabulary import word_of
 
 _SOLVED_TEXTS = 24_000
 _SOLVED_TOKENS = 128
 _SOLVED_ROWS = 48
 _RIDGE = 1e-3
+_WORD_RIDGE = 3e-4
 # Words above this share of the text are held to say less (Arora et al. 2017, "A simple but tough-to-beat baseline").
 _COMMON = 1e-3
 _TARGET_SCALE = 3.0
@@ -69,6 +73,34 @@ def initialise(student: Student, examples: Examples, teacher: Teacher, seed: int
     _assign(student, values)
     kernel, bias = _solved_pooler(student, examples, seed)
     _assign(student, {"pooled_dense/kernel": kernel, "pooled_dense/bias": bias})
+
+
+def widened(embeddings: Floats, pieces: Sequence[str], teacher: Teacher) -> Floats:
+    """Return token embeddings with a row for every piece: the known ones, and for each new word the one foretold.
+
+    A trained student's row of a word is nearly a linear function of what the teacher says of the word alone, so ridge
+    regression over the words that it knows foretells the rows of words that it was never shown.
+
+    Args:
+        embeddings: `[known, hidden]`, the rows of the first pieces.
+        pieces: All pieces; those beyond the known ones are words.
+        teacher: Says what each word means.
+
+    Returns:
+        `[len(pieces), hidden]` float32.
+    """
+    known = len(embeddings)
+    words = {index: word for index, piece in enumerate(pieces) if (word := word_of(piece))}
+    vectors = dict(zip(words, teacher.embed(list(words.values()), progress="words"), strict=True))
+    old = [index for index in words if index < known]
+    given, rows = np.stack([vectors[index] for index in old]).astype(np.float64), embeddings[old].astype(np.float64)
+    centre, mean = given.mean(axis=0), rows.mean(axis=0)
+    given -= centre
+    gram = given.T @ given / len(given) + _WORD_RIDGE * np.eye(given.shape[1])
+    kernel = np.linalg.solve(gram, given.T @ (rows - mean) / len(given))
+    new = np.stack([vectors[index] for index in range(known, len(pieces))])
+    foretold = (new - centre) @ kernel + mean
+    return np.concatenate([embeddings, foretold.astype(np.float32)])
 
 
 def _even_vectors(hidden: int) -> Floats:

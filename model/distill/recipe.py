@@ -20,9 +20,10 @@ class Recipe:
             position 0.
         seed: Of every random choice.
         sources: Names of the sources to read, all of them where none is named.
-        teacher_words: How many of the teacher's whole words become pieces, most frequent first. A word that is one
-            piece starts with the teacher's own vector; a word in several has to be learned.
-        everyday_words: How many words become pieces that everyday text uses and the teacher has in pieces itself.
+        teacher_words: How many of the teacher's whole words become pieces, most frequent first; by default all. A word
+            that is one piece starts with the teacher's own vector; a word in several has to be learned.
+        everyday_words: How many words become pieces that text of several kinds uses and the teacher has in pieces
+            itself.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.
         singles: How many words of a word list stand alone, beside the teacher's words that are pieces: a word alone is
             the shortest text there is, and what it means should be known best.
@@ -53,8 +54,8 @@ class Recipe:
     architecture: Architecture
     seed: int = 20261124
     sources: tuple[str, ...] = ()
-    teacher_words: int = 13_500
-    everyday_words: int = 3_500
+    teacher_words: int = 23_000
+    everyday_words: int = 7_400
     composed: Mapping[str, int] = field(
         default_factory=lambda: {
             "captions": 150_000,
@@ -79,7 +80,7 @@ class Recipe:
     late_composed: float = 0.4
     learning_rate: float = 8e-4
     embedding_learning_rate: float = 1.2e-3
-    further_rate: float = 0.6
+    further_rate: float = 0.3
     warmup: float = 0.02
     weight_decay: float = 0.01
     similarity_weight: float = 8.0
@@ -92,6 +93,6 @@ FNET_MINI = Recipe(
     name="fnet_mini_en",
     version="1.3",
     architecture=Architecture(
-        vocabulary_size=20_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
+        vocabulary_size=32_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),
 )

@@ -25,16 +25,17 @@ from tqdm import tqdm
 from model.backbone import FNetBackbone
 from model.checkpoints import read_weights
 from model.distill.examples import Batch, Examples, sampled
-from model.distill.initialise import initialise
+from model.distill.initialise import initialise, widened
 from model.distill.recipe import Recipe
 from model.distill.student import Student, pack
 from model.distill.teacher import Teacher
 from model.distill.vocabulary import VOCABULARY, pieces_of
-from model.presets import VOCABULARY_FILE
+from model.presets import VOCABULARY_FILE, load_preset
 
 CHECKPOINT = "train/checkpoint.pt"
 LOG = "train/log.jsonl"
 
+_PIECES = "token_embedding/embeddings"
 _CHECKPOINT_SECONDS = 300.0
 _LOG_STEPS = 50
 _EVALUATED_TEXTS = 3_000
@@ -254,10 +255,18 @@ def _rate(recipe: Recipe, done: float) -> float:
 
 
 def _take(start: Path, work: Path, student: Student) -> None:
-    """Set the student's variables to a preset's."""
-    if pieces_of(start / VOCABULARY_FILE) != pieces_of(work / VOCABULARY):
+    """Set the student's variables to a preset's, and the rows of words that the preset does not know."""
+    known, pieces = pieces_of(start / VOCABULARY_FILE), pieces_of(work / VOCABULARY)
+    if pieces[: len(known)] != known:
         raise ValueError(f"{start} has another vocabulary than {work}: run the tokenizer step with the same start")
-    student.backbone.assign_weights(read_weights(start, student.backbone.architecture))
+    weights = read_weights(start, load_preset(str(start)).architecture)
+    rows = weights[_PIECES]
+    if len(pieces) > len(known):
+        rows = widened(rows[: len(known)], pieces, Teacher())
+    # A vocabulary may have room for more pieces than there are.
+    unused = student.backbone.vocabulary_size - len(rows)
+    weights[_PIECES] = np.pad(rows, ((0, max(0, unused)), (0, 0)))
+    student.backbone.assign_weights(weights)
 
 
 def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

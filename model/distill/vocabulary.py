@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from model.distill.families import read_families
 from model.distill.recipe import Recipe
+from model.distill.sources import SOURCES
 from model.distill.teacher import teacher_words
 from model.presets import VOCABULARY_FILE
 
 VOCABULARY = "vocabulary.spm"
-# The corpus files whose words people use.
-EVERYDAY = ("captions", "headlines", "questions", "statements", "wordnet", "novels", "state-of-the-union")
-
 # The order in which FNet's own vocabulary has them.
 _CONTROL = ("<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLED_TEXTS = 400_000
+# A word that fewer sources use is one of their own: a name, an identifier.
+_FEWEST_SOURCES = 3
+# The logarithm of a word's least probability: low, and still above that of nearly any two fragments.
+_LEAST_SCORE = -10.0
 # Marks that the teacher's tokenizer drops: accents, as separate characters.
 _MARKS = range(0x0300, 0x0370)
 # What SentencePiece's own rules (its `nmt_` prefix) read as a space, and what they drop.
@@ -46,24 +48,38 @@ _WORD_MARK = "▁"
 
 
 def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> None:
-    """Write `vocabulary.spm` from the corpus, or as the preset `start` has it; one that is there already is kept."""
+    """Write `vocabulary.spm`; one that is there already is kept.
+
+    Args:
+        recipe: Says how many pieces, and how many of them are whole words.
+        work: Its working directory, with the corpus.
+        start: A preset to go on from: its pieces keep their ids, and words that are not among them come behind, as many
+            as the recipe's vocabulary has room for.
+    """
     file = work / VOCABULARY
     if file.exists():
         return
+    size = recipe.architecture.vocabulary_size
+    words = teacher_words()[: recipe.teacher_words]
+    words += _everyday_words(work, set(words), recipe.everyday_words)
     if start is not None:
-        _replace(file, _as_taught(_PROTO.ModelProto.FromString((start / VOCABULARY_FILE).read_bytes())))
+        known = _PROTO.ModelProto.FromString((start / VOCABULARY_FILE).read_bytes())
+        _replace(file, _as_taught(_widened(known, words, size)))
         return
     texts = [text for path in sorted((work / "corpus").glob("*.tsv")) for f in read_families(path) for text in f]
     sampled = random.Random(recipe.seed).sample(texts, min(_SAMPLED_TEXTS, len(texts)))
-    words = teacher_words()[: recipe.teacher_words]
-    words += _everyday_words(work, set(words), recipe.everyday_words)
-    fragments = _unigram(sampled, recipe.architecture.vocabulary_size - len(words), recipe.architecture.vocabulary_size)
-    _replace(file, _merged(fragments, words, recipe.architecture.vocabulary_size))
+    _replace(file, _merged(_unigram(sampled, size - len(words), size), words, size))
 
 
 def pieces_of(file: Path) -> list[str]:
     """Return the pieces of a vocabulary file, in the order of their ids."""
     return [piece.piece for piece in _PROTO.ModelProto.FromString(file.read_bytes()).pieces]
+
+
+def word_of(piece: str) -> str | None:
+    """Return the whole word that a piece is, None where it is a part of words, a mark or a control piece."""
+    word = piece.removeprefix(_WORD_MARK)
+    return word if word != piece and word.isalnum() else None
 
 
 def _replace(file: Path, proto: Any) -> None:
@@ -112,12 +128,23 @@ def _as_taught(proto: Any) -> Any:
 
 
 def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
-    """Return the words that everyday text uses most and the teacher itself has in pieces, inflected verbs above all."""
-    counts: Counter[str] = Counter()
-    for name in EVERYDAY:
-        if (file := work / "corpus" / f"{name}.tsv").exists():
-            counts.update(re.findall(r"[a-z]{2,}", file.read_text("utf-8").lower()))
-    return [word for word, _ in counts.most_common() if word not in known][:most]
+    """Return words that the teacher has in pieces and text uses most, inflected verbs above all.
+
+    A source counts by the share that a word has in it: a long manual says no more than a short collection.
+    """
+    shares: defaultdict[str, float] = defaultdict(float)
+    used: Counter[str] = Counter()
+    for name in ["wordnet", *(source.name for source in SOURCES if not source.unseen)]:
+        if not (file := work / "corpus" / f"{name}.tsv").exists():
+            continue
+        counts = Counter(re.findall(r"[a-z]{2,}", file.read_text("utf-8").lower()))
+        used.update(counts.keys())
+        total = counts.total()
+        for word, count in counts.items():
+            shares[word] += count / total
+    fewest = min(_FEWEST_SOURCES, max(used.values(), default=0))
+    usual = sorted(shares, key=lambda word: (-shares[word], word))
+    return [word for word in usual if word not in known and used[word] >= fewest][:most]
 
 
 def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:
@@ -143,13 +170,35 @@ def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:
     return _PROTO.ModelProto.FromString(trained.getvalue())
 
 
+def _widened(known: Any, words: Sequence[str], size: int) -> Any:
+    """Return a model with words behind its pieces, until there are `size` pieces or no further words."""
+    pieces = {piece.piece for piece in known.pieces}
+    fresh = [word for word in words if f"{_WORD_MARK}{word}" not in pieces]
+    trial = _with_words(known, fresh)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=trial.SerializeToString())
+    # Two usual pieces can be likelier than a short word, which then would never be used.
+    whole = [word for word, ids in zip(fresh, processor.encode(fresh), strict=True) if len(ids) == 1]
+    return _with_words(known, whole[: max(0, size - len(pieces))])
+
+
+def _with_words(known: Any, words: Sequence[str]) -> Any:
+    wider = _PROTO.ModelProto()
+    wider.CopyFrom(known)
+    for word in words:
+        wider.pieces.add(piece=f"{_WORD_MARK}{word}", score=_LEAST_SCORE)
+    wider.trainer_spec.vocab_size = len(wider.pieces)
+    return wider
+
+
 def _merged(fragments: Any, words: Sequence[str], size: int) -> Any:
     """Return a model of `size` pieces: control pieces, characters, words, then fragments, most probable first."""
     kinds = _PROTO.ModelProto.SentencePiece
     normal = [piece for piece in fragments.pieces if piece.type == kinds.NORMAL]
     control = [piece for piece in fragments.pieces if piece.type != kinds.NORMAL]
     # A word's probability by Zipf's law; none so low that its fragments could win.
-    scores = {f"{_WORD_MARK}{word}": max(-10.0, math.log(0.1 / rank)) for rank, word in enumerate(words, start=1)}
+    scores = {
+        f"{_WORD_MARK}{word}": max(_LEAST_SCORE, math.log(0.1 / rank)) for rank, word in enumerate(words, start=1)
+    }
     kept = [piece for piece in normal if piece.piece not in scores]
     kept.sort(key=lambda piece: (len(piece.piece) > 1, -piece.score))
     merged = _PROTO.ModelProto()
