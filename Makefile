@@ -38,8 +38,8 @@ parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slo
 	@# The other libraries' own warnings are not this project's.
 	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/parity $(TEST_ARGS)
 
-distill: .venv-distill/.done  ## train and measure a new preset (hours; MINUTES sets those of training)
-	@.venv-distill/bin/python -m model.distill all --minutes $(MINUTES)
+distill: .venv-distill/.done  ## train and measure a preset (hours; MINUTES of training, START: a preset to go on from)
+	@.venv-distill/bin/python -m model.distill all --minutes $(MINUTES) $(if $(START),--start $(START))
 
 test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sentences
 	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/distill $(TEST_ARGS)

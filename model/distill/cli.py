@@ -30,7 +30,7 @@ _COMPILED = click.option(
 _START = click.option(
     "--start",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A preset to go on from, with its vocabulary; by default the student starts from the teacher's words.",
+    help="A preset to go on from, with its vocabulary and more words behind it; by default the student starts anew.",
 )
 
 

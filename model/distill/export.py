@@ -26,14 +26,15 @@ _DROPPED_BITS = 4
 def export(recipe: Recipe, work: Path) -> Path:
     """Write the preset `preset/NAME` from the last checkpoint and the vocabulary, and return its directory.
 
-    The weights are kept as float16 with their last bits 0, which changes a vector's direction by less than one part in
-    ten thousand, and compresses to a third of float32's size.
+    The weights are kept as float16 with their last bits 0, which compress to a third of float32's size; a vector's
+    cosine to the unrounded one is about 0.9999.
 
     Raises:
         FileNotFoundError: Nothing was trained yet.
+        ValueError: A weight is no finite float16.
     """
     state = torch.load(work / CHECKPOINT, weights_only=True)
-    weights = {name: value.numpy() for name, value in state["variables"].items()}
+    weights = {name: shortened(value.numpy()) for name, value in state["variables"].items()}
     segments = weights["segment_embedding/embeddings"]
     # Only segment 0 is trained: a pair is read as one text.
     segments[1:] = segments[0]
@@ -42,8 +43,7 @@ def export(recipe: Recipe, work: Path) -> Path:
     (directory / VOCABULARY_FILE).parent.mkdir(parents=True)
     backbone = FNetBackbone.from_architecture(recipe.architecture, name="f_net_backbone", dtype="float32")
     backbone.save_to_preset(directory)
-    shortened = {name: shortened(values) for name, values in weights.items()}
-    write_weights(directory / WEIGHTS_FILE, shortened, np.float16, compressed=True)
+    write_weights(directory / WEIGHTS_FILE, weights, np.float16, compressed=True)
     shutil.copy(work / VOCABULARY, directory / VOCABULARY_FILE)
     keras_documents.write(directory / "tokenizer.json", keras_documents.tokenizer())
     preprocessor = keras_documents.preprocessor(recipe.architecture.max_sequence_length)
@@ -67,8 +67,15 @@ def export(recipe: Recipe, work: Path) -> Path:
 
 
 def shortened(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    """Return the nearest float16 values of which the last bits are 0."""
+    """Return values rounded to float16, and those to fewer bits of fraction.
+
+    Raises:
+        ValueError: A value is not finite, or not in float16.
+    """
     half, kept = np.uint16(1 << (_DROPPED_BITS - 1)), np.uint16(0xFFFF >> _DROPPED_BITS << _DROPPED_BITS)
     # A carry into the exponent is what rounding up means there.
-    rounded: npt.NDArray[np.float16] = ((values.astype(np.float16).view(np.uint16) + half) & kept).view(np.float16)
+    with np.errstate(over="ignore"):
+        rounded: npt.NDArray[np.float16] = ((values.astype(np.float16).view(np.uint16) + half) & kept).view(np.float16)
+    if not (np.isfinite(values) & np.isfinite(rounded)).all():
+        raise ValueError("a weight is not finite, or too large for float16: training has diverged")
     return rounded

@@ -3,6 +3,9 @@
 Position 0 receives the cosine transform of the sum over all tokens, of which only the even half survives. So the
 pieces' vectors, 192 principal components of what the teacher says of each piece alone, are laid on the even (cosine)
 vectors of the hidden axis. The feed-forward parts start near 0, and the pooler is solved by least squares.
+
+A student that goes on from a preset keeps its variables; the words that it does not know get rows foretold from those
+that it does.
 """
 
 from __future__ import annotations
@@ -88,9 +91,14 @@ def widened(embeddings: Floats, pieces: Sequence[str], teacher: Teacher) -> Floa
 
     Returns:
         `[len(pieces), hidden]` float32.
+
+    Raises:
+        ValueError: A new piece is no whole word.
     """
     known = len(embeddings)
     words = {index: word for index, piece in enumerate(pieces) if (word := word_of(piece))}
+    if strange := [piece for index, piece in enumerate(pieces) if index >= known and index not in words]:
+        raise ValueError(f"new pieces have to be whole words, and {strange[0]!r} is none")
     vectors = dict(zip(words, teacher.embed(list(words.values()), progress="words"), strict=True))
     old = [index for index in words if index < known]
     given, rows = np.stack([vectors[index] for index in old]).astype(np.float64), embeddings[old].astype(np.float64)

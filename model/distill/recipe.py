@@ -21,7 +21,7 @@ class Recipe:
         seed: Of every random choice.
         sources: Names of the sources to read, all of them where none is named.
         teacher_words: How many of the teacher's whole words become pieces, most frequent first; by default all. A word
-            that is one piece starts with the teacher's own vector; a word in several has to be learned.
+            that is one piece starts with what the teacher says of it; a word in several has to be learned.
         everyday_words: How many words become pieces that text of several kinds uses and the teacher has in pieces
             itself.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.

@@ -6,6 +6,7 @@ interrupted goes on from its last checkpoint, with the time it had left.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -56,6 +57,7 @@ class Progress:
         texts: Texts shown.
         tokens: Tokens shown.
         epochs: Texts shown, in times of all there are.
+        start: Name and version of the preset that the run went on from, nothing if it began anew.
     """
 
     seconds: float = 0.0
@@ -63,6 +65,7 @@ class Progress:
     texts: int = 0
     tokens: int = 0
     epochs: float = 0.0
+    start: str = ""
 
 
 def loss_of(recipe: Recipe, batch: Batch, pooled: Tensor, mean: Tensor) -> dict[str, Tensor]:
@@ -98,7 +101,9 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
         start: A preset to go on from, instead of the teacher's words.
 
     Raises:
-        ValueError: That preset has another vocabulary than the working directory.
+        ValueError: The working directory's vocabulary does not begin with that preset's, or has more pieces than the
+            recipe.
+        PresetError: That preset has other dimensions than the recipe's student.
     """
     checkpoint = work / CHECKPOINT
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["progress"]["seconds"] >= minutes * 60:
@@ -120,7 +125,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
             initialise(student, examples, Teacher(), recipe.seed)
         else:
             _take(start, work, student)
-        progress = Progress()
+        progress = Progress(start=_named(start) if start else "")
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     saved = progress.seconds
     unlogged: list[dict[str, float]] = []
@@ -128,7 +133,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
     with tqdm(total=round(minutes * 60), initial=round(progress.seconds), desc="training", unit="s") as bar:
         while progress.seconds < minutes * 60:
             began = time.perf_counter()
-            rate = _rate(recipe, progress.seconds / (minutes * 60)) * (recipe.further_rate if start else 1.0)
+            rate = _rate(recipe, progress.seconds / (minutes * 60)) * (recipe.further_rate if progress.start else 1.0)
             unlogged.append(_step(recipe, student, optimizer, batches, progress, rate))
             progress.seconds += time.perf_counter() - began
             bar.update(int(progress.seconds) - bar.n)
@@ -259,14 +264,22 @@ def _take(start: Path, work: Path, student: Student) -> None:
     known, pieces = pieces_of(start / VOCABULARY_FILE), pieces_of(work / VOCABULARY)
     if pieces[: len(known)] != known:
         raise ValueError(f"{start} has another vocabulary than {work}: run the tokenizer step with the same start")
-    weights = read_weights(start, load_preset(str(start)).architecture)
-    rows = weights[_PIECES]
+    unused = student.backbone.vocabulary_size - len(pieces)
+    if unused < 0:
+        raise ValueError(f"{work} has {len(pieces)} pieces, the recipe's vocabulary {student.backbone.vocabulary_size}")
+    # Its vocabulary is all in which the preset may differ.
+    size = load_preset(str(start)).architecture.vocabulary_size
+    weights = read_weights(start, dataclasses.replace(student.backbone.architecture, vocabulary_size=size))
+    rows = weights[_PIECES][: len(known)]
     if len(pieces) > len(known):
-        rows = widened(rows[: len(known)], pieces, Teacher())
-    # A vocabulary may have room for more pieces than there are.
-    unused = student.backbone.vocabulary_size - len(rows)
-    weights[_PIECES] = np.pad(rows, ((0, max(0, unused)), (0, 0)))
+        rows = widened(rows, pieces, Teacher())
+    weights[_PIECES] = np.pad(rows, ((0, unused), (0, 0)))
     student.backbone.assign_weights(weights)
+
+
+def _named(start: Path) -> str:
+    preset = load_preset(str(start))
+    return f"{preset.name} {preset.version}".strip()
 
 
 def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -274,7 +287,7 @@ def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progre
     state = {
         "variables": {name: variable.detach() for name, variable in student.variables.items()},
         "optimizer": optimizer.state_dict(),
-        "progress": {name: getattr(progress, name) for name in Progress.__dataclass_fields__},
+        "progress": dataclasses.asdict(progress),
     }
     torch.save(state, unfinished)
     os.replace(unfinished, file)  # noqa: PTH105 - the one that says it replaces
@@ -297,6 +310,8 @@ def _forget_later(work: Path, progress: Progress) -> None:
 
 
 def _log(work: Path, progress: Progress, values: dict[str, float]) -> None:
-    line = {name: getattr(progress, name) for name in Progress.__dataclass_fields__} | values
+    line = dataclasses.asdict(progress) | values
     with (work / LOG).open("a") as stream:
-        stream.write(json.dumps({key: round(value, 5) for key, value in line.items()}) + "\n")
+        stream.write(
+            json.dumps({key: round(value, 5) if key != "start" else value for key, value in line.items()}) + "\n"
+        )

@@ -24,7 +24,7 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from model.distill.families import read_families
 from model.distill.recipe import Recipe
-from model.distill.sources import SOURCES
+from model.distill.sources import SOURCES, WORDNET
 from model.distill.teacher import teacher_words
 from model.presets import VOCABULARY_FILE
 
@@ -55,6 +55,10 @@ def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> N
         work: Its working directory, with the corpus.
         start: A preset to go on from: its pieces keep their ids, and words that are not among them come behind, as many
             as the recipe's vocabulary has room for.
+
+    Raises:
+        FileNotFoundError: There is no corpus yet.
+        ValueError: The preset has more pieces than the recipe.
     """
     file = work / VOCABULARY
     if file.exists():
@@ -64,6 +68,8 @@ def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> N
     words += _everyday_words(work, set(words), recipe.everyday_words)
     if start is not None:
         known = _PROTO.ModelProto.FromString((start / VOCABULARY_FILE).read_bytes())
+        if len(known.pieces) > size:
+            raise ValueError(f"{start} has {len(known.pieces)} pieces, the recipe's vocabulary {size}")
         _replace(file, _as_taught(_widened(known, words, size)))
         return
     texts = [text for path in sorted((work / "corpus").glob("*.tsv")) for f in read_families(path) for text in f]
@@ -128,21 +134,24 @@ def _as_taught(proto: Any) -> Any:
 
 
 def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
-    """Return words that the teacher has in pieces and text uses most, inflected verbs above all.
+    """Return words that are not known yet and text uses most, inflected verbs above all.
 
     A source counts by the share that a word has in it: a long manual says no more than a short collection.
     """
+    home = work / "corpus"
+    names = [WORDNET.name, *(source.name for source in SOURCES if not source.unseen)]
+    files = [file for name in names if (file := home / f"{name}.tsv").exists()]
+    if not files:
+        raise FileNotFoundError(f"{home} has no texts: run the corpus step first")
     shares: defaultdict[str, float] = defaultdict(float)
     used: Counter[str] = Counter()
-    for name in ["wordnet", *(source.name for source in SOURCES if not source.unseen)]:
-        if not (file := work / "corpus" / f"{name}.tsv").exists():
-            continue
+    for file in files:
         counts = Counter(re.findall(r"[a-z]{2,}", file.read_text("utf-8").lower()))
         used.update(counts.keys())
         total = counts.total()
         for word, count in counts.items():
             shares[word] += count / total
-    fewest = min(_FEWEST_SOURCES, max(used.values(), default=0))
+    fewest = min(_FEWEST_SOURCES, len(files))
     usual = sorted(shares, key=lambda word: (-shares[word], word))
     return [word for word in usual if word not in known and used[word] >= fewest][:most]
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import sentencepiece
@@ -31,6 +32,7 @@ from model.distill.families import is_held_out, read_families
 from model.distill.initialise import widened
 from model.distill.recipe import FNET_MINI, Recipe
 from model.distill.teacher import DIMENSIONS
+from model.errors import PresetError
 
 TINY = dataclasses.replace(
     FNET_MINI,
@@ -215,11 +217,45 @@ def test_a_preset_can_learn_more_words(work: Path, preset: Path, tmp_path: Path)
     assert pieces[: len(known)] == known
     assert len(pieces) == len(set(pieces)) == len(known) + 500
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / vocabulary.VOCABULARY))
-    words = [vocabulary.word_of(piece) for piece in pieces[len(known) :]]
+    words = [word for piece in pieces[len(known) :] if (word := vocabulary.word_of(piece))]
     assert [processor.encode(word) for word in words] == [[index] for index in range(len(known), len(pieces))]
     train.train(wider, tmp_path, 0.0, compiled=False, start=preset)
-    ended = [line["fidelity"] for line in logged(work) if "fidelity" in line][-1]
-    assert logged(tmp_path)[0]["fidelity"] > ended - 0.01
+    assert logged(tmp_path)[0]["start"] == f"{TINY.name} {TINY.version}"
+    new, old = (evaluate.PresetSystem("new", export(wider, tmp_path)), evaluate.PresetSystem("old", preset))
+    asked = teacher.Teacher().embed(words)
+    whole, cut = ((system.embed(words)[system.name] * asked).sum(axis=1).mean() for system in (new, old))
+    assert whole > cut + 0.1
+
+
+def test_a_preset_of_other_dimensions_is_no_start(work: Path, preset: Path, tmp_path: Path) -> None:
+    """Nothing of it is left out silently: another depth or too many pieces are errors, and so is a missing corpus."""
+    with pytest.raises(FileNotFoundError, match="run the corpus step first"):
+        vocabulary.train_vocabulary(TINY, tmp_path, preset)
+    for kind in ("corpus", "taught"):
+        shutil.copytree(work / kind, tmp_path / kind)
+    shutil.copy(work / vocabulary.VOCABULARY, tmp_path)
+    deeper = dataclasses.replace(TINY, architecture=dataclasses.replace(TINY.architecture, num_layers=3))
+    with pytest.raises(PresetError, match="layers"):
+        train.train(deeper, tmp_path, 0.0, compiled=False, start=preset)
+    smaller = dataclasses.replace(TINY, architecture=dataclasses.replace(TINY.architecture, vocabulary_size=100))
+    with pytest.raises(ValueError, match="the recipe's vocabulary 100"):
+        train.train(smaller, tmp_path, 0.0, compiled=False, start=preset)
+    (tmp_path / vocabulary.VOCABULARY).unlink()
+    with pytest.raises(ValueError, match="the recipe's vocabulary 100"):
+        vocabulary.train_vocabulary(smaller, tmp_path, preset)
+
+
+def test_a_run_remembers_its_start(work: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going on with a run that went on from a preset keeps that run's lower rate, without naming the preset again."""
+    for kind in ("corpus", "taught"):
+        shutil.copytree(work / kind, tmp_path / kind)
+    shutil.copy(work / vocabulary.VOCABULARY, tmp_path)
+    monkeypatch.setattr(train, "_LOG_STEPS", 1)
+    train.train(TINY, tmp_path, 0.0, compiled=False, start=preset)
+    train.train(TINY, tmp_path, 0.05, compiled=False)
+    lines = logged(tmp_path)
+    assert {line["start"] for line in lines} == {f"{TINY.name} {TINY.version}"}
+    assert 0 < max(line.get("rate", 0) for line in lines) <= TINY.further_rate
 
 
 def test_rows_of_new_words_follow_from_those_of_known_ones() -> None:
@@ -235,9 +271,15 @@ def test_rows_of_new_words_follow_from_those_of_known_ones() -> None:
 
 
 def test_shortened_weights_are_the_nearest_of_their_precision() -> None:
-    """Six bits of fraction are left: at most half a unit of the sixth is lost, and what float16 loses."""
+    """Six bits of fraction are left: at most half a unit of the sixth is lost, and what float16 loses.
+
+    What float16 cannot hold is an error: a preset with an infinite weight would be of no use.
+    """
+    for wrong in (65_519.0, np.inf, -np.inf, np.nan):
+        with pytest.raises(ValueError, match="training has diverged"):
+            shortened(np.array([1.0, wrong], np.float32))
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
-    values = np.concatenate([values, np.float32([0.0, -0.0, 1.9999, -1.9999, 1e-9])])
+    values = np.concatenate([values, np.array([0.0, -0.0, 1.9999, -1.9999, 1e-9], np.float32)])
     kept = shortened(values)
     assert not (kept.view(np.uint16) & 0b1111).any()
     usual = np.abs(values) > 1e-3
@@ -260,6 +302,11 @@ def test_the_preset_says_how_it_is_served(preset: Path) -> None:
     assert (described.name, described.version) == (TINY.name, TINY.version)
     assert (described.padding, described.pooling, described.trained) == ("none", "pooled", True)
     parameters = described.architecture.parameter_count
+    with h5py.File(preset / WEIGHTS_FILE) as file:
+        kept: list[Any] = []
+        file.visititems(lambda _, item: kept.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+    assert kept
+    assert not any((values.view(np.uint16) & 0b1111).any() for values in kept)
     assert (preset / WEIGHTS_FILE).stat().st_size < 1.6 * parameters + 100_000
 
 
