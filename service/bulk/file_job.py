@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +55,15 @@ async def to_stream(
     rows = chosen(reader, job.shard)
     async with aclosing(run(rows, encoder, job.wanted, about.hidden_dim, skip=job.skip, tell=told)) as parts:
         async for part in parts:
-            stream.writelines(outputs.lines(part, job.wanted.outputs))
-            stream.flush()
+            # Whoever reads may stop reading; a signal is heard all the same.
+            await asyncio.to_thread(_write_now, stream, outputs.lines(part, job.wanted.outputs))
     tell("")
     return told.progress
+
+
+def _write_now(stream: BinaryIO, lines: Iterable[bytes]) -> None:
+    stream.writelines(lines)
+    stream.flush()
 
 
 async def to_file(

@@ -684,8 +684,12 @@ def test_what_ends_a_run_is_one_line(
     assert len(said.splitlines()) == 1
 
 
-def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny_preset: Path) -> None:
-    """Whoever reads has the first rows before the last are there; whoever presses Ctrl-C at a terminal is let go."""
+@pytest.mark.parametrize("read", [True, False], ids=["a reader", "a full pipe"])
+def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny_preset: Path, *, read: bool) -> None:
+    """Whoever reads has the first rows before the last are there; whoever presses Ctrl-C at a terminal is let go.
+
+    So is a command whose output nobody takes.
+    """
     command = [str(COMMAND), "encode", "-"]
     with subprocess.Popen(
         command, env=environment(tiny_preset), stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -697,8 +701,9 @@ def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny
         process.stdin.write(b"a\n" * 64 * (LocalEncoder.at_once + 1))
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["row"] == 0
-        # A terminal goes on taking what is written.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        if read:
+            # A terminal goes on taking what is written.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG) == 130
         assert process.stderr.read() == b"fnet-service: stopped\n"
