@@ -236,7 +236,8 @@ def _training(recipe: Recipe, work: Path) -> str:
     if start := logged[-1]["start"] if logged else "":
         beginning = (
             f"Training goes on from {start}. A word that joins the vocabulary begins with the row that ridge\n"
-            "regression over the words before foretells from the teacher's vector of it."
+            "regression over the words before foretells from the teacher's vector of it. The weights are the mean of\n"
+            "those at the beginning and those at the end."
         )
     if logged:
         last = logged[-1]

@@ -118,7 +118,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
     optimizer = torch.optim.AdamW(_groups(recipe, student), betas=(0.9, 0.98), fused=True)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        progress = _resume(checkpoint, student, optimizer)
+        progress, before = _resume(checkpoint, student, optimizer)
         _forget_later(work, progress)
     else:
         if start is None:
@@ -126,6 +126,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
         else:
             _take(start, work, student)
         progress = Progress(start=_named(start) if start else "")
+        before = {name: variable.detach().clone() for name, variable in student.variables.items()} if start else {}
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     saved = progress.seconds
     unlogged: list[dict[str, float]] = []
@@ -144,9 +145,9 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
                 bar.set_postfix(cosine=f"{1 - parts['cosine']:.3f}", texts=f"{progress.texts:,}")
             if progress.seconds - saved > _CHECKPOINT_SECONDS:
                 saved = progress.seconds
-                _save(checkpoint, student, optimizer, progress)
+                _save(checkpoint, student, optimizer, progress, before)
                 _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
-    _save(checkpoint, student, optimizer, progress)
+    _save(checkpoint, student, optimizer, progress, before)
     _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
     return checkpoint
 
@@ -282,10 +283,13 @@ def _named(start: Path) -> str:
     return f"{preset.name} {preset.version}".strip()
 
 
-def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def _save(
+    file: Path, student: Student, optimizer: torch.optim.Optimizer, progress: Progress, before: dict[str, Tensor]
+) -> None:
     unfinished = file.with_suffix(".tmp")
     state = {
         "variables": {name: variable.detach() for name, variable in student.variables.items()},
+        "before": before,
         "optimizer": optimizer.state_dict(),
         "progress": dataclasses.asdict(progress),
     }
@@ -293,13 +297,13 @@ def _save(file: Path, student: Student, optimizer: torch.optim.Optimizer, progre
     os.replace(unfinished, file)  # noqa: PTH105 - the one that says it replaces
 
 
-def _resume(file: Path, student: Student, optimizer: torch.optim.Optimizer) -> Progress:
+def _resume(file: Path, student: Student, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
     state = torch.load(file, weights_only=True)
     with torch.no_grad():
         for name, variable in student.variables.items():
             variable.copy_(state["variables"][name])
     optimizer.load_state_dict(state["optimizer"])
-    return Progress(**state["progress"])
+    return Progress(**state["progress"]), state["before"]
 
 
 def _forget_later(work: Path, progress: Progress) -> None:

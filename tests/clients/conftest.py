@@ -113,7 +113,7 @@ def make_preset(tmp_path_factory: pytest.TempPathFactory) -> MakePreset:
         name: str, *, layers: int = 2, hidden_dim: int = 32, positions: int = 64, **block: str | int | bool
     ) -> Path:
         architecture = Architecture(
-            vocabulary_size=20_000,
+            vocabulary_size=32_000,
             num_layers=layers,
             hidden_dim=hidden_dim,
             intermediate_dim=hidden_dim * 2,

@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 import pytest
 import sentencepiece
+import torch
 
 from model import load_preset
 from model.architecture import Architecture
-from model.checkpoints import WEIGHTS_FILE
+from model.checkpoints import WEIGHTS_FILE, read_weights
 from model.distill import corpus, evaluate, examples, teacher, train, vocabulary
 from model.distill.card import plot_loss, write_card
 from model.distill.export import export, shortened
@@ -246,13 +247,22 @@ def test_a_preset_of_other_dimensions_is_no_start(work: Path, preset: Path, tmp_
 
 
 def test_a_run_remembers_its_start(work: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Going on with a run that went on from a preset keeps that run's lower rate, without naming the preset again."""
+    """Going on with a run that went on from a preset keeps that run's lower rate, without naming the preset again.
+
+    What is exported is the mean of the preset and of what it became.
+    """
     for kind in ("corpus", "taught"):
         shutil.copytree(work / kind, tmp_path / kind)
     shutil.copy(work / vocabulary.VOCABULARY, tmp_path)
     monkeypatch.setattr(train, "_LOG_STEPS", 1)
     train.train(TINY, tmp_path, 0.0, compiled=False, start=preset)
     train.train(TINY, tmp_path, 0.05, compiled=False)
+    state = torch.load(tmp_path / train.CHECKPOINT, weights_only=True)
+    name = "pooled_dense/kernel"
+    ends = [state[kind][name].numpy() for kind in ("before", "variables")]
+    assert np.abs(ends[0] - ends[1]).max() > 0
+    written = read_weights(export(TINY, tmp_path), TINY.architecture)[name]
+    np.testing.assert_array_equal(written, shortened((ends[0] + ends[1]) / 2))
     lines = logged(tmp_path)
     assert {line["start"] for line in lines} == {f"{TINY.name} {TINY.version}"}
     assert 0 < max(line.get("rate", 0) for line in lines) <= TINY.further_rate

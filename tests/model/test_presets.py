@@ -71,7 +71,7 @@ def test_the_default_preset_is_bundled() -> None:
     assert preset.name == DEFAULT_PRESET
     assert preset.directory == BUNDLED_DIRECTORY / DEFAULT_PRESET
     assert preset.has_tokenizer
-    assert preset.architecture.parameter_count == 12_121_472
+    assert preset.architecture.parameter_count == 16_729_472
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_block_is_honoured(preset_directory: Path) -> None:
     """Every field of `fnet_service` says how the preset is served."""
     block = {
         "name": "sentences-1.0",
-        "version": "1.2",
+        "version": "1.3",
         "trained": False,
         "padding": "none",
         "pooling": "mean",

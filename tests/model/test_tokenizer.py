@@ -274,15 +274,15 @@ def test_a_vocabulary_need_not_have_the_published_ids() -> None:
 
 def test_a_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None:
     """Ids beyond the embedding would be computed silently wrong."""
-    small = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=19_999))
-    with pytest.raises(PresetError, match=r"has 20000 tokens, more than config\.json's vocabulary_size of 19999"):
+    small = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=31_999))
+    with pytest.raises(PresetError, match=r"has 32000 tokens, more than config\.json's vocabulary_size of 31999"):
         FNetTokenizer.from_preset(small)
 
 
 def test_a_vocabulary_may_be_smaller_than_the_network(preset: Preset) -> None:
     """Networks round their vocabulary up; unused rows do no harm."""
-    large = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=20_032))
-    assert FNetTokenizer.from_preset(large).vocabulary_size() == 20_000
+    large = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=32_032))
+    assert FNetTokenizer.from_preset(large).vocabulary_size() == 32_000
 
 
 def test_a_preset_says_how_pairs_are_cut(preset: Preset) -> None:

@@ -55,7 +55,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which a tiny preset is encoded with."""
     preset = tmp_path_factory.mktemp("preset") / "tiny"
     architecture = Architecture(
-        vocabulary_size=20_000, num_layers=2, hidden_dim=32, intermediate_dim=48, max_sequence_length=64
+        vocabulary_size=32_000, num_layers=2, hidden_dim=32, intermediate_dim=48, max_sequence_length=64
     )
     random = np.random.default_rng(1)
     preset.mkdir()

@@ -38,7 +38,7 @@ hypothesis.settings.load_profile("steady")
 HANG = 60.0
 
 # A token whose embedding is so large that the network cannot but overflow.
-POISON = 19_999
+POISON = 31_999
 POSITIONS = 64
 SEGMENTS = 3
 
@@ -48,7 +48,7 @@ def make_preset(
 ) -> Path:
     """Write the preset of a tiny network with random weights; `block` is its `fnet_service` block."""
     architecture = Architecture(
-        vocabulary_size=20_000,
+        vocabulary_size=32_000,
         num_layers=2,
         hidden_dim=32,
         intermediate_dim=48,

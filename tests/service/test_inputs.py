@@ -14,7 +14,7 @@ from model.tokenizer import FNetTokenizer
 from service.errors import InvalidInputError, TooManySequencesError
 from service.inputs import Text, check_count, from_ids, from_texts
 
-VOCABULARY = 20_000
+VOCABULARY = 32_000
 POSITIONS = 64
 SEGMENTS = 3
 LONG = " ".join(["word"] * 100)

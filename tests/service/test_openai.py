@@ -51,7 +51,7 @@ Array = npt.NDArray[np.float32]
 MOST = 8
 HIDDEN = 32
 POSITIONS = 64
-POISON = 19_999
+POISON = 31_999
 MODEL = "tiny_en"
 LONG = " ".join(["word"] * 100)
 
@@ -460,7 +460,7 @@ def test_bodies_need_no_content_type(service: Service) -> None:
     [
         ({"input": ["a", LONG]}, "input[1]"),
         ({"input": LONG}, "input"),
-        ({"input": [[1], [1, 20_000]]}, "input[1][1]"),
+        ({"input": [[1], [1, 32_000]]}, "input[1][1]"),
         ({"input": [1, -1]}, "input[1]"),
         ({"input": [[1], []]}, "input[1]"),
         ({"input": [[1] * 65]}, "input[0]"),
