@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     MakeHeld = Callable[..., tuple[Service, Gate]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
-POISON = 19_999
+POISON = 31_999
 HANG = 60.0
 
 
