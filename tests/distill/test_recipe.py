@@ -204,7 +204,7 @@ def test_training_can_go_on_from_a_preset(work: Path, preset: Path, tmp_path: Pa
 
 
 def test_a_preset_can_learn_more_words(work: Path, preset: Path, tmp_path: Path) -> None:
-    """Pieces keep their ids, whole words come behind, and the student starts no farther from its teacher."""
+    """Pieces keep their ids, whole words come behind, and start nearer to the teacher than they were in pieces."""
     for kind in ("corpus", "taught"):
         shutil.copytree(work / kind, tmp_path / kind)
     known = vocabulary.pieces_of(work / vocabulary.VOCABULARY)
@@ -280,7 +280,7 @@ def test_rows_of_new_words_follow_from_those_of_known_ones() -> None:
     assert wrong < 0.15 * rows[1200:].var(axis=0).mean()
 
 
-def test_shortened_weights_are_the_nearest_of_their_precision() -> None:
+def test_shortened_weights_lose_half_a_unit_at_most() -> None:
     """Six bits of fraction are left: at most half a unit of the sixth is lost, and what float16 loses.
 
     What float16 cannot hold is an error: a preset with an infinite weight would be of no use.

@@ -189,7 +189,7 @@ def test_the_block_is_honoured(preset_directory: Path) -> None:
     """Every field of `fnet_service` says how the preset is served."""
     block = {
         "name": "sentences-1.0",
-        "version": "1.3",
+        "version": "1.2",
         "trained": False,
         "padding": "none",
         "pooling": "mean",
