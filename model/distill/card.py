@@ -152,7 +152,7 @@ A small sentence encoder for English: an FNet of {size["layers"]} layers, {size[
 {size["intermediate_dim"]} inner dimensions, {size["vocabulary_size"]:,} word pieces and \
 {size["max_sequence_length"]} positions, {size["parameters"]:,} parameters in all. Its `pooled_output` points where \
 the embedding of its teacher, all-MiniLM-L6-v2, points; it mixes tokens by Fourier transforms and has no attention. \
-Weights are kept as float16 with 6 bits of fraction, in the layout of keras-hub.
+Weights are kept as float16, token embeddings with 3 bits of fraction and the rest with 6, in the layout of keras-hub.
 
 ## Intended use
 
@@ -283,6 +283,7 @@ whose length already is a multiple are left out.
 
 def _limits(figures: _Figures) -> str:
     limits = [
+        _narrow_limit(figures["narrow"]),
         _order_limit(figures["word_order"]),
         _pieces_limit(figures["fidelity"].get("word_pieces", {})),
         _length_limit(figures["fidelity"].get("length", {})),
@@ -293,6 +294,15 @@ def _limits(figures: _Figures) -> str:
         "It has its teacher's faults too: opposites lie close together, and what its sources say of people it repeats.",
     ]
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits if limit) + "\n"
+
+
+def _narrow_limit(narrow: _Figures) -> str:
+    if not narrow:
+        return ""
+    return (
+        f"The pooler reads position 0, where the real part of the transform leaves {narrow['numbers']} numbers of "
+        f"the sum over the tokens: cut to as many, the teacher's vectors keep a cosine of {narrow['cosine']:.3f}."
+    )
 
 
 def _order_limit(order: _Figures) -> str:

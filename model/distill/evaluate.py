@@ -100,8 +100,9 @@ def evaluate(
         sets: The sets judged by people; without it they are fetched.
 
     Returns:
-        The figures, ready for JSON: `fidelity`, `human`, `word_order`, `segmentation`, `padding`, `preset`, `skipped`
-        (what was left out, and why) and `seconds`. Cosines lie in [-1, 1]; correlations and accuracies are times 100.
+        The figures, ready for JSON: `fidelity`, `narrow`, `human`, `word_order`, `segmentation`, `padding`, `preset`,
+        `skipped` (what was left out, and why) and `seconds`. Cosines lie in [-1, 1]; correlations and accuracies are
+        times 100.
 
     Raises:
         PresetError: A preset is missing or damaged.
@@ -121,6 +122,7 @@ def evaluate(
     figures: Figures = {
         "preset": students[0].description(),
         "fidelity": _fidelity(recipe, work, held_out, students[0], _together(untaught)),
+        "narrow": _narrow(held_out.taught, recipe.architecture.hidden_dim // 2 + 1),
         "human": _human(sets, embed, recipe.seed, skipped),
         "word_order": _word_order(recipe, work, embed, skipped),
         "segmentation": _segmentation(held_out.texts, students, recipe.seed),
@@ -332,6 +334,22 @@ def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSys
             _word_masks(_piece_counts(student, single.texts)), _cosines_to(single.taught, embed(single.texts))
         ),
     }
+
+
+def _narrow(taught: Floats, kept: int) -> Figures:
+    """Return what of the teacher's vectors so many principal components keep: their mean cosine to the whole vectors.
+
+    So many numbers of the sum over the tokens the real part of the transform leaves at position 0, where the pooler
+    reads, and what position 0 held before is too small beside them to be heard. A student comes above that cosine only
+    where its last feed-forward part guesses the rest.
+    """
+    fitted, measured = taught[::2].astype(np.float64), taught[1::2]
+    if len(fitted) <= taught.shape[1]:
+        return {}
+    mean = fitted.mean(axis=0)
+    _, _, components = np.linalg.svd((fitted - mean).T @ (fitted - mean))
+    cut = mean + (measured - mean) @ components[:kept].T @ components[:kept]
+    return {"numbers": kept, "cosine": _mean_cosine(_unit(cut), measured)}
 
 
 def _ratio_masks(ratios: npt.NDArray[np.float64]) -> dict[str, Bools]:

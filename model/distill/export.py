@@ -19,8 +19,10 @@ from model.distill.vocabulary import VOCABULARY
 from model.presets import VOCABULARY_FILE, read_preset
 from model.verify import fingerprint
 
-# Of float16's 10: what is left fits in the 25 MB that a repository can bear.
-_DROPPED_BITS = 4
+# Of float16's 10, so that all fits in the 25 MB that a repository can bear.
+_KEPT_BITS = 6
+# Of the token embeddings, which are most of the weights and of which each text sums up many.
+_KEPT_BITS_OF_TOKENS = 3
 
 
 def export(recipe: Recipe, work: Path) -> Path:
@@ -29,8 +31,8 @@ def export(recipe: Recipe, work: Path) -> Path:
     Where training went on from a preset, the weights are the mean of those before and those after (Wortsman et al.
     2022, "Model soups"): a short run learns what it is shown and forgets a little of the rest, and the mean does not.
 
-    The weights are kept as float16 with their last bits 0, which compress to a third of float32's size; a vector's
-    cosine to the unrounded one is about 0.9999.
+    The weights are kept as float16 with their last bits 0, which compress to COMPRESSED of float32's size; a vector's
+    cosine to the unrounded one is about COSINE.
 
     Raises:
         FileNotFoundError: Nothing was trained yet.
@@ -39,7 +41,11 @@ def export(recipe: Recipe, work: Path) -> Path:
     state = torch.load(work / CHECKPOINT, weights_only=True)
     # Of a run from scratch there is nothing before.
     ends = {name: [value, state["before"].get(name, value)] for name, value in state["variables"].items()}
-    weights = {name: shortened(torch.stack(both).mean(dim=0).numpy()) for name, both in ends.items()}
+    kept = {"token_embedding/embeddings": _KEPT_BITS_OF_TOKENS}
+    weights = {
+        name: shortened(torch.stack(both).mean(dim=0).numpy(), kept.get(name, _KEPT_BITS))
+        for name, both in ends.items()
+    }
     segments = weights["segment_embedding/embeddings"]
     # Only segment 0 is trained: a pair is read as one text.
     segments[1:] = segments[0]
@@ -71,13 +77,14 @@ def export(recipe: Recipe, work: Path) -> Path:
     return directory
 
 
-def shortened(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    """Return values rounded to float16, and those to fewer bits of fraction.
+def shortened(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float16]:
+    """Return values rounded to float16, and those to `bits` of fraction, at most 9.
 
     Raises:
         ValueError: A value is not finite, or not in float16.
     """
-    half, kept = np.uint16(1 << (_DROPPED_BITS - 1)), np.uint16(0xFFFF >> _DROPPED_BITS << _DROPPED_BITS)
+    dropped = 10 - bits
+    half, kept = np.uint16(1 << (dropped - 1)), np.uint16(0xFFFF >> dropped << dropped)
     # A carry into the exponent is what rounding up means there.
     with np.errstate(over="ignore"):
         rounded: npt.NDArray[np.float16] = ((values.astype(np.float16).view(np.uint16) + half) & kept).view(np.float16)

@@ -5,7 +5,7 @@ pieces' vectors, 192 principal components of what the teacher says of each piece
 vectors of the hidden axis. The feed-forward parts start near 0, and the pooler is solved by least squares.
 
 A student that goes on from a preset keeps its variables; the words that it does not know get rows foretold from those
-that it does.
+that it does, and rows of rare words are pulled towards what is foretold of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ _SOLVED_TOKENS = 128
 _SOLVED_ROWS = 48
 _RIDGE = 1e-3
 _WORD_RIDGE = 3e-4
+# A word shown this often is known half as well as it can be; one never shown is pulled this far.
+_FEW_TIMES = 30.0
+_PULL = 0.5
 # Words above this share of the text are held to say less (Arora et al. 2017, "A simple but tough-to-beat baseline").
 _COMMON = 1e-3
 _TARGET_SCALE = 3.0
@@ -78,15 +81,17 @@ def initialise(student: Student, examples: Examples, teacher: Teacher, seed: int
     _assign(student, {"pooled_dense/kernel": kernel, "pooled_dense/bias": bias})
 
 
-def widened(embeddings: Floats, pieces: Sequence[str], teacher: Teacher) -> Floats:
-    """Return token embeddings with a row for every piece: the known ones, and for each new word the one foretold.
+def widened(embeddings: Floats, pieces: Sequence[str], shown: npt.NDArray[np.int64], teacher: Teacher) -> Floats:
+    """Return token embeddings with a row for every piece: a new word's is foretold, a rare word's comes nearer to that.
 
     A trained student's row of a word is nearly a linear function of what the teacher says of the word alone, so ridge
-    regression over the words that it knows foretells the rows of words that it was never shown.
+    regression over the words that it knows foretells the rows of words that it was never shown, and better than
+    training those of words that it was rarely shown.
 
     Args:
         embeddings: `[known, hidden]`, the rows of the first pieces.
         pieces: All pieces; those beyond the known ones are words.
+        shown: `[len(pieces)]`, how often each occurs in what is trained on.
         teacher: Says what each word means.
 
     Returns:
@@ -99,16 +104,23 @@ def widened(embeddings: Floats, pieces: Sequence[str], teacher: Teacher) -> Floa
     words = {index: word for index, piece in enumerate(pieces) if (word := word_of(piece))}
     if strange := [piece for index, piece in enumerate(pieces) if index >= known and index not in words]:
         raise ValueError(f"new pieces have to be whole words, and {strange[0]!r} is none")
-    vectors = dict(zip(words, teacher.embed(list(words.values()), progress="words"), strict=True))
-    old = [index for index in words if index < known]
-    given, rows = np.stack([vectors[index] for index in old]).astype(np.float64), embeddings[old].astype(np.float64)
-    centre, mean = given.mean(axis=0), rows.mean(axis=0)
-    given -= centre
-    gram = given.T @ given / len(given) + _WORD_RIDGE * np.eye(given.shape[1])
-    kernel = np.linalg.solve(gram, given.T @ (rows - mean) / len(given))
-    new = np.stack([vectors[index] for index in range(known, len(pieces))])
-    foretold = (new - centre) @ kernel + mean
-    return np.concatenate([embeddings, foretold.astype(np.float32)])
+    vectors = teacher.embed(list(words.values()), progress="words").astype(np.float64)
+    places = np.array(list(words))
+    old = places < known
+    rows, times = embeddings[places[old]].astype(np.float64), shown[places[old]][:, None]
+    # Of a word that was hardly shown, the row tells little.
+    weight = (times + 1) / (times + 1 + _FEW_TIMES)
+    weight /= weight.sum()
+    centre, mean = (weight * vectors[old]).sum(axis=0), (weight * rows).sum(axis=0)
+    vectors -= centre
+    weighted = (weight * vectors[old]).T
+    kernel = np.linalg.solve(weighted @ vectors[old] + _WORD_RIDGE * np.eye(vectors.shape[1]), weighted @ (rows - mean))
+    foretold = vectors @ kernel + mean
+    wider = np.zeros((len(pieces), embeddings.shape[1]))
+    wider[:known] = embeddings
+    wider[places[~old]] = foretold[~old]
+    wider[places[old]] += _PULL * _FEW_TIMES / (times + _FEW_TIMES) * (foretold[old] - rows)
+    return wider.astype(np.float32)
 
 
 def _even_vectors(hidden: int) -> Floats:

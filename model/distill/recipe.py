@@ -22,8 +22,8 @@ class Recipe:
         sources: Names of the sources to read, all of them where none is named.
         teacher_words: How many of the teacher's whole words become pieces, most frequent first; by default all. A word
             that is one piece starts with what the teacher says of it; a word in several has to be learned.
-        everyday_words: How many words become pieces that text of several kinds uses and the teacher has in pieces
-            itself.
+        everyday_words: How many words become pieces that text of several kinds or a word list has and the teacher cuts
+            in pieces itself.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.
         singles: How many words of a word list stand alone, beside the teacher's words that are pieces: a word alone is
             the shortest text there is, and what it means should be known best.
@@ -55,7 +55,7 @@ class Recipe:
     seed: int = 20261124
     sources: tuple[str, ...] = ()
     teacher_words: int = 23_000
-    everyday_words: int = 7_400
+    everyday_words: int = 19_400
     composed: Mapping[str, int] = field(
         default_factory=lambda: {
             "captions": 150_000,
@@ -91,8 +91,8 @@ class Recipe:
 
 FNET_MINI = Recipe(
     name="fnet_mini_en",
-    version="1.3",
+    version="1.4",
     architecture=Architecture(
-        vocabulary_size=32_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
+        vocabulary_size=44_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),
 )

@@ -124,7 +124,7 @@ def train(recipe: Recipe, work: Path, minutes: float, *, compiled: bool = True, 
         if start is None:
             initialise(student, examples, Teacher(), recipe.seed)
         else:
-            _take(start, work, student)
+            _take(start, work, student, examples)
         progress = Progress(start=_named(start) if start else "")
         before = {name: variable.detach().clone() for name, variable in student.variables.items()} if start else {}
         _log(work, progress, {"fidelity": fidelity(student, held_out, recipe)})
@@ -260,8 +260,8 @@ def _rate(recipe: Recipe, done: float) -> float:
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * rest))
 
 
-def _take(start: Path, work: Path, student: Student) -> None:
-    """Set the student's variables to a preset's, and the rows of words that the preset does not know."""
+def _take(start: Path, work: Path, student: Student, examples: Examples) -> None:
+    """Set the student's variables to a preset's, and the rows of words that the preset does not know well."""
     known, pieces = pieces_of(start / VOCABULARY_FILE), pieces_of(work / VOCABULARY)
     if pieces[: len(known)] != known:
         raise ValueError(f"{start} has another vocabulary than {work}: run the tokenizer step with the same start")
@@ -271,9 +271,8 @@ def _take(start: Path, work: Path, student: Student) -> None:
     # Its vocabulary is all in which the preset may differ.
     size = load_preset(str(start)).architecture.vocabulary_size
     weights = read_weights(start, dataclasses.replace(student.backbone.architecture, vocabulary_size=size))
-    rows = weights[_PIECES][: len(known)]
-    if len(pieces) > len(known):
-        rows = widened(rows, pieces, Teacher())
+    shown = np.bincount(np.concatenate([np.asarray(ids) for ids in examples.token_ids]), minlength=len(pieces))
+    rows = widened(weights[_PIECES][: len(known)], pieces, shown, Teacher())
     weights[_PIECES] = np.pad(rows, ((0, unused), (0, 0)))
     student.backbone.assign_weights(weights)
 

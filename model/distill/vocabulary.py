@@ -32,7 +32,7 @@ VOCABULARY = "vocabulary.spm"
 # The order in which FNet's own vocabulary has them.
 _CONTROL = ("<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLED_TEXTS = 400_000
-# A word that fewer sources use is one of their own: a name, an identifier.
+# A word that fewer sources use and no list has is one of their own: a name, an identifier.
 _FEWEST_SOURCES = 3
 # The logarithm of a word's least probability: low, and still above that of nearly any two fragments.
 _LEAST_SCORE = -10.0
@@ -45,6 +45,7 @@ _SURROGATES = range(0xD800, 0xE000)
 # Generated code, whose names no type checker sees.
 _PROTO: Any = protobuf
 _WORD_MARK = "▁"
+_WORD = re.compile(r"[a-z]{2,}")
 
 
 def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> None:
@@ -94,9 +95,9 @@ def _replace(file: Path, proto: Any) -> None:
     unfinished.replace(file)
 
 
-def _normal(character: str) -> str:
-    """Return a character as the teacher's tokenizer has it: small, without accents, in its compatible form."""
-    apart = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", character).casefold())
+def _normal(text: str) -> str:
+    """Return text as the teacher's tokenizer has it: small, without accents, in its compatible form."""
+    apart = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text).casefold())
     return unicodedata.normalize("NFC", "".join(mark for mark in apart if ord(mark) not in _MARKS))
 
 
@@ -136,7 +137,8 @@ def _as_taught(proto: Any) -> Any:
 def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
     """Return words that are not known yet and text uses most, inflected verbs above all.
 
-    A source counts by the share that a word has in it: a long manual says no more than a short collection.
+    A source counts by the share that a word has in it: a long manual says no more than a short collection. Words that
+    few sources use count where the word list has them.
     """
     home = work / "corpus"
     names = [WORDNET.name, *(source.name for source in SOURCES if not source.unseen)]
@@ -146,14 +148,15 @@ def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
     shares: defaultdict[str, float] = defaultdict(float)
     used: Counter[str] = Counter()
     for file in files:
-        counts = Counter(re.findall(r"[a-z]{2,}", file.read_text("utf-8").lower()))
+        counts = Counter(_WORD.findall(_normal(file.read_text("utf-8"))))
         used.update(counts.keys())
         total = counts.total()
         for word, count in counts.items():
             shares[word] += count / total
     fewest = min(_FEWEST_SOURCES, len(files))
+    listed = {_normal(word) for family in read_families(home / "singles.tsv") for word in family}
     usual = sorted(shares, key=lambda word: (-shares[word], word))
-    return [word for word in usual if word not in known and used[word] >= fewest][:most]
+    return [word for word in usual if word not in known and (used[word] >= fewest or word in listed)][:most]
 
 
 def _unigram(texts: Sequence[str], wanted: int, most: int) -> Any:

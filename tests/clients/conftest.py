@@ -22,6 +22,7 @@ import pytest
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from tests.bundled import VOCABULARY
 
 # Nothing here takes so long: a test that waits longer hangs.
 HANG = 120.0
@@ -113,7 +114,7 @@ def make_preset(tmp_path_factory: pytest.TempPathFactory) -> MakePreset:
         name: str, *, layers: int = 2, hidden_dim: int = 32, positions: int = 64, **block: str | int | bool
     ) -> Path:
         architecture = Architecture(
-            vocabulary_size=32_000,
+            vocabulary_size=VOCABULARY,
             num_layers=layers,
             hidden_dim=hidden_dim,
             intermediate_dim=hidden_dim * 2,

@@ -17,6 +17,8 @@ import tritonclient.http.aio as triton_aio
 from kserve.protocol.infer_type import RequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from tests.bundled import VOCABULARY
+
 if TYPE_CHECKING:
     from tests.clients.conftest import Server
 
@@ -178,7 +180,7 @@ def test_a_timeout_counts_microseconds(server: Server, client: Any) -> None:
     [
         ([("token_ids", np.array([[1.5]], np.float32))], {}, "422", "inputs[0].datatype: "),
         ([("token_ids", np.array([1, 2]))], {}, "422", "inputs[0] token_ids: shape is [2]"),
-        ([("token_ids", np.array([[1, 32_000]]))], {}, "422", "inputs[0] token_ids[0][1]: token id 32000"),
+        ([("token_ids", np.array([[1, VOCABULARY]]))], {}, "422", f"inputs[0] token_ids[0][1]: token id {VOCABULARY}"),
         ([("token_ids", np.array([[2**32]]))], {}, "422", "inputs[0] token_ids[0][0]: token id 4294967296"),
         ([("token_ids", np.zeros((0, 3), np.int64))], {}, "422", "inputs[0] token_ids: holds no sequence"),
         ([("token_ids", np.zeros((2049, 1), np.int64))], {}, "422", "2049 sequences in one request"),
@@ -354,6 +356,8 @@ def test_kserve_sends_plain_lists(server: Server) -> None:
 def test_errors_are_readable_in_kserve(server: Server) -> None:
     """Its exception has the message, not a whole document."""
     with pytest.raises(httpx.HTTPStatusError) as caught:
-        infer(server, [kserve.InferInput("token_ids", [1, 1], "INT32", data=[[32_000]])])
+        infer(server, [kserve.InferInput("token_ids", [1, 1], "INT32", data=[[VOCABULARY]])])
     assert caught.value.response.status_code == 422
-    assert str(caught.value).startswith("inputs[0] token_ids[0][0]: token id 32000 is outside [0, 32000), '422")
+    assert str(caught.value).startswith(
+        f"inputs[0] token_ids[0][0]: token id {VOCABULARY} is outside [0, {VOCABULARY}), '422"
+    )

@@ -200,7 +200,7 @@ def test_training_can_go_on_from_a_preset(work: Path, preset: Path, tmp_path: Pa
     assert logged(tmp_path)[0]["fidelity"] == pytest.approx(ended, abs=0.005)
     (tmp_path / vocabulary.VOCABULARY).write_bytes(b"")
     with pytest.raises(ValueError, match="another vocabulary"):
-        train._take(preset, tmp_path, object())  # type: ignore[arg-type] # it is not looked at
+        train._take(preset, tmp_path, object(), object())  # type: ignore[arg-type] # they are not looked at
 
 
 def test_a_preset_can_learn_more_words(work: Path, preset: Path, tmp_path: Path) -> None:
@@ -262,38 +262,59 @@ def test_a_run_remembers_its_start(work: Path, preset: Path, tmp_path: Path, mon
     ends = [state[kind][name].numpy() for kind in ("before", "variables")]
     assert np.abs(ends[0] - ends[1]).max() > 0
     written = read_weights(export(TINY, tmp_path), TINY.architecture)[name]
-    np.testing.assert_array_equal(written, shortened((ends[0] + ends[1]) / 2))
+    np.testing.assert_array_equal(written, shortened((ends[0] + ends[1]) / 2, 6))
     lines = logged(tmp_path)
     assert {line["start"] for line in lines} == {f"{TINY.name} {TINY.version}"}
     assert 0 < max(line.get("rate", 0) for line in lines) <= TINY.further_rate
 
 
-def test_rows_of_new_words_follow_from_those_of_known_ones() -> None:
-    """Where rows are a linear function of what the teacher says of the words, so are the new ones."""
+def test_rows_of_new_and_rare_words_follow_from_those_of_known_ones() -> None:
+    """Where rows are a linear function of what the teacher says of the words, so are the new ones.
+
+    A word that was never shown comes half the way to it, one that was shown often keeps its row.
+    """
     words = [word for word in teacher.teacher_words() if word.isalpha()][200:1700]
     asked = teacher.Teacher()
     rows = asked.embed(words) @ np.random.default_rng(0).normal(size=(DIMENSIONS, 8)) + 5.0
+    known = rows[:1200].astype(np.float32)
+    known[-1] += 10.0
     pieces = [f"\u2581{word}" for word in words]
-    found = widened(rows[:1200].astype(np.float32), pieces, asked)
-    np.testing.assert_array_equal(found[:1200], rows[:1200].astype(np.float32))
+    shown = np.full(len(words), 1_000_000)
+    shown[1199] = 0
+    found = widened(known, pieces, shown, asked)
+    np.testing.assert_allclose(found[:1199], known[:1199], atol=1e-3)
+    assert np.abs(found[1199] - (rows[1199] + known[-1]) / 2).max() < 1.5
     wrong = np.square(found[1200:] - rows[1200:]).mean()
     assert wrong < 0.15 * rows[1200:].var(axis=0).mean()
 
 
-def test_shortened_weights_lose_half_a_unit_at_most() -> None:
-    """Six bits of fraction are left: at most half a unit of the sixth is lost, and what float16 loses.
+def test_so_many_numbers_keep_so_much_of_the_teacher() -> None:
+    """Vectors of few directions lose nothing when cut to as many numbers, some when to fewer; few vectors tell nothing."""
+    random = np.random.default_rng(0)
+    taught = (random.normal(size=(400, 20)) @ random.normal(size=(20, 64))).astype(np.float32)
+    taught /= np.linalg.norm(taught, axis=1, keepdims=True)
+    whole, half = evaluate._narrow(taught, 20), evaluate._narrow(taught, 10)
+    assert whole == {"numbers": 20, "cosine": pytest.approx(1.0, abs=1e-5)}
+    assert 0.6 < half["cosine"] < 0.9
+    assert evaluate._narrow(taught[:100], 10) == {}
+
+
+@pytest.mark.parametrize("bits", [3, 6, 9])
+def test_shortened_weights_lose_half_a_unit_at_most(bits: int) -> None:
+    """At most half a unit of the last bit of fraction that is left is lost, and what float16 loses.
 
     What float16 cannot hold is an error: a preset with an infinite weight would be of no use.
     """
     for wrong in (65_519.0, np.inf, -np.inf, np.nan):
         with pytest.raises(ValueError, match="training has diverged"):
-            shortened(np.array([1.0, wrong], np.float32))
+            shortened(np.array([1.0, wrong], np.float32), bits)
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
     values = np.concatenate([values, np.array([0.0, -0.0, 1.9999, -1.9999, 1e-9], np.float32)])
-    kept = shortened(values)
-    assert not (kept.view(np.uint16) & 0b1111).any()
+    kept = shortened(values, bits)
+    assert not (kept.view(np.uint16) & (0b11_1111_1111 >> bits)).any()
     usual = np.abs(values) > 1e-3
-    assert np.abs(kept.astype(np.float32) / np.where(usual, values, 1) - 1)[usual].max() <= 2**-7 + 2**-11
+    lost = np.abs(kept.astype(np.float32) / np.where(usual, values, 1) - 1)[usual].max()
+    assert 2**-bits / 8 < lost <= 2 ** -(bits + 1) + 2**-11
     np.testing.assert_array_equal(np.signbit(kept), np.signbit(values))
 
 

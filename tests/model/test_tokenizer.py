@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
 from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
+from tests.bundled import VOCABULARY
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 PAIR = "Another sentence."
@@ -274,15 +275,21 @@ def test_a_vocabulary_need_not_have_the_published_ids() -> None:
 
 def test_a_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None:
     """Ids beyond the embedding would be computed silently wrong."""
-    small = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=31_999))
-    with pytest.raises(PresetError, match=r"has 32000 tokens, more than config\.json's vocabulary_size of 31999"):
+    small = dataclasses.replace(
+        preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=VOCABULARY - 1)
+    )
+    with pytest.raises(
+        PresetError, match=rf"has {VOCABULARY} tokens, more than config\.json's vocabulary_size of {VOCABULARY - 1}"
+    ):
         FNetTokenizer.from_preset(small)
 
 
 def test_a_vocabulary_may_be_smaller_than_the_network(preset: Preset) -> None:
     """Networks round their vocabulary up; unused rows do no harm."""
-    large = dataclasses.replace(preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=32_032))
-    assert FNetTokenizer.from_preset(large).vocabulary_size() == 32_000
+    large = dataclasses.replace(
+        preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=VOCABULARY + 32)
+    )
+    assert FNetTokenizer.from_preset(large).vocabulary_size() == VOCABULARY
 
 
 def test_a_preset_says_how_pairs_are_cut(preset: Preset) -> None:

@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from tests.bundled import VOCABULARY
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy/ray/encode_corpus.py"
@@ -55,7 +56,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which a tiny preset is encoded with."""
     preset = tmp_path_factory.mktemp("preset") / "tiny"
     architecture = Architecture(
-        vocabulary_size=32_000, num_layers=2, hidden_dim=32, intermediate_dim=48, max_sequence_length=64
+        vocabulary_size=VOCABULARY, num_layers=2, hidden_dim=32, intermediate_dim=48, max_sequence_length=64
     )
     random = np.random.default_rng(1)
     preset.mkdir()

@@ -27,6 +27,7 @@ from service.batcher import Batcher
 from service.engine import Engine, EngineOptions
 from service.records import Record
 from service.settings import Settings
+from tests.bundled import POISON, VOCABULARY
 
 T = TypeVar("T")
 
@@ -37,8 +38,6 @@ hypothesis.settings.load_profile("steady")
 # Nothing here takes so long: a test that waits longer hangs.
 HANG = 60.0
 
-# A token whose embedding is so large that the network cannot but overflow.
-POISON = 31_999
 POSITIONS = 64
 SEGMENTS = 3
 
@@ -48,7 +47,7 @@ def make_preset(
 ) -> Path:
     """Write the preset of a tiny network with random weights; `block` is its `fnet_service` block."""
     architecture = Architecture(
-        vocabulary_size=32_000,
+        vocabulary_size=VOCABULARY,
         num_layers=2,
         hidden_dim=32,
         intermediate_dim=48,

@@ -34,6 +34,7 @@ from service.bulk.shards import JobError, Part, Parts, cut
 from service.client import AsyncClient
 from service.engine import Engine
 from service.inputs import Text
+from tests.bundled import POISON, VOCABULARY
 from tests.service.forked import HANG, Command
 
 if TYPE_CHECKING:
@@ -460,7 +461,7 @@ def test_a_pipe_may_be_gzipped(encode: Encode) -> None:
 def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> None:
     """With its line and the reason; a skipped row keeps its place, and is listed."""
     long = " ".join(["word"] * 100)
-    given_rows = [{"text": "good"}, {"text": long}, {"token_ids": [4, 32_000]}, {"text": "better"}]
+    given_rows = [{"text": "good"}, {"text": long}, {"token_ids": [4, VOCABULARY]}, {"text": "better"}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given_rows)))
     failed = encode("in.jsonl", "-o", "out.npy", code=1)
     assert failed.stderr.decode().startswith(
@@ -472,7 +473,7 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
     assert np.isnan(array(tmp_path / "out.npy")).any(axis=1).tolist() == [False, True, True, False]
     listed = [json.loads(line) for line in (tmp_path / "out.npy.skipped.jsonl").read_text().splitlines()]
     assert [(each["row"], each["line"]) for each in listed] == [(1, 2), (2, 3)]
-    assert listed[1]["reason"] == "token_ids[1] token id 32000 is outside [0, 32000)"
+    assert listed[1]["reason"] == f"token_ids[1] token id {VOCABULARY} is outside [0, {VOCABULARY})"
     encode("in.jsonl", "-o", "out.parquet", "--on-error", "skip", "--truncate")
     found = parquet.read_table(tmp_path / "out.parquet").column("pooled_output").to_pylist()
     assert [each is None for each in found] == [False, False, True, False]
@@ -482,7 +483,7 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
 
 def test_a_row_that_overflows_is_found(encode: Encode, tmp_path: Path) -> None:
     """The network says only that something did: the row is named, and those beside it have their vectors."""
-    given_rows = [{"token_ids": [4, number, 5]} for number in (7, 8, 31_999, 9)]
+    given_rows = [{"token_ids": [4, number, 5]} for number in (7, 8, POISON, 9)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given_rows)))
     failed = encode("in.jsonl", "-o", "out.npy", code=1)
     assert b"in.jsonl: line 3: the network's output for this input is not finite;" in failed.stderr

@@ -30,6 +30,7 @@ from service.records import (
     TextsTokenized,
     Timings,
 )
+from tests.bundled import POISON
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     MakeHeld = Callable[..., tuple[Service, Gate]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
-POISON = 31_999
 HANG = 60.0
 
 

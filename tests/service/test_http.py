@@ -28,6 +28,7 @@ from service import __version__
 from service.app import create_app
 from service.protocols.statuses import STATUSES
 from service.settings import Settings
+from tests.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -44,7 +45,6 @@ Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 HANG = 60.0
 HIDDEN = 32
 POSITIONS = 64
-POISON = 31_999
 LONG = " ".join(["word"] * 100)
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 
@@ -385,7 +385,7 @@ def test_answers_carry_id_and_timing(service: Service) -> None:
 @pytest.mark.parametrize(
     ("request_", "loc"),
     [
-        ({"token_ids": [[1], [1, 32_000]]}, ["token_ids", 1, 1]),
+        ({"token_ids": [[1], [1, VOCABULARY]]}, ["token_ids", 1, 1]),
         ({"token_ids": [1, -1]}, ["token_ids", 1]),
         ({"token_ids": [[1]], "segment_ids": [[3]]}, ["segment_ids", 0, 0]),
         ({"token_ids": [1], "segment_ids": [3]}, ["segment_ids", 0]),
@@ -731,7 +731,7 @@ def test_info_describes_what_is_served(service: Service) -> None:
         "max_batch_tokens": 64,
         "request_timeout": HANG,
     }
-    assert info["architecture"]["vocabulary_size"] == 32_000
+    assert info["architecture"]["vocabulary_size"] == VOCABULARY
     assert info["parameters"] == service.engine.ready().preset.architecture.parameter_count
     assert (info["alignment"], info["tile"]) in {(2, 32), (8, 1), (8, 32), (16, 1), (32, 1)}
     assert info["engine"] == "jax"

@@ -13,8 +13,8 @@ from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET, Padding, Preset, lo
 from model.tokenizer import FNetTokenizer
 from service.errors import InvalidInputError, TooManySequencesError
 from service.inputs import Text, check_count, from_ids, from_texts
+from tests.bundled import VOCABULARY
 
-VOCABULARY = 32_000
 POSITIONS = 64
 SEGMENTS = 3
 LONG = " ".join(["word"] * 100)

@@ -27,6 +27,7 @@ from service.errors import BadRequestError, InvalidInputError, ServiceError, Too
 from service.protocols.oip import InferCall, InferRequest, Result, binary_size, parse, render_binary, render_json
 from service.protocols.oip_tensors import HEADER_LENGTH
 from service.settings import Settings
+from tests.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
@@ -40,7 +41,7 @@ HIDDEN = 32
 POSITIONS = 64
 SEGMENTS = 3
 MOST = 8
-POISON = 31_999
+OUTSIDE = f"token id {VOCABULARY} is outside [0, {VOCABULARY})"
 HANG = 60.0
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 IDS = [[5, 6, 7], [8, 9, 10]]
@@ -765,11 +766,11 @@ def test_bodies_may_be_compressed(service: Service, coding: str, compress: Calla
 @pytest.mark.parametrize(
     ("inputs", "start"),
     [
-        ([ids([[1, 32_000]], [1, 2])], "inputs[0] token_ids[0][1]: token id 32000 is outside [0, 32000)"),
+        ([ids([[1, VOCABULARY]], [1, 2])], f"inputs[0] token_ids[0][1]: {OUTSIDE}"),
         ([ids([1, 2, 3, -1], [2, 2])], "inputs[0] token_ids[1][1]: token id -1 is outside"),
         ([ids([[2**40]], [1, 1])], "inputs[0] token_ids[0][0]: token id 1099511627776 is outside"),
         ([ids([[2**32 + 5]], [1, 1])], "inputs[0] token_ids[0][0]: token id 4294967301 is outside"),
-        ([ids([32_000] * 40, [1, 40])], "inputs[0] token_ids[0][0]: token id 32000 is outside [0, 32000) (and more)"),
+        ([ids([VOCABULARY] * 40, [1, 40])], f"inputs[0] token_ids[0][0]: {OUTSIDE} (and more)"),
         (
             [{**ids([[3]], [1, 1]), "name": "segment_ids"}, ids([[1]], [1, 1])],
             "inputs[0] segment_ids[0][0]: segment id",
@@ -795,7 +796,7 @@ def test_ids_beyond_32_bits_do_not_wrap_around(service: Service) -> None:
     raw = np.array([[2**32 + 5]], "<i8").tobytes()
     body, header = packed({"inputs": [tensor("token_ids", "INT64", [1, 1], binary_data_size=8)]}, raw)
     message = error(service.post(INFER, content=body, headers={HEADER_LENGTH: header}), 422)
-    assert message == "inputs[0] token_ids[0][0]: token id 4294967301 is outside [0, 32000)"
+    assert message == f"inputs[0] token_ids[0][0]: token id 4294967301 is outside [0, {VOCABULARY})"
 
 
 def test_the_name_in_the_body_is_that_of_the_path(service: Service) -> None:

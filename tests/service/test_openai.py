@@ -39,6 +39,7 @@ from service.errors import (
 from service.inputs import Text
 from service.protocols.openai import Call, EmbeddingsRequest, parse, refuse_unserved, render, render_error
 from service.protocols.statuses import STATUSES
+from tests.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
@@ -51,7 +52,6 @@ Array = npt.NDArray[np.float32]
 MOST = 8
 HIDDEN = 32
 POSITIONS = 64
-POISON = 31_999
 MODEL = "tiny_en"
 LONG = " ".join(["word"] * 100)
 
@@ -460,7 +460,7 @@ def test_bodies_need_no_content_type(service: Service) -> None:
     [
         ({"input": ["a", LONG]}, "input[1]"),
         ({"input": LONG}, "input"),
-        ({"input": [[1], [1, 32_000]]}, "input[1][1]"),
+        ({"input": [[1], [1, VOCABULARY]]}, "input[1][1]"),
         ({"input": [1, -1]}, "input[1]"),
         ({"input": [[1], []]}, "input[1]"),
         ({"input": [[1] * 65]}, "input[0]"),

@@ -24,6 +24,7 @@ from service.errors import ServiceError
 from service.protocols.statuses import STATUSES
 from service.protocols.tei import error_type, protocol
 from service.settings import Settings
+from tests.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 POSITIONS = 64
 HIDDEN = 32
-POISON = 31_999
 LONG = " ".join([*(["word"] * 60), "and", "other", *(["things"] * 60)])
 MIXED: list[str | list[int]] = ["a small dog", [4, 25, 127, 5], "", [9], "Caf\xe9 \U0001f600"]
 
@@ -323,7 +323,7 @@ def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) ->
         ({"inputs": [True]}, "inputs[0]"),
         ({"inputs": ["a", [1, "b"]]}, "inputs[1][1]"),
         ({"inputs": ["a", []]}, "inputs[1]"),
-        ({"inputs": ["a", [32_000]]}, "inputs[1][0]"),
+        ({"inputs": ["a", [VOCABULARY]]}, "inputs[1][0]"),
         ({"inputs": [5, -1]}, "inputs[1]"),
         ({"inputs": "a", "truncate": "yes"}, "truncate"),
         ({"inputs": "a", "truncation_direction": "up"}, "truncation_direction"),
