@@ -289,7 +289,7 @@ def test_rows_of_new_and_rare_words_follow_from_those_of_known_ones() -> None:
 
 
 def test_so_many_numbers_keep_so_much_of_the_teacher() -> None:
-    """Vectors of few directions lose nothing when cut to as many numbers, some when to fewer; few vectors tell nothing."""
+    """Vectors of few directions cut to as many numbers lose nothing, to fewer some; a few vectors tell nothing."""
     random = np.random.default_rng(0)
     taught = (random.normal(size=(400, 20)) @ random.normal(size=(20, 64))).astype(np.float32)
     taught /= np.linalg.norm(taught, axis=1, keepdims=True)
