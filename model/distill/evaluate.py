@@ -2,7 +2,7 @@
 
 Two kinds of figures: how near the student comes to its teacher on texts that were kept from training, and how well each
 system agrees with people. The sets of the second kind (WordSim-353, SimLex-999, the Lee documents, BBC news) are read
-here alone; nothing of them enters the corpus, the vocabulary or any choice made while training.
+here alone; nothing of them enters the corpus, the vocabulary or the training.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def evaluate(
         sets: The sets judged by people; without it they are fetched.
 
     Returns:
-        The figures, ready for JSON: `fidelity`, `narrow`, `human`, `word_order`, `segmentation`, `padding`, `preset`,
-        `skipped` (what was left out, and why) and `seconds`. Cosines lie in [-1, 1]; correlations and accuracies are
-        times 100.
+        The figures, ready for JSON: `fidelity`, `pooler_limit`, `human`, `word_order`, `segmentation`, `padding`,
+        `preset`, `skipped` (what was left out, and why) and `seconds`. Cosines lie in [-1, 1]; correlations and
+        accuracies are times 100.
 
     Raises:
         PresetError: A preset is missing or damaged.
@@ -122,7 +122,7 @@ def evaluate(
     figures: Figures = {
         "preset": students[0].description(),
         "fidelity": _fidelity(recipe, work, held_out, students[0], _together(untaught)),
-        "narrow": _narrow(held_out.taught, recipe.architecture.hidden_dim // 2 + 1),
+        "pooler_limit": _pooler_limit(held_out.taught, recipe.architecture.hidden_dim // 2 + 1),
         "human": _human(sets, embed, recipe.seed, skipped),
         "word_order": _word_order(recipe, work, embed, skipped),
         "segmentation": _segmentation(held_out.texts, students, recipe.seed),
@@ -336,12 +336,12 @@ def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSys
     }
 
 
-def _narrow(taught: Floats, kept: int) -> Figures:
+def _pooler_limit(taught: Floats, kept: int) -> Figures:
     """Return what of the teacher's vectors so many principal components keep: their mean cosine to the whole vectors.
 
     So many numbers of the sum over the tokens the real part of the transform leaves at position 0, where the pooler
-    reads, and what position 0 held before is too small beside them to be heard. A student comes above that cosine only
-    where its last feed-forward part guesses the rest.
+    reads; what position 0 held before that mixing is less than a hundredth of them. A student comes above that cosine
+    only where its last feed-forward part guesses the rest.
     """
     fitted, measured = taught[::2].astype(np.float64), taught[1::2]
     if len(fitted) <= taught.shape[1]:

@@ -86,6 +86,11 @@ class Examples:
         ]
         self.lengths = np.asarray([len(ids) for ids in self.token_ids])
 
+    def piece_counts(self) -> npt.NDArray[np.int64]:
+        """Return how often each piece of the vocabulary occurs in all the texts together, `[pieces]`."""
+        occurring = np.concatenate([np.asarray(ids) for ids in self.token_ids])
+        return np.bincount(occurring, minlength=self.pieces.get_piece_size())
+
     def batches(
         self,
         rng: np.random.Generator,

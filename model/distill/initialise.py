@@ -2,7 +2,8 @@
 
 Position 0 receives the cosine transform of the sum over all tokens, of which only the even half survives. So the
 pieces' vectors, 192 principal components of what the teacher says of each piece alone, are laid on the even (cosine)
-vectors of the hidden axis. The feed-forward parts start near 0, and the pooler is solved by least squares.
+vectors of the hidden axis, all but the constant one. The feed-forward parts start near 0, and the pooler is solved by
+least squares.
 
 A student that goes on from a preset keeps its variables; the words that it does not know get rows foretold from those
 that it does, and rows of rare words are pulled towards what is foretold of them.
@@ -26,8 +27,9 @@ _SOLVED_TOKENS = 128
 _SOLVED_ROWS = 48
 _RIDGE = 1e-3
 _WORD_RIDGE = 3e-4
-# A word shown this often is known half as well as it can be; one never shown is pulled this far.
+# Occurring this often, a row deserves half of the trust that it can have.
 _FEW_TIMES = 30.0
+# How far a row that never occurs goes towards what is foretold of it.
 _PULL = 0.5
 # Words above this share of the text are held to say less (Arora et al. 2017, "A simple but tough-to-beat baseline").
 _COMMON = 1e-3
@@ -55,7 +57,7 @@ def initialise(student: Student, examples: Examples, teacher: Teacher, seed: int
     sample = examples.vectors[sampled(examples, 60_000, seed)].astype(np.float32)
     _, _, components = np.linalg.svd(sample.T @ sample)
     components = components[: len(even)]
-    frequency = np.bincount(np.concatenate([np.asarray(ids) for ids in examples.token_ids]), minlength=count)
+    frequency = examples.piece_counts()
     weight = _COMMON / (_COMMON + frequency / frequency.sum())
     weight[[examples.pieces.is_control(piece) or examples.pieces.is_unknown(piece) for piece in range(count)]] = 0.0
 
@@ -91,22 +93,25 @@ def widened(embeddings: Floats, pieces: Sequence[str], shown: npt.NDArray[np.int
     Args:
         embeddings: `[known, hidden]`, the rows of the first pieces.
         pieces: All pieces; those beyond the known ones are words.
-        shown: `[len(pieces)]`, how often each occurs in what is trained on.
+        shown: `[len(pieces)]`, how often each occurs in the texts that training goes on with. What was shown before is
+            not known: rows that an earlier run knew well are moved, too, where these texts hardly have their words.
         teacher: Says what each word means.
 
     Returns:
         `[len(pieces), hidden]` float32.
 
     Raises:
-        ValueError: A new piece is no whole word.
+        ValueError: A new piece is no whole word, or no known piece is one.
     """
     known = len(embeddings)
     words = {index: word for index, piece in enumerate(pieces) if (word := word_of(piece))}
     if strange := [piece for index, piece in enumerate(pieces) if index >= known and index not in words]:
         raise ValueError(f"new pieces have to be whole words, and {strange[0]!r} is none")
-    vectors = teacher.embed(list(words.values()), progress="words").astype(np.float64)
-    places = np.array(list(words))
+    places = np.array(list(words), np.int64)
     old = places < known
+    if not old.any():
+        raise ValueError("no known piece is a whole word from which others could be foretold")
+    vectors = teacher.embed(list(words.values()), progress="words").astype(np.float64)
     rows, times = embeddings[places[old]].astype(np.float64), shown[places[old]][:, None]
     # Of a word that was hardly shown, the row tells little.
     weight = (times + 1) / (times + 1 + _FEW_TIMES)

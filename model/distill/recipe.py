@@ -22,8 +22,8 @@ class Recipe:
         sources: Names of the sources to read, all of them where none is named.
         teacher_words: How many of the teacher's whole words become pieces, most frequent first; by default all. A word
             that is one piece starts with what the teacher says of it; a word in several has to be learned.
-        everyday_words: How many words become pieces that text of several kinds or a word list has and the teacher cuts
-            in pieces itself.
+        everyday_words: How many words become pieces that the teacher cuts: those that three sources use, or one uses
+            and the word list has.
         composed: How many texts of each composed kind (`model.distill.compose`) to make.
         singles: How many words of a word list stand alone, beside the teacher's words that are pieces: a word alone is
             the shortest text there is, and what it means should be known best.

@@ -35,8 +35,8 @@ from model.presets import VOCABULARY_FILE, load_preset
 
 CHECKPOINT = "train/checkpoint.pt"
 LOG = "train/log.jsonl"
+PIECE_ROWS = "token_embedding/embeddings"
 
-_PIECES = "token_embedding/embeddings"
 _CHECKPOINT_SECONDS = 300.0
 _LOG_STEPS = 50
 _EVALUATED_TEXTS = 3_000
@@ -271,9 +271,8 @@ def _take(start: Path, work: Path, student: Student, examples: Examples) -> None
     # Its vocabulary is all in which the preset may differ.
     size = load_preset(str(start)).architecture.vocabulary_size
     weights = read_weights(start, dataclasses.replace(student.backbone.architecture, vocabulary_size=size))
-    shown = np.bincount(np.concatenate([np.asarray(ids) for ids in examples.token_ids]), minlength=len(pieces))
-    rows = widened(weights[_PIECES][: len(known)], pieces, shown, Teacher())
-    weights[_PIECES] = np.pad(rows, ((0, unused), (0, 0)))
+    rows = widened(weights[PIECE_ROWS][: len(known)], pieces, examples.piece_counts(), Teacher())
+    weights[PIECE_ROWS] = np.pad(rows, ((0, unused), (0, 0)))
     student.backbone.assign_weights(weights)
 
 

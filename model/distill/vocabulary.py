@@ -135,16 +135,17 @@ def _as_taught(proto: Any) -> Any:
 
 
 def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
-    """Return words that are not known yet and text uses most, inflected verbs above all.
+    """Return words that are not known yet and text uses most.
 
     A source counts by the share that a word has in it: a long manual says no more than a short collection. Words that
-    few sources use count where the word list has them.
+    few sources use count where they are among those that stand alone, which a word list has.
     """
     home = work / "corpus"
     names = [WORDNET.name, *(source.name for source in SOURCES if not source.unseen)]
     files = [file for name in names if (file := home / f"{name}.tsv").exists()]
-    if not files:
-        raise FileNotFoundError(f"{home} has no texts: run the corpus step first")
+    alone = home / "singles.tsv"
+    if not files or not alone.exists():
+        raise FileNotFoundError(f"{home} has no texts or no words: run the corpus step first")
     shares: defaultdict[str, float] = defaultdict(float)
     used: Counter[str] = Counter()
     for file in files:
@@ -154,7 +155,7 @@ def _everyday_words(work: Path, known: set[str], most: int) -> list[str]:
         for word, count in counts.items():
             shares[word] += count / total
     fewest = min(_FEWEST_SOURCES, len(files))
-    listed = {_normal(word) for family in read_families(home / "singles.tsv") for word in family}
+    listed = {_normal(word) for family in read_families(alone) for word in family}
     usual = sorted(shares, key=lambda word: (-shares[word], word))
     return [word for word in usual if word not in known and (used[word] >= fewest or word in listed)][:most]
 

@@ -18,6 +18,7 @@ import pytest
 from model.checkpoints import WEIGHTS_FILE, read_weights
 from model.plain import encode_one
 from model.presets import BUILT_IN_PRESETS, BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
+from tests.bundled import PARAMETERS
 from tests.hub import Hub, running
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -71,7 +72,7 @@ def test_the_list_has_what_is_bundled_and_built_in(run: Run) -> None:
     listed = run("list")
     assert (listed.returncode, listed.stderr) == (0, "")
     text = re.sub(r" +", " ", listed.stdout)
-    assert f"{DEFAULT_PRESET} 16,729,472 5 384 bundled" in text
+    assert f"{DEFAULT_PRESET} {PARAMETERS:,} 5 384 bundled" in text
     assert "f_net_base_en 82,861,056 12 768 not here; fnet-service preset fetch f_net_base_en" in text
     assert "f_net_large_en 236,945,408 24 1,024 not here" in text
 
