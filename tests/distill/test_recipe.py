@@ -381,8 +381,8 @@ def test_the_preset_says_how_it_is_served(preset: Path) -> None:
     assert kept
     assert not any((values.view(np.uint16) & 0b1111).any() for values in kept)
     tokens = read_weights(preset, described.architecture)[train.PIECE_ROWS].astype(np.float16)
-    assert not (tokens.view(np.uint16) & 0b11_1111).any()
-    assert (preset / WEIGHTS_FILE).stat().st_size < 1.5 * parameters + 100_000
+    assert not (tokens.view(np.uint16) & 0b111_1111).any()
+    assert (preset / WEIGHTS_FILE).stat().st_size < 1.4 * parameters + 100_000
 
 
 def test_the_card_tells_data_results_and_limits(work: Path, preset: Path, tmp_path: Path) -> None:
