@@ -250,9 +250,10 @@ def _training(recipe: Recipe, work: Path) -> str:
 
 {beginning}
 
-The loss asks each `pooled_output` to point where the teacher's embedding points, the cosines within a batch to be the teacher's, those within a family of related texts above all, and,
-with weight {recipe.mean_weight:g}, `mean_output` to point there too. One family in {recipe.held_out} was held out,
-{recipe.resegmented:.0%} of the texts were shown in random segmentations, and nothing was ever padded.
+The loss asks each `pooled_output` to point where the teacher's embedding points, the cosines within a batch to be the
+teacher's, those within a family of related texts above all, and, with weight {recipe.mean_weight:g}, `mean_output` to
+point there too. One family in {recipe.held_out} was held out, {recipe.resegmented:.0%} of the texts were shown in
+random segmentations, and nothing was ever padded.
 {amount}"""
 
 
