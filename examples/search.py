@@ -17,10 +17,11 @@ FEWEST_WORDS = 6
 
 
 def paragraphs(folder: Path) -> list[tuple[Path, str]]:
-    """Return each paragraph of the text files below a folder, with the file that it stands in."""
+    """Return each paragraph of the text files below a folder, code aside, with the file that it stands in."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".md", ".txt"))
     parts = ((file, part.strip()) for file in files for part in file.read_text("utf-8").split("\n\n"))
-    return [(file, " ".join(part.split())) for file, part in parts if len(part.split()) >= FEWEST_WORDS]
+    prose = ((file, part) for file, part in parts if not part.startswith("```"))
+    return [(file, " ".join(part.split())) for file, part in prose if len(part.split()) >= FEWEST_WORDS]
 
 
 def main(folder: Path, question: str) -> None:
