@@ -35,8 +35,8 @@ types: $(VENV)/.dev  ## check types, strictly
 	@$(VENV)/bin/mypy
 
 parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slow, about 1 GB to install)
-	@# The other libraries' own warnings are not this project's.
-	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/parity $(TEST_ARGS)
+	@# The suite's conftest needs what is not installed here; the other libraries' own warnings are not this project's.
+	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' --confcutdir=tests/parity -W ignore tests/parity $(TEST_ARGS)
 
 distill: .venv-distill/.done  ## train and measure a preset (hours; MINUTES of training, START: a preset to go on from)
 	@.venv-distill/bin/python -m model.distill all --minutes $(MINUTES) $(if $(START),--start $(START))
