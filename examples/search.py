@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from service.client import Client
 URL = "http://127.0.0.1:8000"
 AT_A_TIME = 256
 FEWEST_WORDS = 6
+CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def paragraphs(folder: Path) -> list[tuple[Path, str]]:
     """Return each paragraph of the text files below a folder, code aside, with the file that it stands in."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".md", ".txt"))
-    parts = ((file, part.strip()) for file in files for part in file.read_text("utf-8").split("\n\n"))
-    prose = ((file, part) for file, part in parts if not part.startswith("```"))
-    return [(file, " ".join(part.split())) for file, part in prose if len(part.split()) >= FEWEST_WORDS]
+    prose = ((file, CODE.sub("", file.read_text("utf-8"))) for file in files)
+    parts = ((file, part.split()) for file, text in prose for part in text.split("\n\n"))
+    return [(file, " ".join(words)) for file, words in parts if len(words) >= FEWEST_WORDS]
 
 
 def main(folder: Path, question: str) -> None:

@@ -21,7 +21,7 @@ from model.verify import fingerprint
 
 # Of float16's 10, so that all fits in the 25 MB that a repository can bear.
 _KEPT_BITS = 6
-# Of the token embeddings, which are four fifths of the weights: with 4 the preset would have 25.7 MB.
+# Of the token embeddings, which are four fifths of the weights: with 4 the directory would have 25.7 MB.
 _KEPT_BITS_OF_TOKENS = 3
 
 
@@ -33,7 +33,7 @@ def export(recipe: Recipe, work: Path) -> Path:
     forgets a little of the rest, and the mean does not.
 
     The weights are kept as float16 with their last bits 0, which compress to little more than a quarter of float32's
-    size; a row's cosine to the unrounded one is 0.9997 or more.
+    size; a row's cosine to the unrounded one is about 0.9997.
 
     Raises:
         FileNotFoundError: Nothing was trained yet.

@@ -306,7 +306,7 @@ def test_rows_of_new_and_rare_words_follow_from_those_of_known_ones() -> None:
     random = np.random.default_rng(0)
     rows = asked.embed(words) @ random.normal(size=(DIMENSIONS, 8)) + 5.0
     known = rows[:1200].astype(np.float32)
-    known[900:] += 10 * random.normal(size=(300, 8))
+    known[1000:] += 10 * random.normal(size=(200, 8))
     pieces = [f"\u2581{word}" for word in words]
     shown = np.full(len(words), 1_000_000)
     shown[900:1000], shown[1000:] = 30, 0

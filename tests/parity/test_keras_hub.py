@@ -331,7 +331,9 @@ def test_the_golden_presets_are_what_keras_hub_writes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, golden / "make.py", tmp_path], check=True, timeout=600)
     files = sorted(path.relative_to(golden) for path in golden.rglob("*") if path.is_file())
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert written == [file for file in files if file.name != "make.py" and file.suffix != ".pyc"]
+    # What transformers wrote has a script of its own.
+    ours = [file for file in files if file.parts[0] != "hugging_face" and file.suffix not in (".py", ".pyc")]
+    assert written == ours
     for file in written:
         ours, theirs = golden / file, tmp_path / file
         if file.suffix in (".json", ".spm"):
