@@ -224,7 +224,7 @@ def test_training_can_go_on_from_a_preset(work: Path, preset: Path, tmp_path: Pa
     pieces = vocabulary.pieces_of(tmp_path / vocabulary.VOCABULARY)
     words = np.array([index for index, piece in enumerate(pieces) if vocabulary.word_of(piece)])
     moved = np.abs(rows[0][words] - rows[1][words]).max(axis=1) / np.abs(rows[1][words]).max(axis=1)
-    assert moved[counts[words].argmax()] < 0.01 < np.median(moved[counts[words] == 0])
+    assert moved[counts[words].argmax()] < 0.05 < np.median(moved[counts[words] == 0])
     (tmp_path / vocabulary.VOCABULARY).write_bytes(b"")
     with pytest.raises(ValueError, match="another vocabulary"):
         train._take(preset, tmp_path, object(), object())  # type: ignore[arg-type] # they are not looked at
