@@ -332,8 +332,8 @@ def test_the_golden_presets_are_what_keras_hub_writes(tmp_path: Path) -> None:
     files = sorted(path.relative_to(golden) for path in golden.rglob("*") if path.is_file())
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     # What transformers wrote has a script of its own.
-    ours = [file for file in files if file.parts[0] != "hugging_face" and file.suffix not in (".py", ".pyc")]
-    assert written == ours
+    made = [file for file in files if file.parts[0] != "hugging_face" and file.suffix not in (".py", ".pyc")]
+    assert written == made
     for file in written:
         ours, theirs = golden / file, tmp_path / file
         if file.suffix in (".json", ".spm"):
