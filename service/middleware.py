@@ -162,9 +162,10 @@ class Refusals:
 
         async def send_noting(message: Message) -> None:
             nonlocal begun
-            if not begun:
-                begun = True
-                limit.reschedule(None)  # an answer that has begun is finished
+            # An answer that has begun is finished, also one that came about in the moment when the time was up.
+            if not (begun or limit.expired()):
+                limit.reschedule(None)
+            begun = True
             await send(message)
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import re
@@ -171,6 +172,18 @@ def test_the_deadline_covers_the_whole_request(ask: Ask) -> None:
 
     response = ask(in_context(app), headers={"X-Request-Timeout": "0.05"})
     assert (response.status_code, code(response)) == (504, "deadline_exceeded")
+
+
+def test_an_answer_in_the_moment_of_the_deadline_is_sent(ask: Ask) -> None:
+    """The end of a wait can come together with what was waited for, which then is the answer."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        await answer(send, b"here")
+
+    response = ask(in_context(app, longest=0.01))
+    assert (response.status_code, response.content) == (200, b"here")
 
 
 def test_an_answer_that_has_begun_is_finished(ask: Ask) -> None:
