@@ -263,7 +263,8 @@ class PackedEncoder:
             leads[start] = size
         basis_size = max(length, self._programs.shortest_basis)
         lengths = [len(tokens.token_ids) for tokens in members]
-        bases = row_bases(basis_size, row.starts, lengths, carried=self._programs.carries)
+        narrow, carried = self.dtype == "bfloat16", self._programs.carries
+        bases = row_bases(basis_size, row.starts, lengths, narrow=narrow, carried=carried)
         return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
 
     def _most_members(self, length: int) -> int:

@@ -18,6 +18,10 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   first, and n times it is added to row 0 of the cosine part, n and 0 being the sums of the cosines. This is the same
   transform, with rounding errors that are small beside each row's own values. It takes an engine that keeps sums in
   float32: n times a rounding error would drown row 0.
+* The carrier is then common to all other tokens, negative. It cancels only as far as the values of every row of a block
+  add up to zero, and rounded to bfloat16 one by one they do not, least of all in rows of few distinct values. So the
+  cosines are rounded together, some to the farther of their two neighbours, such that their sums stay what they are
+  (`sequence_table`). The sums of sines are zero by symmetry.
 
 The products themselves are in the modules that run them (`model.jax_mixing`, `model.openvino_programs`).
 """
@@ -27,10 +31,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
 
 
@@ -60,10 +66,55 @@ class HiddenOrder:
 
 
 @lru_cache(maxsize=4096)
-def sequence_table(length: int) -> Float32s:
-    """Return `[2, length]`: the cosine and the sine of `2πk/length`."""
+def sequence_table(length: int, *, narrow: bool = False) -> Float32s:
+    """Return the values of the matrices along a sequence.
+
+    Args:
+        length: Tokens of the sequence.
+        narrow: Whether they are values of bfloat16. Every row but the first of a block made of them adds up to zero: in
+            float32 to rounding, in bfloat16 exactly, for which some are not the nearest to the truth.
+
+    Returns:
+        `[2, length]`: the cosine and the sine of `2πk/length`.
+    """
     angles = 2 * np.pi / length * np.arange(length)
-    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    table = np.stack([np.cos(angles), np.sin(angles)])
+    if not narrow:
+        return table.astype(np.float32)
+    # The second half mirrors the first.
+    half = np.arange(length // 2 + 1)
+    rounded = np.zeros_like(table)
+    rounded[1, half] = _nearest(table[1, half])
+    # A row holds all roots of unity of some order again and again: their cosines add up to zero if those of the
+    # primitive roots of every order keep their sum.
+    orders = length // np.gcd(half, length)
+    for order in np.unique(orders):
+        primitive = half[orders == order]
+        rounded[0, primitive] = _rounded_together(table[0, primitive])
+    rounded[:, length - half[1:]] = rounded[:, half[1:]] * [[1], [-1]]
+    return rounded.astype(np.float32)
+
+
+def _nearest(values: Float64s) -> Float64s:
+    """Return the values rounded to bfloat16."""
+    return values.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def _rounded_together(values: Float64s) -> Float64s:
+    """Return the values rounded to bfloat16 so that they keep their sum, at little cost in squared errors."""
+    rounded = _nearest(values)
+    errors = rounded - values
+    towards = np.where(errors > 0, -np.inf, np.inf).astype(ml_dtypes.bfloat16)
+    others = np.nextafter(rounded.astype(ml_dtypes.bfloat16), towards).astype(np.float64)
+    excess = errors.sum()
+    for place in np.argsort(np.abs(others - rounded) - 2 * np.abs(errors), kind="stable"):
+        left = excess + others[place] - rounded[place]
+        if abs(left) < abs(excess):
+            rounded[place], excess = others[place], left
+    # Where bfloat16 is finest, what is left has room.
+    smallest = [np.abs(values).argmin()]
+    rounded[smallest] = _nearest(rounded[smallest] - excess)
+    return rounded
 
 
 def carrier(length: int) -> int:
@@ -73,19 +124,20 @@ def carrier(length: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _block(length: int) -> Float32s:
+def _block(length: int, *, narrow: bool) -> Float32s:
     places = np.arange(length)
-    block: Float32s = sequence_table(length)[:, np.outer(places, places) % length]
+    block: Float32s = sequence_table(length, narrow=narrow)[:, np.outer(places, places) % length]
     return block
 
 
-def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int], *, carried: bool) -> Float32s:
+def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int], *, narrow: bool, carried: bool) -> Float32s:
     """Return the cosine and sine matrices along a row, zero outside each sequence's block.
 
     Args:
         size: Tokens along the row.
         starts: Where each sequence starts.
         lengths: How long each is.
+        narrow: Whether their values are of bfloat16.
         carried: Whether they are for `x` less its carriers. Less itself a carrier is 0: its place is where it is kept.
 
     Returns:
@@ -94,7 +146,7 @@ def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int], *, carri
     bases = np.zeros((2, size, size), np.float32)
     for start, length in zip(starts, lengths, strict=True):
         place = slice(start, start + length)
-        bases[:, place, place] = _block(length)
+        bases[:, place, place] = _block(length, narrow=narrow)
         if carried:
             bases[:, place, start + carrier(length)] = 0
     return bases

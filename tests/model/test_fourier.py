@@ -25,10 +25,10 @@ MIX_BY_FFT = jax.jit(mix_by_fft)
 HIDDEN = [1, 2, 3, 7, 8]
 
 
-def bases_of(lengths: list[int], spacing: Spacing) -> tuple[Any, tuple[int, ...]]:
+def bases_of(lengths: list[int], spacing: Spacing, *, narrow: bool = False) -> tuple[Any, tuple[int, ...]]:
     """Return the bases of a row of 64 tokens, and where its sequences start."""
     row = lay(lengths, (ROW,), spacing)
-    return row_bases(ROW, row.starts, lengths, carried=True), row.starts
+    return row_bases(ROW, row.starts, lengths, narrow=narrow, carried=True), row.starts
 
 
 def waves_of(order: HiddenOrder, dtype: Any = jnp.float32) -> Waves:
@@ -36,16 +36,20 @@ def waves_of(order: HiddenOrder, dtype: Any = jnp.float32) -> Waves:
     return Waves(jnp.asarray(order.cosines, dtype), jnp.asarray(order.sines, dtype))
 
 
-def mixing_of(lengths: list[int], spacing: Spacing, size: int = ROW) -> tuple[Mixing, tuple[int, ...]]:
+def mixing_of(
+    lengths: list[int], spacing: Spacing, size: int = ROW, *, narrow: bool = False
+) -> tuple[Mixing, tuple[int, ...]]:
     """Return what mixing needs to know of a row of `size` tokens, and where its sequences start."""
-    bases, starts = bases_of(lengths, spacing)
+    bases, starts = bases_of(lengths, spacing, narrow=narrow)
     carriers, others, leads = np.zeros(size, np.int32), np.zeros((size, 1), np.float32), np.zeros((size, 1), np.float32)
     for start, length in zip(starts, lengths, strict=True):
         carriers[start : start + length] = start + carrier(length)
         others[start : start + length] = 1
         others[start + carrier(length)] = 0
         leads[start] = length
-    return Mixing(*map(jnp.asarray, (carriers, others, leads, bases))), starts
+    return Mixing(
+        *map(jnp.asarray, (carriers, others, leads, bases.astype(jnp.bfloat16 if narrow else jnp.float32)))
+    ), starts
 
 
 def by_products(x: Array, mixing: Mixing) -> Array:
@@ -107,6 +111,16 @@ def test_sequence_table_holds_the_unit_circle_to_float32(length: int) -> None:
     np.testing.assert_allclose(sequence_table(length), [root.real, root.imag], atol=6e-8)
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 9, 97, 341, 360, 512, 4096])
+def test_a_bfloat16_table_cancels_what_all_tokens_share(length: int) -> None:
+    """Its values are of bfloat16 and within a step of the truth; those of every row but the first add up to zero."""
+    table = sequence_table(length, narrow=True)
+    assert np.array_equal(table, table.astype(jnp.bfloat16).astype(np.float32))
+    np.testing.assert_allclose(table, sequence_table(length), atol=2.0**-8)
+    for row in range(1, length):
+        assert np.abs(table[:, np.arange(length) * row % length].sum(axis=1, dtype=np.float64)).max() < 1e-9
+
+
 @both_ways
 @pytest.mark.parametrize("hidden", range(1, 41))
 def test_mixing_is_numpys_fft2_for_every_hidden_size(mixed_by: Mixed, hidden: int) -> None:
@@ -161,8 +175,8 @@ def test_the_carrier_is_a_token_of_the_sequence_and_not_its_first(length: int) -
     place = carrier(length)
     assert 0 <= place < length
     assert place or length == 1
-    assert not row_bases(length, [0], [length], carried=True)[:, :, place].any()
-    assert row_bases(length, [0], [length], carried=False)[0, 0].all()
+    assert not row_bases(length, [0], [length], narrow=False, carried=True)[:, :, place].any()
+    assert row_bases(length, [0], [length], narrow=False, carried=False)[0, 0].all()
 
 
 def test_narrow_operands_lose_little_where_tokens_have_much_in_common() -> None:
@@ -170,12 +184,24 @@ def test_narrow_operands_lose_little_where_tokens_have_much_in_common() -> None:
     order = HiddenOrder(64)
     random = np.random.default_rng(0)
     x = (100 * random.normal(size=64) + random.normal(size=(ROW, 64))).astype(np.float32)
-    mixing, _ = mixing_of([ROW], Spacing())
-    narrow = mixing._replace(bases=mixing.bases.astype(jnp.bfloat16))
-    mixed = np.asarray(MIX(x[:, order.order], waves_of(order, jnp.bfloat16), narrow))[:, order.inverse]
+    mixing, _ = mixing_of([ROW], Spacing(), narrow=True)
+    mixed = np.asarray(MIX(x[:, order.order], waves_of(order, jnp.bfloat16), mixing))[:, order.inverse]
     true = np.fft.fft2(x.astype(np.float64)).real
     norms = np.linalg.norm(mixed, axis=1) * np.linalg.norm(true, axis=1)
     assert ((mixed * true).sum(axis=1) / norms).min() > 0.999
+
+
+@pytest.mark.parametrize("length", [44, 52, 55])
+def test_narrow_operands_lose_little_where_a_carrier_has_much_that_no_other_token_has(length: int) -> None:
+    """In bfloat16 what is subtracted from all tokens cancels again, in rows of few distinct values, too."""
+    order = HiddenOrder(64)
+    x = np.random.default_rng(0).normal(size=(ROW, 64)).astype(np.float32)
+    x[carrier(length)] *= 30
+    mixing, _ = mixing_of([length], Spacing(), narrow=True)
+    mixed = np.asarray(MIX(x[:, order.order], waves_of(order, jnp.bfloat16), mixing))[:length, order.inverse]
+    true = np.fft.fft2(x[:length].astype(np.float64)).real
+    norms = np.linalg.norm(mixed, axis=1) * np.linalg.norm(true, axis=1)
+    assert ((mixed * true).sum(axis=1) / norms).min() > 0.9996
 
 
 @both_ways
