@@ -152,7 +152,8 @@ A small sentence encoder for English: an FNet of {size["layers"]} layers, {size[
 {size["intermediate_dim"]} inner dimensions, {size["vocabulary_size"]:,} word pieces and \
 {size["max_sequence_length"]} positions, {size["parameters"]:,} parameters in all. Its `pooled_output` points where \
 the embedding of its teacher, all-MiniLM-L6-v2, points; it mixes tokens by Fourier transforms and has no attention. \
-Weights are kept as float16, token embeddings with 3 bits of fraction and the rest with 6, in the layout of keras-hub.
+Weights are kept as float16, token embeddings with {recipe.token_bits} bits of fraction and the rest with \
+{recipe.kept_bits}, in the layout of keras-hub.
 
 ## Intended use
 
@@ -246,6 +247,7 @@ def _training(recipe: Recipe, work: Path) -> str:
             f"{last['tokens']:,} tokens of {last['texts']:,} texts: {last['epochs']:.1f} times "
             "all that the teacher was asked.\n"
         )
+    history = f"\n{recipe.history}\n" if recipe.history else ""
     return f"""## Training
 
 {beginning}
@@ -254,7 +256,7 @@ The loss asks each `pooled_output` to point where the teacher's embedding points
 teacher's, those within a family of related texts above all, and, with weight {recipe.mean_weight:g}, `mean_output` to
 point there too. One family in {recipe.held_out} was held out, {recipe.resegmented:.0%} of the texts were shown in
 random segmentations, and nothing was ever padded.
-{amount}"""
+{amount}{history}"""
 
 
 def _results(recipe: Recipe, figures: _Figures, work: Path) -> str:

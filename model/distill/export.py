@@ -19,11 +19,6 @@ from model.distill.vocabulary import VOCABULARY
 from model.presets import VOCABULARY_FILE, read_preset
 from model.verify import fingerprint
 
-# Of float16's 10, so that all fits in the 25 MB that a repository can bear.
-_KEPT_BITS = 6
-# Of the token embeddings, which are four fifths of the weights: with 4 the directory would have 25.7 MB.
-_KEPT_BITS_OF_TOKENS = 3
-
 
 def export(recipe: Recipe, work: Path) -> Path:
     """Write the preset `preset/NAME` from the last checkpoint and the vocabulary, and return its directory.
@@ -44,7 +39,7 @@ def export(recipe: Recipe, work: Path) -> Path:
     ends = {name: [value, state["before"].get(name, value)] for name, value in state["variables"].items()}
     weights = {
         name: shortened(
-            torch.stack(both).mean(dim=0).numpy(), _KEPT_BITS_OF_TOKENS if name == PIECE_ROWS else _KEPT_BITS
+            torch.stack(both).mean(dim=0).numpy(), recipe.token_bits if name == PIECE_ROWS else recipe.kept_bits
         )
         for name, both in ends.items()
     }

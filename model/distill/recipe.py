@@ -47,6 +47,10 @@ class Recipe:
         family_weight: Weight of the same error between texts of one family, which are few among all pairs.
         mean_weight: Weight of the mean output's cosine beside the pooled output's.
         resegmented: Share of the texts shown in a random segmentation, so that words in pieces mean what words mean.
+        token_bits: Bits of fraction, of float16's 10, that the export keeps of token embeddings. They are most of
+            the weights: with 4 the directory would have more than the 25 MB that a repository can bear.
+        kept_bits: The same of all other weights.
+        history: What versions before had, for the card: a checkpoint knows only its own run.
     """
 
     name: str
@@ -87,6 +91,9 @@ class Recipe:
     family_weight: float = 4.0
     mean_weight: float = 0.2
     resegmented: float = 0.1
+    token_bits: int = 3
+    kept_bits: int = 6
+    history: str = ""
 
 
 FNET_MINI = Recipe(
@@ -95,4 +102,12 @@ FNET_MINI = Recipe(
     architecture=Architecture(
         vocabulary_size=44_000, num_layers=5, hidden_dim=384, intermediate_dim=1024, max_sequence_length=512
     ),
+    history="""\
+Versions 1.0 to 1.2 had 329 minutes, 42,225 steps and 251,957,794 tokens of 14,326,976 texts on two cores of a Xeon
+with AMX. Version 1.3 widened their vocabulary from 20,000 to 32,000 pieces and had 82 minutes more on two cores of an
+AMD EPYC, in float32: 2,153 steps with 12,895,209 tokens of 1,000,895 texts. Version 1.4 widened it to 44,000 pieces
+and was trained there as well, on a fifth of the sentences and every word alone. On 3,000 held-out texts its mean
+cosine was 0.8472 at the beginning, 0.8470 at the end, and is 0.8480 with the mean of both; that the mean is exported,
+and how far rare rows are drawn, was chosen by such figures. The first trial, version 0.1, had 0.843 on sentences held
+out of its own corpus; on the prose and dictionary held out here it has 0.818.""",
 )

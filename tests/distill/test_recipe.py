@@ -55,6 +55,7 @@ TINY = dataclasses.replace(
     batch_tokens=768,
     learning_rate=2e-4,
     embedding_learning_rate=3e-4,
+    history="There was no version before.",
 )
 SUBJECTS = ("The minister", "A farmer", "Our army", "The river", "Every citizen", "A distant nation")
 ACTIONS = ("welcomed the treaty", "lost the harvest", "crossed the border", "asked for peace", "paid its debts")
@@ -391,6 +392,8 @@ def test_the_card_tells_data_results_and_limits(work: Path, preset: Path, tmp_pa
     for heading in ("Intended use", "Data", "Licence", "Training", "Results", "Limits", "How to reproduce"):
         assert f"## {heading}" in card
     assert "state-of-the-union" in card
+    assert TINY.history in card
+    assert f"{TINY.token_bits} bits of fraction and the rest with {TINY.kept_bits}" in card
     assert "Not measured" in card
     assert "The pooler reads position 0" not in card
     figures = json.loads((work / evaluate.EVALUATION).read_text())
