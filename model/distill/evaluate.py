@@ -122,7 +122,7 @@ def evaluate(
     figures: Figures = {
         "preset": students[0].description(),
         "fidelity": _fidelity(recipe, work, held_out, students[0], _together(untaught)),
-        "pooler_limit": _pooler_limit(held_out.taught, recipe.architecture.hidden_dim // 2 + 1),
+        "pooler_limit": _pooler_limit(held_out.taught, recipe.architecture.hidden_dim),
         "human": _human(sets, embed, recipe.seed, skipped),
         "word_order": _word_order(recipe, work, embed, skipped),
         "segmentation": _segmentation(held_out.texts, students, recipe.seed),
@@ -336,13 +336,14 @@ def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSys
     }
 
 
-def _pooler_limit(taught: Floats, kept: int) -> Figures:
-    """Return what of the teacher's vectors so many principal components keep: their mean cosine to the whole vectors.
+def _pooler_limit(taught: Floats, hidden: int) -> Figures:
+    """Return how many numbers reach the pooler, and the mean cosine of the teacher's vectors cut to as many components.
 
-    So many numbers of the sum over the tokens the real part of the transform leaves at position 0, where the pooler
-    reads; what position 0 held before that mixing is less than a hundredth of them. A student comes above that cosine
-    only where its last feed-forward part guesses the rest.
+    The pooler reads position 0, where the real part of the transform leaves half of the sum over the tokens, the even
+    half; what position 0 held before that mixing is less than a hundredth of it. A student comes above that cosine only
+    where its last feed-forward part guesses the rest.
     """
+    kept = hidden // 2 + 1
     fitted, measured = taught[::2].astype(np.float64), taught[1::2]
     if len(fitted) <= taught.shape[1]:
         return {}

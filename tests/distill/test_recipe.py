@@ -336,10 +336,18 @@ def test_so_many_numbers_keep_so_much_of_the_teacher() -> None:
     random = np.random.default_rng(0)
     taught = (random.normal(size=(400, 20)) @ random.normal(size=(20, 64))).astype(np.float32)
     taught /= np.linalg.norm(taught, axis=1, keepdims=True)
-    whole, half = evaluate._pooler_limit(taught, 20), evaluate._pooler_limit(taught, 10)
+    whole, half = evaluate._pooler_limit(taught, 38), evaluate._pooler_limit(taught, 18)
     assert whole == {"numbers": 20, "cosine": pytest.approx(1.0, abs=1e-5)}
     assert 0.6 < half["cosine"] < 0.9
-    assert evaluate._pooler_limit(taught[:100], 10) == {}
+    assert evaluate._pooler_limit(taught[:100], 18) == {}
+
+
+@pytest.mark.parametrize("hidden", [7, 18, 38])
+def test_as_many_numbers_reach_the_pooler_as_the_real_part_has_directions(hidden: int) -> None:
+    """They are the rank of what the transform along the hidden axis makes of a sum."""
+    taught = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+    directions = np.linalg.matrix_rank(np.fft.fft(np.eye(hidden)).real)
+    assert evaluate._pooler_limit(taught, hidden)["numbers"] == directions
 
 
 @pytest.mark.parametrize("bits", [3, 6, 9])
