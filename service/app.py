@@ -84,7 +84,8 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
-        engine.close()
+        # It may wait for a run, and meanwhile those who are still waiting are to get their answers.
+        await asyncio.to_thread(engine.close)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 

@@ -265,10 +265,12 @@ class Batcher(Generic[T, R]):
         self._on_death(error)
 
     def close(self) -> None:
-        """Give up, and wait for the worker's end; not for ever, if its run does not end."""
+        """Give up, and wait for the worker's end; not for ever: one whose run does not end then is dead."""
         self.give_up()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(0.0 if self._death is not None else _LAST_RUN)
+            if self._thread.is_alive():
+                self.die(RuntimeError(f"the last run has not ended within {_LAST_RUN:g} seconds"))
 
     def take(self) -> list[Work[T, R]]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""

@@ -186,6 +186,9 @@ class _Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a head begins."""
         self._in_head = True
+        self._unset_keepalive_if_required()
+        if self._head_timer is None:  # it came together with the end of a body
+            self._expect_head()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -214,6 +217,10 @@ class _Connection(HttpToolsProtocol):
         self._in_head = True
         self._stop_head_clock()
         super().on_message_complete()
+        if not self._cycles:  # it was answered before it was there: only now is the connection idle
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """Wait for the rest of a body that was refused early, but not for ever."""
@@ -225,6 +232,7 @@ class _Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._unparsed:
             self._take()
+        self._watch_last()
 
     def pause_writing(self) -> None:
         """Wait for the reader, but not for ever."""
@@ -233,10 +241,14 @@ class _Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Go on."""
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        self._stop_stall_clock()
         super().resume_writing()
+        self._watch_last()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that nobody uses."""
+        super().timeout_keep_alive_handler()
+        self._watch_last()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on; to an old version an answer of unknown length ends with its connection."""
@@ -318,7 +330,13 @@ class _Connection(HttpToolsProtocol):
     def _too_large(self) -> str:
         return f"the request's line and headers have more than {self.limits.head_bytes} bytes"
 
+    def _watch_last(self) -> None:
+        """Wait for who reads the last of a connection that closes, but not for ever: little of it pauses no writing."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch_reader()
+
     def _watch_reader(self) -> None:
+        self._stop_stall_clock()
         self._unread = self._unsent()
         self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self._give_up)
 
@@ -377,6 +395,7 @@ class _Connection(HttpToolsProtocol):
             head.append("retry-after: 1")
         self.transport.write("\r\n".join([*head, "connection: close", "", body]).encode())
         self.transport.close()
+        self._watch_last()
 
     def _disconnect(self) -> None:
         # uvicorn tells the last request alone, which may be one that waits.
@@ -391,6 +410,9 @@ class _Connection(HttpToolsProtocol):
 
     def _stop_clocks(self) -> None:
         self._stop_head_clock()
+        self._stop_stall_clock()
+
+    def _stop_stall_clock(self) -> None:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None

@@ -352,10 +352,12 @@ class Engine:
 
     def _load(self) -> None:
         try:
-            loaded = self._make_ready()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process must say so and end
+            self._begin(self._make_ready())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must say so and end
             self._fail(error)
-            return
+
+    def _begin(self, loaded: Loaded) -> None:
+        """Take work."""
         _give_back_memory()
         self.loaded = loaded
         encoder = loaded.encoder
@@ -431,7 +433,8 @@ class Engine:
                 self.state = state
 
     def _fail(self, error: BaseException) -> None:
-        self.state = "failed"
+        with self._state_lock:
+            self.state = "failed"
         if isinstance(error, PresetError | SelfTestError):
             log.error("cannot load the preset", preset=self.options.preset, reason=str(error))
         else:

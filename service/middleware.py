@@ -372,11 +372,12 @@ class Departures:
             if not client.left:
                 work.cancel()
                 raise
-            self._left()
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
+        if client.left:
+            self._left()
 
 
 class _Client:
@@ -388,17 +389,19 @@ class _Client:
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self._messages: asyncio.Queue[Message | ServiceError] = asyncio.Queue(maxsize=1)
+        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue(maxsize=1)
         self._begun = False
         self.left = False
 
     async def receive(self) -> Message:
         message = await self._messages.get()
-        if isinstance(message, ServiceError):
+        if isinstance(message, Exception):
             raise message
         return message
 
     async def send(self, message: Message) -> None:
+        if self.left:  # in the moment in which its answer came about
+            return
         self._begun = True
         await self._send(message)
 
@@ -407,9 +410,9 @@ class _Client:
         more = True
         while more:
             try:
-                message: Message | ServiceError = await self._receive()
+                message: Message | Exception = await self._receive()
                 more = isinstance(message, dict) and message["type"] != "http.disconnect"
-            except ServiceError as error:  # a limit of the body was passed
+            except Exception as error:  # noqa: BLE001 - a limit was passed, or there is a defect: who reads is to hear of it
                 message, more = error, False
             if isinstance(message, dict) and message["type"] == "http.disconnect" and not self._begun:
                 self.left = True

@@ -97,8 +97,8 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
         on_loaded: As for `Server`.
 
     Returns:
-        The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed, or the address
-        could not be listened on.
+        The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed or its last run
+        does not end, or the address could not be listened on. A second signal ends it with 0 whatever runs.
     """
     # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -130,7 +130,7 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
     with suppress(SystemExit):
         server.run()
     code = 1 if failures or not server.started else 0
-    if app.state.engine.stuck:
+    if server.force_exit or app.state.engine.stuck:
         # A thread is inside a compiler, a download or a run; an interpreter that is taken down around it aborts.
         logging.shutdown()
         os._exit(code)

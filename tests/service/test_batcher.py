@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import service.batcher
 from service.batcher import LOOK_AHEAD, Batcher, Job, Room
 from service.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
 
@@ -683,6 +684,21 @@ def test_closing_fails_what_waits(make: Make) -> None:
     assert runner.batches == [[1]]
     with pytest.raises(DrainingError):
         submit(batcher, 1)
+
+
+def test_a_last_run_that_does_not_end_is_a_death(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing does not wait for ever, and says that not everything came to its end."""
+    monkeypatch.setattr(service.batcher, "_LAST_RUN", 0.05)
+    runner = Runner(held=True)
+    deaths: list[BaseException] = []
+    batcher = make(runner, on_death=deaths.append)
+    batcher.start()
+    job = submit(batcher, 10)
+    assert runner.entered.wait(HANG)
+    batcher.close()
+    assert isinstance(error(job), DrainingError)
+    assert [str(death) for death in deaths] == ["the last run has not ended within 0.05 seconds"]
+    assert (batcher.alive, batcher.stuck) == (False, True)
 
 
 def test_closing_before_starting_fails_what_waits(make: Make) -> None:

@@ -44,6 +44,11 @@ async def one(scope: Scope, receive: Receive, send: Send) -> None:
     await Response(bytes(48 << 20))(scope, receive, send)
 
 
+async def little(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with less than what makes a server wait before it writes on."""
+    await Response(bytes(60_000))(scope, receive, send)
+
+
 async def two(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in parts, whose length is not said before."""
     await StreamingResponse(iter(["two ", "parts"]))(scope, receive, send)
@@ -82,7 +87,7 @@ async def here(scope: Scope, receive: Receive, send: Send) -> None:
     await Response(f"here {scope['path']}")(scope, receive, send)
 
 
-ROUTES = {f"/{each.__name__}": each for each in (large, one, two, echo, slow, late, wait)}
+ROUTES = {f"/{each.__name__}": each for each in (large, little, one, two, echo, slow, late, wait)}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,17 +104,32 @@ def start() -> Iterator[Start]:
     """Start a server with limits; what comes back connects to it."""
     with contextlib.ExitStack() as running:
 
-        def start(told: Callable[[str], None] = lambda _code: None, **limits: float) -> Connect:
+        def start(
+            told: Callable[[str], None] = lambda _code: None, *, idle: int = 5, kernel: int = 0, **limits: float
+        ) -> Connect:
             listening = running.enter_context(socket.create_server(("127.0.0.1", 0)))
+            if kernel:  # what it holds of an answer, here and below
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
             http = bounded(ConnectionLimits(**limits), told)  # type: ignore[arg-type] # floats and an integer
-            config = uvicorn.Config(app, http=http, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+            config = uvicorn.Config(
+                app,
+                http=http,
+                log_config=None,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=idle,
+            )
             server = uvicorn.Server(config)
             runner = running.enter_context(_InThread(server, listening))
             assert runner
 
             def connect() -> socket.socket:
-                connection = socket.create_connection(listening.getsockname(), timeout=HANG)
-                return running.enter_context(connection)
+                connection = running.enter_context(socket.socket())
+                connection.settimeout(HANG)
+                if kernel:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel)
+                connection.connect(listening.getsockname())
+                return connection
 
             return connect
 
@@ -267,6 +287,36 @@ def test_a_reader_that_does_not_read_is_left(start: Start) -> None:
     received = all_of(connection)
     assert received.startswith(b"HTTP/1.1 200")
     assert not received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["closed", "kept"])
+def test_who_does_not_read_the_little_that_is_left_is_left(start: Start, *, last: bool) -> None:
+    """An answer that is written to its end holds its connection no longer than one that is not."""
+    connection = start(stall_seconds=0.3, idle=1, kernel=4_096)()
+    connection.sendall(b"GET /little HTTP/1.1\r\nHost: here\r\n" + b"Connection: close\r\n" * last + b"\r\n")
+    asyncio.run(asyncio.sleep(2.0 if last else 3.5))
+    received = all_of(connection)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < 60_000
+
+
+@pytest.mark.parametrize("behind", [b"", GET], ids=["nothing", "half a head"])
+@pytest.mark.parametrize("framed", [(b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"0\r\n\r\n")])
+def test_an_idle_connection_is_closed_though_its_body_came_after_its_answer(
+    start: Start, framed: tuple[bytes, bytes], behind: bytes
+) -> None:
+    """What was refused early and came in whole nevertheless holds no place for ever."""
+    connection = start(head_seconds=0.5, idle=1)()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\n" + framed[0] + b"\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"here /"):
+        answer += connection.recv(1 << 16)
+    connection.sendall(framed[1] + behind)
+    rest = all_of(connection)
+    if behind:
+        refused(rest, 408)
+    else:
+        assert not rest
 
 
 def test_a_slow_answer_is_waited_for(start: Start) -> None:

@@ -226,6 +226,55 @@ def test_an_output_that_is_not_finite_fails_alone(service: Service, records: lis
 # === Leaving ===
 
 
+def test_a_model_thread_that_does_not_start_fails_the_engine(
+    make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails behind the loading is told, too: nobody waits for a service that never becomes ready."""
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "model":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    failures: list[BaseException] = []
+    failed = threading.Event()
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        failed.set()
+
+    engine = make_engine(smallest_preset, on_failure=on_failure, ready=False)
+    engine.start()
+    assert failed.wait(HANG)
+    assert [str(failure) for failure in failures] == ["can't start new thread"]
+    assert engine.state == "failed"
+
+
+def test_a_failure_while_a_drain_begins_is_no_drain(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """What has failed stays so, and liveness says it, in whatever moment it comes."""
+    engine = make_engine(smallest_preset, ready=False)
+    failing = threading.Thread(target=engine._fail, args=[RuntimeError("in that very moment")])
+
+    class Looked(str):
+        """A state that changes, if it may, just after somebody has looked at it."""
+
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __ne__(self, other: object) -> bool:
+            differs = str.__ne__(self, other)
+            failing.start()
+            failing.join(0.2)
+            return differs
+
+    engine.state = Looked("ready")  # type: ignore[assignment] # none of the literals, but equal to one
+    engine.leave()
+    failing.join(HANG)
+    assert (engine.state, engine.alive) == ("failed", False)
+
+
 def test_time_that_is_up_is_an_error_of_its_own(make_held: MakeHeld) -> None:
     """The waiter is told on time, and its place in the queue is free."""
     held, gate = make_held()

@@ -583,6 +583,52 @@ def test_a_limit_that_is_passed_reaches_the_application(runner: asyncio.Runner, 
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
+def test_a_defect_in_what_reads_a_body_reaches_the_application(runner: asyncio.Runner) -> None:
+    """Nobody waits until the deadline for a body that cannot come any more."""
+
+    class Broken(Connection):
+        async def receive(self) -> Message:
+            raise MemoryError("no room to inflate it")
+
+    heard: list[BaseException] = []
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        try:
+            await read(receive)
+        except BaseException as error:
+            heard.append(error)
+            raise
+
+    connection = Broken()
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    runner.run(_run(in_context(Departures(app, nobody_left), longest=HANG), scope, connection))
+    assert [type(error) for error in heard] == [MemoryError]
+    assert connection.sent[0]["status"] == 500
+
+
+def test_a_client_that_leaves_in_the_moment_of_its_answer_has_left(runner: asyncio.Runner) -> None:
+    """The end of a wait can come together with what was waited for; it is counted once, as what it is."""
+    begun = asyncio.Event()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await answer(send)
+
+    async def leave(connection: Connection) -> None:
+        await begun.wait()
+        connection.left.set()
+
+    seen: list[tuple[str, int]] = []
+    told: list[bool] = []
+    connection = talk(runner, in_context(Departures(app, lambda: told.append(True)), seen=seen), leave)
+    assert told == [True]
+    assert not connection.sent
+    assert not seen
+
+
 def test_a_stopped_server_ends_the_work(runner: asyncio.Runner) -> None:
     """Cancelling the request from outside cancels the application and is not swallowed."""
 

@@ -426,20 +426,30 @@ def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], 
     assert fleet.wrong == 0
 
 
+def begin_upload(connection: socket.socket) -> None:
+    """Send a request whose body does not come, and return when it is waited for."""
+    head = b"POST /v1/encode HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\nExpect: 100-continue\r\n\r\n"
+    connection.sendall(head + b"{")
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert connection.recv(len(interim), socket.MSG_WAITALL) == interim
+
+
 # The run of a batch waits for ever, as a library does whose threads wait for one another.
 _STUCK = """
 import os, sys, threading
-from service import app, engine, server
+from service import app, batcher, engine, server
 from service.logs import configure
 from service.settings import Settings
 
 class Stuck(engine.Engine):
     def __init__(self, *arguments):
-        super().__init__(*arguments, patience=1.0)
+        super().__init__(*arguments, patience=float(os.environ["PATIENCE"]))
 
     def _run(self, batch):
+        print("running", file=sys.stderr, flush=True)
         threading.Event().wait()
 
+batcher._LAST_RUN = 2.0
 app.Engine = Stuck
 settings = Settings.load(os.environ, {})
 configure(settings.log_format, settings.log_level)
@@ -449,7 +459,7 @@ sys.exit(server.serve(settings))
 
 def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process], tiny_preset: Path) -> None:
     """Who waits for it gets 503, the log says why, and the exit code makes the platform start another."""
-    process = start(program=_STUCK, FNET_PRESET=str(tiny_preset))
+    process = start(program=_STUCK, PATIENCE="1", FNET_PRESET=str(tiny_preset))
     with httpx.Client(base_url=process.url, timeout=HANG) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         answer = client.post("/v1/encode", json={"token_ids": [[5, 6]]})
@@ -458,14 +468,55 @@ def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process],
     assert "a run has not ended within 1 seconds" in "".join(process.lines)
 
 
+def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Its worker is as dead as at any other time; everybody else is told of the end before it is waited for."""
+    process = start(program=_STUCK, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
+    host, port = process.url.removeprefix("http://").split(":")
+    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        process.wait_until(lambda: "running" in process.lines)
+        with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+            begin_upload(connection)
+            process.signal(signal.SIGTERM)
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+        assert process.events("failed") == []
+        answers = [running.result(HANG).json()["code"]]
+    assert process.end() == 1
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert answers == ["draining"]
+    (failed,) = process.events("failed")
+    assert "the last run has not ended within 2 seconds" in str(failed["exception"])
+
+
+# The run of a batch goes on and on, most of the time inside of the library that computes.
+_BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(batch):\n            pass")
+
+
+def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """The process does not break over what runs: whoever waits is told, and the exit code is that of the first one."""
+    process = start(program=_BUSY, PATIENCE="600", FNET_DRAIN_SECONDS="600", FNET_PRESET=str(tiny_preset))
+    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        process.wait_until(lambda: "running" in process.lines)
+        process.signal(signal.SIGTERM)
+        process.wait_until(lambda: client.get("/health/ready").status_code == 503)
+        process.signal(signal.SIGTERM)
+        answer = running.result(HANG)
+    assert process.end() == 0
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+
+
 def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process], tiny_preset: Path) -> None:
     """When the drain's time is over, a request that has not come in whole gets its protocol's refusal, too."""
     process = start("--drain-seconds", "1", FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
     process.wait_until(lambda: bool(process.events("ready")))
     with socket.create_connection((host, int(port)), timeout=HANG) as connection:
-        connection.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\n\r\n{")
-        process.wait_until(lambda: bool(httpx.get(f"{process.url}/health/live").is_success))
+        begin_upload(connection)
         process.signal(signal.SIGTERM)
         answer = b""
         while part := connection.recv(4096):
