@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ from service.pages import add_docs, add_page
 from service.protocols import native, oip, openai, tei, tokens
 from service.protocols.codec import json_bytes
 from service.protocols.protocol import Protocol
-from service.protocols.statuses import STATUSES
+from service.protocols.statuses import STATUSES, headers
 from service.records import Record, RequestCancelled, RequestRejected
 from service.settings import Settings
 
@@ -219,14 +219,14 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
     async def live() -> Response:
-        return _json({"alive": engine.alive}, 200 if engine.alive else 503)
+        return _told(engine, {"alive": engine.alive}, yes=engine.alive)
 
     @app.get("/health", summary="The same as /health/ready", **told)
     @app.get("/health/ready", summary="Whether every program is compiled and tested", **told)
     async def ready() -> Response:
         done, of = engine.progress
         content = {"state": engine.state, "done": done, "of": of}
-        return _json(content, 200 if engine.state == "ready" else 503)
+        return _told(engine, content, yes=engine.state == "ready")
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
@@ -276,8 +276,17 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
         return Response(content, headers={"Vary": "Accept"}, media_type=content_type)
 
 
-def _json(content: dict[str, Any], status: int = 200) -> Response:
-    return Response(json_bytes(content), status, media_type="application/json")
+def _json(content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json_bytes(content), status, headers, media_type="application/json")
+
+
+def _told(engine: Engine, content: dict[str, Any], *, yes: bool) -> Response:
+    """Return 200, or 503 that says when to ask again."""
+    try:
+        engine.ready()
+    except ServiceError as error:
+        return _json(content, 200 if yes else 503, {} if yes else headers(error))
+    return _json(content, 200 if yes else 503)
 
 
 def _info(engine: Engine, settings: Settings) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def configure(style: Literal["console", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
     # Requests are logged by our own middleware; the libraries' chatter about start-up and downloads is not needed.
     for name in ("uvicorn", "jax", "absl", "httpx", "httpx2", "filelock", "urllib3"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -57,6 +57,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port and say where."""
         await super().startup(sockets)
+        if self.should_exit:  # the preset has already failed to load
+            return
         for server in self.servers:
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]

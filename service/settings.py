@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from model.presets import DEFAULT_PRESET, check_handle
 from service.keys import read_keys
 
 PREFIX = "FNET_"
+# RFC 6454, section 6.2: a scheme and a host, no path. Or any origin.
+_ORIGIN = r"^(\*|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#]+)$"
 
 
 class SettingsError(ValueError):
@@ -68,7 +71,7 @@ class Settings(BaseModel):
     )
     keyed_metrics: bool = Field(False, description="Ask for a key at /metrics, too.")
     keyed_health: bool = Field(False, description="Ask for a key at the health routes, too.")
-    cors_origins: Annotated[list[str], CommaSeparated] = Field(
+    cors_origins: Annotated[list[Annotated[str, Field(pattern=_ORIGIN)]], CommaSeparated] = Field(
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
     page: bool = Field(True, description="Serve a page for people at /.")
@@ -119,17 +122,8 @@ class Settings(BaseModel):
             first = error.errors(include_url=False, include_context=False)[0]
             name = str(first["loc"][0])
             raise SettingsError(f"{_source(name, given)}: {first['msg']}") from error
-        try:
-            check_handle(settings.preset)
-        except PresetError as error:
-            raise SettingsError(f"{_source('preset', given)}: {error}") from error
-        for name, wanted, extra, module in (
-            ("engine", settings.engine == "openvino", "openvino", "openvino"),
-            ("otlp_endpoint", settings.otlp_endpoint is not None, "otel", "opentelemetry.exporter.otlp.proto.http"),
-        ):
-            if wanted and not _installed(module):
-                problem = f"{module} is not installed: pip install 'fnet-encode[{extra}]'"
-                raise SettingsError(f"{_source(name, given)}: {problem}")
+        for name, problem in settings._problems():
+            raise SettingsError(f"{_source(name, given)}: {problem}")
         try:
             keys = settings.keys()
         except (OSError, UnicodeDecodeError) as error:
@@ -140,6 +134,29 @@ class Settings(BaseModel):
             if not keys and (name in from_environ or name in given):
                 raise SettingsError(f"{_source(name, given)}: holds no key")
         return settings
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Find what this machine cannot do of what is asked, by setting."""
+        try:
+            check_handle(self.preset)
+        except PresetError as error:
+            yield "preset", str(error)
+        for name, wanted, extra, module in (
+            ("engine", self.engine == "openvino", "openvino", "openvino"),
+            ("otlp_endpoint", self.otlp_endpoint is not None, "otel", "opentelemetry.exporter.otlp.proto.http"),
+        ):
+            if wanted and not _installed(module):
+                yield name, f"{module} is not installed: pip install 'fnet-encode[{extra}]'"
+        try:
+            socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            yield "host", f"{self.host}: {getattr(error, 'strerror', None) or error}"
+        try:
+            if self.cache_dir is not None:
+                self.cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = "no directory" if isinstance(error, FileExistsError) else error.strerror
+            yield "cache_dir", f"{self.cache_dir}: {reason}"
 
     def keys(self) -> frozenset[str]:
         """Return the keys that clients may present, none where everybody may come in."""

@@ -586,6 +586,7 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
     for path in ("/health", "/health/ready"):
         response = young.get(path)
         assert (response.status_code, response.json()) == (503, {"state": "loading", "done": 0, "of": 0})
+        assert int(response.headers["retry-after"]) >= 1
     assert young.get("/health/live").status_code == 200
     assert young.get("/metrics").status_code == 200
     young.run(young.http.aclose())
@@ -638,8 +639,9 @@ def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: Wa
     came = held.encode(texts="a")
     problem(came, 503, "worker_failed")
     assert int(came.headers["retry-after"]) >= 1
-    assert held.get("/health/live").status_code == 503
-    assert held.get("/health/ready").json()["state"] == "failed"
+    live, ready = held.get("/health/live"), held.get("/health/ready")
+    assert (live.status_code, ready.json()["state"]) == (503, "failed")
+    assert live.headers["retry-after"] == ready.headers["retry-after"] == came.headers["retry-after"]
 
 
 def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
+    logging.captureWarnings(capture=False)
     root.handlers = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -52,7 +54,14 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     with structlog.contextvars.bound_contextvars(request_id="mine"):
         structlog.get_logger("fnet.test").info("ready", rows=[16, 32])
         logging.getLogger("elsewhere").warning("a library says %s", "this")
-    ours, theirs = map(json.loads, capsys.readouterr().err.splitlines())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logs.configure("json", "info")
+        warnings.warn("a library warns", stacklevel=1)
+    ours, theirs, warned = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (warned["level"], warned["logger"]) == ("warning", "py.warnings")
+    assert "a library warns" in warned["event"]
     assert {key: ours[key] for key in ("event", "level", "logger", "request_id", "rows")} == {
         "event": "ready",
         "level": "info",

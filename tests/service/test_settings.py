@@ -144,6 +144,10 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
         ("preset", "no_such_preset"),
         ("preset", "kaggle://half"),
         ("preset", "hf://half"),
+        ("cors_origins", "shop.example"),
+        ("cors_origins", "https://shop.example/page"),
+        ("cache_dir", "/dev/null"),
+        ("cache_dir", "/dev/null/cache"),
         ("api_keys_file", "no/such/file"),
         ("api_keys_file", "."),
     ],
@@ -153,6 +157,13 @@ def test_a_bad_value_is_refused_by_the_name_that_the_user_wrote(name: str, text:
     assert refusal({variable(name): text}).startswith(f"{variable(name)}: ")
     assert refusal({}, {name: text}).startswith(f"{option(name)}: ")
     assert refusal({variable(name): text}, {"host": "::1"}).startswith(f"{variable(name)}: ")
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "a" * 300])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    """Before anything is loaded, by its name."""
+    assert refusal({"FNET_HOST": host}).startswith(f"FNET_HOST: {host}: ")
+    assert refusal({}, {"host": host}).startswith(f"--host: {host}: ")
 
 
 def test_a_key_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
