@@ -20,7 +20,8 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   float32: n times a rounding error would drown row 0.
 * The carrier is then common to all other tokens, negative. It cancels only as far as the values of every row of a block
   add up to zero, and rounded to bfloat16 one by one they do not, least of all in rows of few distinct values. So the
-  cosines are rounded together, some to the farther of their two neighbours, such that their sums stay what they are
+  cosines are rounded together, some to the farther of their two neighbours, and the smallest takes what is then left,
+  such that their sums stay what they are
   (`sequence_table`). The sums of sines are zero by symmetry.
 
 The products themselves are in the modules that run them (`model.jax_mixing`, `model.openvino_programs`).
@@ -101,7 +102,7 @@ def _nearest(values: Float64s) -> Float64s:
 
 
 def _rounded_together(values: Float64s) -> Float64s:
-    """Return the values rounded to bfloat16 so that they keep their sum, at little cost in squared errors."""
+    """Return the values rounded to bfloat16 so that they keep their sum, each within 2⁻⁸."""
     rounded = _nearest(values)
     errors = rounded - values
     towards = np.where(errors > 0, -np.inf, np.inf).astype(ml_dtypes.bfloat16)

@@ -282,11 +282,13 @@ def _json(content: dict[str, Any], status: int = 200, headers: Mapping[str, str]
 
 def _told(engine: Engine, content: dict[str, Any], *, yes: bool) -> Response:
     """Return 200, or 503 that says when to ask again."""
+    if yes:
+        return _json(content)
     try:
-        engine.ready()
+        engine.check_ready()
     except ServiceError as error:
-        return _json(content, 200 if yes else 503, {} if yes else headers(error))
-    return _json(content, 200 if yes else 503)
+        return _json(content, 503, headers(error))
+    return _json(content, 503, {"Retry-After": "1"})  # it has become ready since
 
 
 def _info(engine: Engine, settings: Settings) -> dict[str, Any]:

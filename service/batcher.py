@@ -32,7 +32,7 @@ _LONGEST_WAIT = 60
 # Seconds that a process needs about to be replaced.
 _RESTART = 5
 # Seconds that the last run may take once nobody waits for it.
-_LAST_RUN = 10.0
+_LAST_RUN = 5.0
 
 
 class Room(Protocol):

@@ -212,6 +212,16 @@ class Engine:
             raise errors.NotReadyError(f"the model is {self.state}", retry_after=1)
         return self.loaded
 
+    def check_ready(self) -> None:
+        """Raise why it tells whoever asks that it is not ready: while it is about to leave, although it takes work.
+
+        Raises:
+            NotReadyError, DrainingError, WorkerFailedError: As for `ready`.
+        """
+        self.ready()
+        if self.state == "draining":
+            raise errors.DrainingError("the service is about to shut down", retry_after=1)
+
     async def in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))

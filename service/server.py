@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     """Serves until it is told to stop.
 
     The first SIGTERM or SIGINT turns readiness off at once and, after the delay, new work away; the server ends when
-    accepted work is done or the drain time is over. A second one ends it at once.
+    accepted work is done or the drain time is over. A second one ends the drain at once.
 
     Args:
         config: uvicorn's configuration.
@@ -100,7 +100,8 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
 
     Returns:
         The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed or its last run
-        does not end, or the address could not be listened on. A second signal ends it with 0 whatever runs.
+        does not end, or the address could not be listened on. A second signal
+        ends the drain with 0 whatever runs; after the drain, a last run has five seconds.
     """
     # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, check_handle
 from service.keys import read_keys
 
 PREFIX = "FNET_"
-# RFC 6454, section 6.2: a scheme and a host, no path. Or any origin.
-_ORIGIN = r"^(\*|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#]+)$"
+# What RFC 6454, section 6.2, makes of an origin, or any of them.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 
 
 class SettingsError(ValueError):
@@ -28,7 +30,14 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text!r} is no origin, expected a scheme and a host without a path, null or *")
+    return text
+
+
 CommaSeparated = BeforeValidator(_split)
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Settings(BaseModel):
@@ -71,7 +80,7 @@ class Settings(BaseModel):
     )
     keyed_metrics: bool = Field(False, description="Ask for a key at /metrics, too.")
     keyed_health: bool = Field(False, description="Ask for a key at the health routes, too.")
-    cors_origins: Annotated[list[Annotated[str, Field(pattern=_ORIGIN)]], CommaSeparated] = Field(
+    cors_origins: Annotated[list[Origin], CommaSeparated] = Field(
         [], description="Origins of web pages that may call, separated by commas; * for all."
     )
     page: bool = Field(True, description="Serve a page for people at /.")
@@ -95,12 +104,16 @@ class Settings(BaseModel):
     result_cache_mb: int = Field(0, ge=0, description="Megabytes of results to keep for repeated inputs.")
 
     @classmethod
-    def load(cls, environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
+    def load(
+        cls, environ: Mapping[str, str], options: Mapping[str, Any] | None = None, *, serving: bool = False
+    ) -> Settings:
         """Read settings from an environment, options before it.
 
         Args:
             environ: Environment variables; those that start with `FNET_` and are not empty are settings.
             options: Values by setting's name; `None` stands for an option not given.
+            serving: Whether a service is about to start: the address has to be one then, and the cache's directory is
+                made.
 
         Raises:
             SettingsError: A name is unknown or a value is bad.
@@ -122,7 +135,7 @@ class Settings(BaseModel):
             first = error.errors(include_url=False, include_context=False)[0]
             name = str(first["loc"][0])
             raise SettingsError(f"{_source(name, given)}: {first['msg']}") from error
-        for name, problem in settings._problems():
+        for name, problem in chain(settings._lacks(), settings._obstacles() if serving else ()):
             raise SettingsError(f"{_source(name, given)}: {problem}")
         try:
             keys = settings.keys()
@@ -135,8 +148,8 @@ class Settings(BaseModel):
                 raise SettingsError(f"{_source(name, given)}: holds no key")
         return settings
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Find what this machine cannot do of what is asked, by setting."""
+    def _lacks(self) -> Iterator[tuple[str, str]]:
+        """Find which settings ask for what is not there."""
         try:
             check_handle(self.preset)
         except PresetError as error:
@@ -147,8 +160,11 @@ class Settings(BaseModel):
         ):
             if wanted and not _installed(module):
                 yield name, f"{module} is not installed: pip install 'fnet-encode[{extra}]'"
+
+    def _obstacles(self) -> Iterator[tuple[str, str]]:
+        """Find which settings keep a service from starting; make the cache's directory."""
         try:
-            socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            socket.getaddrinfo(self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             yield "host", f"{self.host}: {getattr(error, 'strerror', None) or error}"
         try:

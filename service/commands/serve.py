@@ -32,7 +32,7 @@ def serve(**options: Any) -> None:
     not be loaded or its worker failed, and 2 for a bad setting.
     """
     try:
-        settings = Settings.load(os.environ, options)
+        settings = Settings.load(os.environ, options, serving=True)
     except SettingsError as error:
         stop(error, 2)
     # The first process of a container ignores what nobody handles; until the server does, ending is all there is to do.

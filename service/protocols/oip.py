@@ -657,7 +657,7 @@ def _add_server(routes: APIRouter, engine: Engine) -> None:
         responses={503: {"model": ServerLive}},
     )
     async def server_live() -> Response:
-        return _json({"live": engine.alive}, 200 if engine.alive else 503)
+        return _json({"live": True}) if engine.alive else _not_ready(engine, {"live": False})
 
     @routes.get(
         "/health/ready",
@@ -772,7 +772,7 @@ async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Resul
 def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:
     """Return 503 with the reason, as a client that reads errors expects it beside what was asked."""
     try:
-        engine.ready()
+        engine.check_ready()
     except ServiceError as error:
         return Response(
             json_bytes({**content, "error": error.detail}), status(error), headers(error), media_type="application/json"

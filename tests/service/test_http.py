@@ -639,9 +639,22 @@ def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: Wa
     came = held.encode(texts="a")
     problem(came, 503, "worker_failed")
     assert int(came.headers["retry-after"]) >= 1
-    live, ready = held.get("/health/live"), held.get("/health/ready")
-    assert (live.status_code, ready.json()["state"]) == (503, "failed")
-    assert live.headers["retry-after"] == ready.headers["retry-after"] == came.headers["retry-after"]
+    assert held.get("/health/ready").json()["state"] == "failed"
+    for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+        told = held.get(path)
+        assert (told.status_code, told.headers["retry-after"]) == (503, came.headers["retry-after"])
+
+
+def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld) -> None:
+    """Readiness is off, with the time after which to ask again, while balancers notice."""
+    held, gate = make_held()
+    gate.opened.set()
+    held.engine.leave()
+    for path in ("/health", "/health/ready", "/v2/health/ready"):
+        told = held.get(path)
+        assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    assert held.get("/health/live").status_code == 200
+    assert held.encode(texts="a").status_code == 200
 
 
 def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:

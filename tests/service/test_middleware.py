@@ -607,7 +607,7 @@ def test_a_defect_in_what_reads_a_body_reaches_the_application(runner: asyncio.R
 
 
 def test_a_client_that_leaves_in_the_moment_of_its_answer_has_left(runner: asyncio.Runner) -> None:
-    """The end of a wait can come together with what was waited for; it is counted once, as what it is."""
+    """The end of a wait can come together with what was waited for; it is counted as what it is."""
     begun = asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:

@@ -482,13 +482,14 @@ def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..
             answer = b""
             while part := connection.recv(4096):
                 answer += part
-        assert process.events("failed") == []
         answers = [running.result(HANG).json()["code"]]
     assert process.end() == 1
     assert answer.startswith(b"HTTP/1.1 503")
     assert answers == ["draining"]
     (failed,) = process.events("failed")
     assert "the last run has not ended within 2 seconds" in str(failed["exception"])
+    told = [line["timestamp"] for line in process.events("request") if line["status"] == 503]
+    assert max(told) < failed["timestamp"]
 
 
 # The run of a batch goes on and on, most of the time inside of the library that computes.
