@@ -21,8 +21,7 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
 * The carrier is then common to all other tokens, negative. It cancels only as far as the values of every row of a block
   add up to zero, and rounded to bfloat16 one by one they do not, least of all in rows of few distinct values. So the
   cosines are rounded together, some to the farther of their two neighbours, and the smallest takes what is then left,
-  such that their sums stay what they are
-  (`sequence_table`). The sums of sines are zero by symmetry.
+  such that their sums stay what they are (`sequence_table`). The sums of sines are zero by symmetry.
 
 The products themselves are in the modules that run them (`model.jax_mixing`, `model.openvino_programs`).
 """

@@ -100,8 +100,8 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
 
     Returns:
         The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed or its last run
-        does not end, or the address could not be listened on. A second signal
-        ends the drain with 0 whatever runs; after the drain, a last run has five seconds.
+        does not end, or the address could not be listened on. A second signal ends the drain with 0 whatever runs;
+        after the drain, a last run has five seconds.
     """
     # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -28,7 +28,7 @@ from model.programs import Dtype
 Float32s = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
-BFLOAT16_COSINE = 0.9995
+BFLOAT16_COSINE = 0.999
 
 # What FNetConfig is by default is the published base size.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -141,46 +141,13 @@ def test_the_packed_encoder_computes_what_transformers_computes(checkpoint: Chec
         np.testing.assert_allclose(encoding.pooled_output, pooled, rtol=0, atol=TOLERANCE)
 
 
-def steadiness(network: Any, tokens: Tokens) -> Float32s:
-    """Return `[n]`: how much of a token is left at the least, where a layer takes a sum and normalises it.
-
-    1 is as much as is left of the middle one of the sequence. Where a sum nearly cancels, normalising it enlarges the
-    rounding errors of its parts, whoever computes it.
-    """
-    left: list[Any] = []
-
-    def look(_module: Any, inputs: tuple[Any, ...]) -> None:
-        size = inputs[0][0].std(dim=-1)
-        left.append(size / size.median())
-
-    norms = [norm for layer in network.encoder.layer for norm in (layer.fourier.output, layer.output)]
-    hooks = [norm.LayerNorm.register_forward_pre_hook(look) for norm in norms]
-    wanted(network, tokens)
-    for hook in hooks:
-        hook.remove()
-    least: Float32s = torch.stack(left).amin(dim=0).clamp(max=1).numpy()
-    return least
-
-
 def test_bfloat16_keeps_every_direction(checkpoint: Checkpoint) -> None:
-    """In bfloat16, every token's vector and every pooled one points where transformers' float32 one does.
-
-    A token of which less than a tenth is left on its way may turn farther, by as much as that enlarges errors.
-    """
+    """In bfloat16, every token's vector and every pooled one points where transformers' float32 one does."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "bfloat16"), strict=True):
         hidden, pooled = wanted(checkpoint.network, tokens)
-        steady = steadiness(checkpoint.network, tokens)
-        # An angle grows as errors do, and its cosine falls short of 1 by half the angle's square.
-        cosines = cosine(encoding.sequence_output, hidden)
-        assert ((1 - cosines) * steady**2).max() <= 1 - BFLOAT16_COSINE
-        assert cosines[steady >= 0.1].min() >= 0.999
-        assert cosine(encoding.pooled_output, pooled) >= BFLOAT16_COSINE
-
-
-def cosine(ours: Float32s, theirs: Float32s) -> Any:
-    """Return the cosine between vectors on the last axis."""
-    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
-    return (ours * theirs).sum(axis=-1) / norms
+        for ours, theirs in ((encoding.sequence_output, hidden), (encoding.pooled_output, pooled)):
+            norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+            assert ((ours * theirs).sum(axis=-1) >= BFLOAT16_COSINE * norms).all()
 
 
 @pytest.mark.parametrize(
