@@ -17,8 +17,8 @@ import numpy as np
 from model.architecture import Architecture
 from model.checkpoints import Weights
 from model.fourier import Float32s, Int32s, carrier, row_bases
-from model.packing import OpenBatch, Row, Spacing, distribute, lay, row_lengths
-from model.programs import Dtype, EngineName, Places, Programs, RowArrays, Transform
+from model.packing import OpenBatch, Row, Spacing, distribute, in_segments, lay, row_lengths, segments_of
+from model.programs import Dtype, EngineName, Places, Programs, RowArrays, Transform, dtype_of_operands
 
 # A product with a single row is another routine than one with several.
 _FEWEST_POOLED = 2
@@ -93,7 +93,7 @@ class PackedEncoder:
     Args:
         architecture: The network.
         weights: Its variables, by the names of `Architecture.variable_shapes`.
-        dtype: Dtype of the matrix products' operands.
+        dtype: Dtype of the matrix products' operands; with hidden sizes below 64 they are float32 always.
         engine: The library that runs it: JAX, or OpenVINO where it is installed.
         most_tokens: Tokens to aim for in the longest row.
 
@@ -103,6 +103,8 @@ class PackedEncoder:
         engine: As given.
         rows: Row lengths in use, ascending.
         spacing: Where in a row sequences may start.
+        segments: The segments, ascending, that rows of a length are cut in where their sequences allow it; those that
+            `cut` found to give the same bits.
 
     Raises:
         ModuleNotFoundError: The engine's library is not installed.
@@ -122,7 +124,9 @@ class PackedEncoder:
         self.engine = engine
         self.rows = row_lengths(architecture.max_sequence_length, most_tokens)
         self.spacing = self._closest = Spacing()
-        self._programs = _lay_out(engine, architecture, weights, dtype)
+        self.segments: dict[int, tuple[int, ...]] = {}
+        self._operands = dtype_of_operands(architecture.hidden_dim, dtype)
+        self._programs = _lay_out(engine, architecture, weights, self._operands)
 
     @property
     def rows_at_once(self) -> int:
@@ -149,7 +153,10 @@ class PackedEncoder:
         self.spacing = self._closest = spacing or Spacing()
         progress(0, len(self.rows))
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            waiting = [pool.submit(self._programs.compile, length, self._most_members(length)) for length in self.rows]
+            waiting = [
+                pool.submit(self._programs.compile, length, self._most_members(length), self.segments_to_try(length))
+                for length in self.rows
+            ]
             for done, compiled in enumerate(as_completed(waiting), start=1):
                 compiled.result()
                 progress(done, len(self.rows))
@@ -159,6 +166,35 @@ class PackedEncoder:
         for length in set(self.rows) - set(rows):
             self._programs.forget(length)
         self.rows = tuple(sorted(rows))
+        self.segments = {length: self.segments[length] for length in self.rows if length in self.segments}
+
+    def cut(self, length: int, segment: int, sequences: Sequence[Tokens]) -> bool:
+        """Cut rows of a length in segments from now on, if a layer then gives the same bits as for the whole row.
+
+        Args:
+            length: One of `rows`.
+            segment: One of `segments_of` it.
+            sequences: What to try it with, in one row.
+
+        Returns:
+            Whether it does.
+
+        Raises:
+            ValueError: The sequences do not fit segments of the row.
+        """
+        sizes = [len(tokens.token_ids) for tokens in sequences]
+        row = in_segments(length, tuple(range(len(sizes))), sizes, (segment,), self.spacing)
+        if row is None:
+            raise ValueError(f"{sizes} do not fit segments of {segment} tokens in a row of {length}")
+        whole, parts = (self._arrays(row, sequences, length, size) for size in (length, segment))
+        alike = self._programs.mixes_alike(length, whole, parts)
+        if alike:
+            self.segments[length] = tuple(sorted({*self.segments.get(length, ()), segment}))
+        return alike
+
+    def segments_to_try(self, length: int) -> tuple[int, ...]:
+        """Return the segments, ascending, that rows of a length may be cut in if `cut` finds so."""
+        return segments_of(length) if self._programs.segmented else ()
 
     def encode(self, sequences: Sequence[Tokens]) -> list[Encoding]:
         """Encode any number of sequences, in as many rows as they need.
@@ -233,7 +269,10 @@ class PackedEncoder:
         return self._run([row] * self.rows_at_once, sequences, row.length)
 
     def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
-        arrays = [self._arrays(row, [sequences[member] for member in row.members], length) for row in rows]
+        rows = [self._in_segments(row, sequences) for row in rows]
+        # Rows that run together are cut alike; shorter segments make up longer ones.
+        segment = max(row.segment for row in rows)
+        arrays = [self._arrays(row, [sequences[member] for member in row.members], length, segment) for row in rows]
         published = self._programs.published
         results = []
         for row, (tokens, pooled) in zip(rows, self._programs.run(length, arrays), strict=True):
@@ -247,7 +286,14 @@ class PackedEncoder:
             )
         return results
 
-    def _arrays(self, row: Row, members: Sequence[Tokens], length: int) -> RowArrays:
+    def _in_segments(self, row: Row, sequences: Sequence[Tokens]) -> Row:
+        segments = self.segments.get(row.length)
+        if not segments:
+            return row
+        sizes = [len(sequences[member].token_ids) for member in row.members]
+        return in_segments(row.length, row.members, sizes, segments, self.spacing) or row
+
+    def _arrays(self, row: Row, members: Sequence[Tokens], length: int, segment: int) -> RowArrays:
         token_ids, segment_ids, positions, carriers = np.zeros((4, length), np.int32)
         others, leads = np.zeros((2, length, 1), np.float32)
         firsts = np.zeros(self._most_members(length), np.int32)
@@ -261,10 +307,12 @@ class PackedEncoder:
             others[place] = 1
             others[start + carrier(size)] = 0
             leads[start] = size
-        basis_size = max(length, self._programs.shortest_basis)
+        size = max(length, self._programs.shortest_basis)
         lengths = [len(tokens.token_ids) for tokens in members]
-        narrow, carried = self.dtype == "bfloat16", self._programs.carries
-        bases = row_bases(basis_size, row.starts, lengths, narrow=narrow, carried=carried)
+        narrow, carried = self._operands == "bfloat16", self._programs.carries
+        bases = row_bases(
+            size, segment if segment < length else size, row.starts, lengths, narrow=narrow, carried=carried
+        )
         return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
 
     def _most_members(self, length: int) -> int:

@@ -10,7 +10,8 @@ FNet's mixing is `Y = Re(F_n X F_h)`, unnormalised: with cosine and sine matrice
   axis in that order throughout: its weights are laid out for it once, and outputs are put right at the end
   (`HiddenOrder`).
 * Sequences lie end to end in a row. Each must be transformed by itself, so the matrix along the row is zero outside the
-  blocks of the sequences. Element (i, j) of the block of a sequence of length n is value `i·j mod n` of a table of
+  blocks of the sequences. Where none crosses the bounds of equal *segments* of the row, only the matrix of each segment
+  is kept, and multiplied. Element (i, j) of the block of a sequence of length n is value `i·j mod n` of a table of
   `cos(2πk/n)`, which is made in float64 and depends on n alone: a block is the same to the bit wherever it lies.
 
 * What the tokens of a sequence have in common reaches only its row 0; in all other rows it cancels, and with it the
@@ -130,23 +131,27 @@ def _block(length: int, *, narrow: bool) -> Float32s:
     return block
 
 
-def row_bases(size: int, starts: Sequence[int], lengths: Sequence[int], *, narrow: bool, carried: bool) -> Float32s:
+def row_bases(
+    size: int, segment: int, starts: Sequence[int], lengths: Sequence[int], *, narrow: bool, carried: bool
+) -> Float32s:
     """Return the cosine and sine matrices along a row, zero outside each sequence's block.
 
     Args:
         size: Tokens along the row.
+        segment: Tokens that are transformed by themselves; it divides `size`, and no sequence crosses a multiple of it.
         starts: Where each sequence starts.
         lengths: How long each is.
         narrow: Whether their values are of bfloat16.
         carried: Whether they are for `x` less its carriers. Less itself a carrier is 0: its place is where it is kept.
 
     Returns:
-        `[2, size, size]`. A place that belongs to no sequence mixes to zero.
+        `[2, size / segment, segment, segment]`. A place that belongs to no sequence mixes to zero.
     """
-    bases = np.zeros((2, size, size), np.float32)
+    bases = np.zeros((2, size // segment, segment, segment), np.float32)
     for start, length in zip(starts, lengths, strict=True):
-        place = slice(start, start + length)
-        bases[:, place, place] = _block(length, narrow=narrow)
+        number, first = divmod(start, segment)
+        place = slice(first, first + length)
+        bases[:, number, place, place] = _block(length, narrow=narrow)
         if carried:
-            bases[:, place, start + carrier(length)] = 0
+            bases[:, number, place, first + carrier(length)] = 0
     return bases

@@ -112,7 +112,9 @@ def product(x: Array, weights: Array) -> Array:
 
 
 def _along_row(basis: Array, columns: Array) -> Array:
-    """Return the product with a basis that may be longer than the row."""
-    tokens = len(columns)
-    filled = jnp.pad(columns, ((0, basis.shape[1] - tokens), (0, 0)))
-    return lax.dot_general(basis, filled, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)[:tokens]
+    """Return the product of each segment's basis with its tokens; together they may be longer than the row."""
+    tokens, width = columns.shape
+    segments, size, _ = basis.shape
+    filled = jnp.pad(columns, ((0, segments * size - tokens), (0, 0))).reshape(segments, size, width)
+    each = lax.dot_general(basis, filled, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+    return each.reshape(segments * size, width)[:tokens]

@@ -1,4 +1,4 @@
-"""The network in JAX: three small programs for every row length, compiled before they are needed.
+"""The network in JAX: a few small programs for every row length, compiled before they are needed.
 
 All layers share one program, called with each layer's weights, so compiling does not grow with depth and weights are
 arguments, never constants. With several devices every program runs on all of them at once, each with a row of its own:
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +58,16 @@ class _Layer(NamedTuple):
     output_norm: _Affine
 
 
+class _Layers(NamedTuple):
+    """What takes bases of one size of segments."""
+
+    cast: Callable[..., Any]
+    layer: Callable[..., Any]
+
+
 class _Compiled(NamedTuple):
     embed: Callable[..., Any]
-    layer: Callable[..., Any] | None
+    layers: dict[int, _Layers]
     pool: Callable[..., Any]
 
 
@@ -76,6 +83,7 @@ class JaxPrograms:
     # Fewer tokens than this along a row select another matrix-product routine, whose sums round differently.
     shortest_basis = 64
     carries = True
+    segmented = True
 
     def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype) -> None:
         devices = jax.local_devices()
@@ -97,30 +105,32 @@ class JaxPrograms:
         self._embedder, self._layers, self._pooler = self._lay_out(weights, inside)
         self._compiled: dict[int, _Compiled] = {}
 
-    def compile(self, length: int, members: int) -> None:
+    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
         """Compile the programs of a row length; XLA does so outside the interpreter's lock."""
         basis = max(length, self.shortest_basis)
-        ids = self._shape(length, of=jnp.int32)
-        x, bases = self._shape(length, self._architecture.hidden_dim), self._shape(2, basis, basis)
-        others = self._shape(length, 1)
-        cast = self._shape(2, basis, basis, of=self._dtype)
-        dtype = self._dtype
+        ids, x = self._shape(length, of=jnp.int32), self._shape(length, self._architecture.hidden_dim)
+        self._compiled[length] = _Compiled(
+            embed=self._program(_embed, 1, (self._embedder,), (ids, ids, ids)),
+            layers={size: self._layers_of(x, basis, size) for size in (*segments, basis) if self._layers},
+            pool=self._program(_pool, 1, (self._pooler,), (x, self._shape(members, of=jnp.int32))),
+        )
 
-        def embed(embedder: _Embedder, *row: Array) -> tuple[Array, Array]:
-            return _embed(embedder, *row[:3]), row[3].astype(dtype)
+    def _layers_of(self, x: Any, basis: int, size: int) -> _Layers:
+        """Compile what takes bases of segments of one size, `basis` in all."""
+        length, dtype = x.shape[-2], self._dtype
+        places, others = self._shape(length, of=jnp.int32), self._shape(length, 1)
+        bases = (2, basis // size, size, size)
+
+        def cast(bases: Array) -> Array:
+            return bases.astype(dtype)
 
         def layer(layer: _Layer, waves: Waves | None, x: Array, *mixing: Array) -> Array:
             return _layer(layer, waves, x, Mixing(*mixing))
 
-        compiled_layer = None
-        if self._layers:
-            compiled_layer = self._program(
-                layer, 2, (self._layers[0], self._waves), (x, ids, others, others, cast), donate=2
-            )
-        self._compiled[length] = _Compiled(
-            embed=self._program(embed, 1, (self._embedder,), (ids, ids, ids, bases), outputs=2),
-            layer=compiled_layer,
-            pool=self._program(_pool, 1, (self._pooler,), (x, self._shape(members, of=jnp.int32))),
+        row = (x, places, others, others, self._shape(*bases, of=dtype))
+        return _Layers(
+            cast=self._program(cast, 0, (), (self._shape(*bases),)),
+            layer=self._program(layer, 2, (self._layers[0], self._waves), row, donate=2),
         )
 
     def forget(self, length: int) -> None:
@@ -129,21 +139,36 @@ class JaxPrograms:
 
     def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Float32s, Float32s]]:
         """Run rows, each on its device; devices without one repeat the first."""
-        programs = self._compiled[length]
-        if self.rows_at_once == 1:
-            row = rows[0]
-        else:
-            filled = rows + rows[:1] * (self.rows_at_once - len(rows))
-            row = RowArrays(*map(np.stack, zip(*filled, strict=True)))
-        x, bases = programs.embed(self._embedder, row.token_ids, row.segment_ids, row.positions, row.bases)
-        if programs.layer is not None:
-            for layer in self._layers:
-                x = programs.layer(layer, self._waves, x, row.carriers, row.others, row.leads, bases)
-        pooled = np.asarray(programs.pool(self._pooler, x, row.firsts))
+        row = self._together(rows)
+        x = self._states(length, row, self._layers)
+        pooled = np.asarray(self._compiled[length].pool(self._pooler, x, row.firsts))
         tokens = np.asarray(x)
         if self.rows_at_once == 1:
             return [(tokens, pooled)]
         return [(tokens[row], pooled[row]) for row in range(len(rows))]
+
+    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
+        """Compare the first layer's outputs: all layers are one program."""
+        outputs = [np.asarray(self._states(length, self._together([row]), self._layers[:1])) for row in (one, other)]
+        return outputs[0].tobytes() == outputs[1].tobytes()
+
+    def _together(self, rows: list[RowArrays]) -> RowArrays:
+        """Return what the programs take for rows: one row, or one for each device, the first again where they lack."""
+        if self.rows_at_once == 1:
+            return rows[0]
+        filled = rows + rows[:1] * (self.rows_at_once - len(rows))
+        return RowArrays(*map(np.stack, zip(*filled, strict=True)))
+
+    def _states(self, length: int, row: RowArrays, layers: Sequence[_Layer]) -> Any:
+        """Return what comes out of the last of some layers."""
+        programs = self._compiled[length]
+        x = programs.embed(self._embedder, row.token_ids, row.segment_ids, row.positions)
+        if layers:
+            cast, run = programs.layers[row.bases.shape[-1]]
+            bases = cast(row.bases)
+            for layer in layers:
+                x = run(layer, self._waves, x, row.carriers, row.others, row.leads, bases)
+        return x
 
     def _program(
         self,
@@ -152,7 +177,6 @@ class JaxPrograms:
         everywhere: tuple[Any, ...],
         each: tuple[Any, ...],
         *,
-        outputs: int = 1,
         donate: int | None = None,
     ) -> Callable[..., Any]:
         """Compile a function of `shared` arguments that all devices have and others of which each has its own."""
@@ -161,15 +185,14 @@ class JaxPrograms:
             return jax.jit(function, donate_argnums=donated).lower(*everywhere, *each).compile()
 
         def on_one(*arguments: Any) -> Any:
-            found = function(*arguments[:shared], *(argument[0] for argument in arguments[shared:]))
-            return tuple(array[None] for array in found) if outputs > 1 else found[None]
+            return function(*arguments[:shared], *(argument[0] for argument in arguments[shared:]))[None]
 
         split, whole = _split(_ROWS), _split()
         spread = jax.shard_map(
             on_one,
             mesh=self._mesh,
             in_specs=(whole,) * shared + (split,) * len(each),
-            out_specs=(split,) * outputs if outputs > 1 else split,
+            out_specs=split,
         )
         return jax.jit(spread, donate_argnums=donated).lower(*everywhere, *each).compile()
 

@@ -7,6 +7,7 @@ bfloat16, too, which halves the memory that they go through.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class OpenVinoPrograms:
     shortest_basis = 1
     # What lies between the products is rounded, too.
     carries = False
+    segmented = False
 
     def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype) -> None:
         order = HiddenOrder(architecture.hidden_dim)
@@ -51,7 +53,7 @@ class OpenVinoPrograms:
         self._model = core.compile_model(_network(architecture, weights, order), "CPU", hints)
         self._requests: dict[int, Any] = {}
 
-    def compile(self, length: int, members: int) -> None:
+    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:  # noqa: ARG002 - has none
         """Make a request for rows of a length and run it once: kernels are made when a size first comes."""
         ids, bases = np.zeros(length, np.int32), np.zeros((2, length, length), np.float32)
         request = self._model.create_infer_request()
@@ -65,9 +67,13 @@ class OpenVinoPrograms:
     def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Float32s, Float32s]]:
         """Run a row."""
         (row,) = rows
-        inputs = [row.token_ids, row.segment_ids, row.positions, row.bases, row.firsts]
+        inputs = [row.token_ids, row.segment_ids, row.positions, row.bases[:, 0], row.firsts]
         found = self._requests[length].infer(inputs, share_inputs=True)
         return [(found[0], found[1])]
+
+    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
+        """Not asked of an engine without segments."""
+        raise NotImplementedError
 
 
 def _network(architecture: Architecture, weights: Weights, order: HiddenOrder) -> Any:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 SMALLEST_ROW = 16
 
+# Shorter rows have little to gain, and every way to cut one is a program more to make ready.
+_SHORTEST_CUT = 512
+# Below 64 tokens a product takes another routine.
+_SEGMENTS = (64, 128, 256)
+
 
 @dataclass(frozen=True, slots=True)
 class Spacing:
@@ -44,11 +49,13 @@ class Row:
         length: Tokens in the row, used or not.
         members: Indices of the sequences, in the order in which they lie.
         starts: Where each of them starts.
+        segment: No sequence crosses a multiple of so many tokens.
     """
 
     length: int
     members: tuple[int, ...]
     starts: tuple[int, ...]
+    segment: int
 
 
 def row_lengths(longest_sequence: int, most_tokens: int) -> tuple[int, ...]:
@@ -158,7 +165,7 @@ class OpenBatch:
         """
         length = shortest_row(max(row.used for row in self._open), lengths)
         return [
-            Row(length, tuple(member for member, _ in placed), tuple(start for _, start in placed))
+            Row(length, tuple(member for member, _ in placed), tuple(start for _, start in placed), length)
             for placed in self._placed
             if placed
         ]
@@ -177,7 +184,8 @@ def lay(lengths: Sequence[int], rows: Sequence[int], spacing: Spacing) -> Row:
         if start is None:
             raise ValueError(f"{sum(lengths)} tokens do not fit a row of at most {rows[-1]}")
         starts.append(start)
-    return Row(shortest_row(row.used, rows), tuple(range(len(lengths))), tuple(starts))
+    length = shortest_row(row.used, rows)
+    return Row(length, tuple(range(len(lengths))), tuple(starts), length)
 
 
 def distribute(lengths: Sequence[int], rows: Sequence[int], spacing: Spacing) -> list[Row]:
@@ -205,4 +213,48 @@ def distribute(lengths: Sequence[int], rows: Sequence[int], spacing: Spacing) ->
             if (start := row.place(lengths[index])) is None:
                 raise ValueError(f"{lengths[index]} tokens do not fit a row of at most {longest}")
             opened.append((row, [index], [start]))
-    return [Row(shortest_row(row.used, rows), tuple(members), tuple(starts)) for row, members, starts in opened]
+    laid = [(shortest_row(row.used, rows), tuple(members), tuple(starts)) for row, members, starts in opened]
+    return [Row(length, members, starts, length) for length, members, starts in laid]
+
+
+def segments_of(length: int) -> tuple[int, ...]:
+    """Return the segments, ascending, that a row of `length` tokens may be cut in, itself left out."""
+    if length < _SHORTEST_CUT:
+        return ()
+    return tuple(segment for segment in _SEGMENTS if length % segment == 0)
+
+
+def in_segments(
+    length: int, members: Sequence[int], sizes: Sequence[int], segments: Sequence[int], spacing: Spacing
+) -> Row | None:
+    """Lay sequences in a row so that none crosses a segment of it, in the shortest segments that allow it.
+
+    Args:
+        length: Tokens of the row.
+        members: Indices of the sequences.
+        sizes: Tokens of each.
+        segments: Segments to try, ascending; each divides the length.
+        spacing: Where in a segment sequences may start.
+
+    Returns:
+        The row, or nothing where no segments hold the sequences.
+    """
+    longest = max(sizes)
+    for segment in segments:
+        if longest <= segment and (starts := _starts_in_segments(length, sizes, segment, spacing)):
+            return Row(length, tuple(members), starts, segment)
+    return None
+
+
+def _starts_in_segments(length: int, sizes: Sequence[int], segment: int, spacing: Spacing) -> tuple[int, ...]:
+    """Return where sequences start in a row of segments, longest first in the first with room; none if one has none."""
+    parts = [OpenRow(segment, spacing) for _ in range(length // segment)]
+    starts = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        for number, part in enumerate(parts):
+            if (start := part.place(sizes[index])) is not None:
+                starts[index] = number * segment + start
+                break
+        else:
+            return ()
+    return tuple(starts)

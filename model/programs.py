@@ -5,6 +5,7 @@ JAX is the default and runs everywhere that XLA does. OpenVINO is an extra for I
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ EngineName = Literal["jax", "openvino"]
 # How the hidden axis is transformed.
 Transform = Literal["fft", "products"]
 Places = npt.NDArray[np.intp] | slice
+# A matrix unit sums 32 narrow terms at a time. With fewer than two such steps narrow operands bring no speed, and a
+# token of so few features may be left small by chance, and its rounding errors large beside it.
+_FEWEST_NARROW = 64
 
 
 class RowArrays(NamedTuple):
@@ -30,7 +34,8 @@ class RowArrays(NamedTuple):
         carriers: `[T]`, where the carrier of the token's sequence lies (`model.fourier`); anywhere for no sequence.
         others: `[T, 1]`, 1 for tokens that are not carriers, 0 for carriers and where nothing lies.
         leads: `[T, 1]`, the length of the sequence at its first token, 0 elsewhere.
-        bases: `[2, L, L]`, `model.fourier.row_bases`; L is T, but at least `Programs.shortest_basis`.
+        bases: `[2, L / S, S, S]`, `model.fourier.row_bases`; L is T, but at least `Programs.shortest_basis`, and S a
+            segment of the row or all of L.
         firsts: `[M]`, where the sequences start; M is fixed for a row length, unused places are 0.
     """
 
@@ -52,6 +57,7 @@ class Programs(Protocol):
         published: Indexes the hidden axis of a sequence output so that it comes in the published order.
         shortest_basis: Least size of a row's bases, where the library's routine for smaller ones rounds differently.
         carries: Whether it subtracts carriers (`model.fourier`), for which the bases are then made.
+        segmented: Whether it takes bases of segments.
         rows_at_once: How many rows run together, one on each device.
         devices: Names of the devices.
     """
@@ -60,11 +66,15 @@ class Programs(Protocol):
     published: Places
     shortest_basis: int
     carries: bool
+    segmented: bool
     rows_at_once: int
     devices: list[str]
 
-    def compile(self, length: int, members: int) -> None:
-        """Make rows of `length` tokens and at most `members` sequences ready to run. Called from several threads."""
+    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
+        """Make rows of `length` tokens and at most `members` sequences ready to run, whole and in `segments` each.
+
+        Called from several threads.
+        """
 
     def forget(self, length: int) -> None:
         """Free what was made for a row length."""
@@ -76,6 +86,14 @@ class Programs(Protocol):
             For each, the sequence output `[T, h]`, its hidden axis in the order inside, and the pooled outputs `[M, h]`
             of its first tokens. They are the caller's: nothing writes to them later.
         """
+
+    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
+        """Whether a layer makes the same of a row to the last bit with bases of other segments, on every device."""
+
+
+def dtype_of_operands(hidden: int, dtype: Dtype) -> Dtype:
+    """Return the dtype in which a network of a hidden size multiplies, asked for `dtype`: small ones do in float32."""
+    return dtype if hidden >= _FEWEST_NARROW else "float32"
 
 
 def kernel_in_order(weights: Weights, name: str, of: Places, to: Places) -> Float32s:

@@ -15,7 +15,7 @@ import numpy as np
 
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.fourier import Float32s
-from model.packing import OpenRow, Spacing
+from model.packing import OpenRow, Spacing, in_segments
 
 # The plain backbone: a sequence alone, unpadded, to its sequence output [n, h] and pooled output [h].
 Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
@@ -151,7 +151,15 @@ def _judge(encoder: PackedEncoder, reference: Reference, expected: list[Encoding
     if longest in dropped:
         raise SelfTestError(f"the row of {longest} tokens {dropped[longest]} (largest error {worst:.2g})")
     encoder.keep_rows([length for length in encoder.rows if length not in dropped])
+    _cut(encoder)
     return SelfTest(encoder.rows, dropped, encoder.spacing, expected is not None, worst, _speed(encoder, probes[-1]))
+
+
+def _cut(encoder: PackedEncoder) -> None:
+    """Have rows cut in segments wherever that changes no bit."""
+    for length in encoder.rows:
+        for segment in encoder.segments_to_try(length):
+            encoder.cut(length, segment, _in_segments(encoder, length, segment))
 
 
 def _runs(encoder: PackedEncoder, sequences: Sequence[Tokens], length: int) -> list[tuple[Tokens, Encoding]]:
@@ -198,6 +206,18 @@ def _company(encoder: PackedEncoder, members: Sequence[Tokens], length: int) -> 
             continue
         chosen = trial
     return chosen or [members[0]]
+
+
+def _in_segments(encoder: PackedEncoder, length: int, segment: int) -> list[Tokens]:
+    """Return sequences that fill the segments of a row, long ones and short."""
+    random = np.random.default_rng([length, segment])
+    number = length // segment
+    chosen: list[int] = []
+    for size in [segment, *[segment * 5 // 8] * number, *[segment // 4] * number, *[_FILLER] * number, *[1] * number]:
+        trial = [*chosen, min(size, encoder.architecture.max_sequence_length)]
+        if in_segments(length, range(len(trial)), trial, (segment,), encoder.spacing):
+            chosen = trial
+    return [_sequence(encoder, random, size) for size in chosen]
 
 
 def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) -> Tokens:

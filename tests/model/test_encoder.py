@@ -127,6 +127,22 @@ def test_it_computes_what_the_readable_reference_computes(encoder: PackedEncoder
             assert least_cosine(found.pooled_output, true_pooled) > 0.999
 
 
+@pytest.mark.parametrize(("hidden", "narrow"), [(7, False), (63, False), (64, True), (97, True)])
+def test_small_networks_multiply_in_float32(make_weights: MakeWeights, hidden: int, narrow: bool) -> None:  # noqa: FBT001 - a parameter
+    """Below 64 features bfloat16 is float32 to the bit; from there on every token keeps a cosine of 0.999 to it."""
+    architecture = dataclasses.replace(MEDIUM, hidden_dim=hidden)
+    weights = make_weights(architecture)
+    tokens = sequence(np.random.default_rng(3), 22)
+    wide, asked = (PackedEncoder(architecture, weights, dtype=dtype, most_tokens=64) for dtype in DTYPES)
+    for encoder in (wide, asked):
+        encoder.keep_rows([64])
+        encoder.compile(Spacing(8))
+    (true,), (found,) = wide.encode([tokens]), asked.encode([tokens])
+    assert np.array_equal(found.sequence_output, true.sequence_output) is not narrow
+    assert np.array_equal(found.pooled_output, true.pooled_output) is not narrow
+    assert least_cosine(found.sequence_output, true.sequence_output) > 0.999
+
+
 def test_where_the_fft_depends_on_company_products_take_its_place(
     weights: Weights, backbone: FNetBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +170,22 @@ def test_alone_and_in_company_are_equal_to_the_bit(prepared: tuple[PackedEncoder
             place = int(random.integers(0, 7))
             company.insert(place, tokens)
             assert same_bits(encoder.encode(company)[place], alone), length
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_cut_in_segments_give_the_same_bits(backbone: FNetBackbone, weights: Weights, dtype: Dtype) -> None:
+    """A sequence is the same to the bit alone, in short segments, in longer ones, and in a row that is full."""
+    encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, most_tokens=512)
+    encoder.keep_rows([64, 512])
+    report = prepare(encoder, lambda tokens: backbone.encode_one(*tokens))
+    assert report.batch_invariant
+    assert encoder.segments == {512: (64, 128, 256)}
+    random = np.random.default_rng(6)
+    for others in ([*random.integers(1, 20, 20)], [*random.integers(20, 40, 11)], [64] * 7):
+        company = [sequence(random, int(length)) for length in (13, *others)]
+        together = encoder.encode(company)
+        for tokens, found in zip(company, together, strict=True):
+            assert same_bits(found, encoder.encode([tokens])[0])
 
 
 def test_every_row_length_gives_the_same_bits(prepared: tuple[PackedEncoder, SelfTest]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from model.fourier import HiddenOrder, carrier, row_bases, sequence_table
 from model.jax_mixing import Mixing, Waves, fft_is_invariant, mix, mix_by_fft, product
-from model.packing import Spacing, lay
+from model.packing import Spacing, in_segments, lay
 
 Array = npt.NDArray[Any]
 
@@ -25,10 +25,12 @@ MIX_BY_FFT = jax.jit(mix_by_fft)
 HIDDEN = [1, 2, 3, 7, 8]
 
 
-def bases_of(lengths: list[int], spacing: Spacing, *, narrow: bool = False) -> tuple[Any, tuple[int, ...]]:
-    """Return the bases of a row of 64 tokens, and where its sequences start."""
-    row = lay(lengths, (ROW,), spacing)
-    return row_bases(ROW, row.starts, lengths, narrow=narrow, carried=True), row.starts
+def bases_of(
+    lengths: list[int], spacing: Spacing, segment: int, *, narrow: bool = False
+) -> tuple[Any, tuple[int, ...]]:
+    """Return the bases of a row of 64 tokens in segments, and where its sequences start."""
+    row = in_segments(ROW, range(len(lengths)), lengths, (segment,), spacing) or lay(lengths, (ROW,), spacing)
+    return row_bases(ROW, row.segment, row.starts, lengths, narrow=narrow, carried=True), row.starts
 
 
 def waves_of(order: HiddenOrder, dtype: Any = jnp.float32) -> Waves:
@@ -37,10 +39,10 @@ def waves_of(order: HiddenOrder, dtype: Any = jnp.float32) -> Waves:
 
 
 def mixing_of(
-    lengths: list[int], spacing: Spacing, size: int = ROW, *, narrow: bool = False
+    lengths: list[int], spacing: Spacing, size: int = ROW, segment: int = ROW, *, narrow: bool = False
 ) -> tuple[Mixing, tuple[int, ...]]:
     """Return what mixing needs to know of a row of `size` tokens, and where its sequences start."""
-    bases, starts = bases_of(lengths, spacing, narrow=narrow)
+    bases, starts = bases_of(lengths, spacing, segment, narrow=narrow)
     carriers, others, leads = np.zeros(size, np.int32), np.zeros((size, 1), np.float32), np.zeros((size, 1), np.float32)
     for start, length in zip(starts, lengths, strict=True):
         carriers[start : start + length] = start + carrier(length)
@@ -67,9 +69,12 @@ both_ways = pytest.mark.parametrize("mixed_by", [by_products, by_fft])
 Mixed = Callable[[Array, Mixing], Array]
 
 
-def mixed_and_true(mixed_by: Mixed, hidden: int, lengths: list[int], spacing: Spacing) -> list[tuple[Array, Array]]:
+def mixed_and_true(
+    mixed_by: Mixed, hidden: int, lengths: list[int], spacing: Spacing, segment: int = ROW
+) -> list[tuple[Array, Array]]:
     """Mix random sequences in one row; pair each result with NumPy's transform of the sequence alone."""
-    mixing, starts = mixing_of(lengths, spacing)
+    mixing, starts = mixing_of(lengths, spacing, segment=segment)
+    assert mixing.bases.shape == (2, ROW // segment, segment, segment)
     # Unused places hold noise: nothing of it may reach a sequence.
     x = np.random.default_rng(hidden).normal(size=(ROW, hidden)).astype(np.float32)
     mixed = mixed_by(x, mixing)
@@ -130,6 +135,15 @@ def test_mixing_is_numpys_fft2_for_every_hidden_size(mixed_by: Mixed, hidden: in
 
 
 @both_ways
+@pytest.mark.parametrize("segment", [16, 32])
+@pytest.mark.parametrize("hidden", [1, 2, 7, 8])
+def test_a_row_in_segments_is_transformed_all_the_same(mixed_by: Mixed, hidden: int, segment: int) -> None:
+    """Each segment is multiplied by a matrix of its own; a full one and one of several sequences are right."""
+    for mixed, true in mixed_and_true(mixed_by, hidden, [5, 1, 16, 2, 7], Spacing(), segment):
+        np.testing.assert_allclose(mixed, true, atol=1e-4)
+
+
+@both_ways
 @settings(max_examples=60)
 @given(
     hidden=st.sampled_from(HIDDEN),
@@ -153,20 +167,23 @@ def test_a_sequence_may_fill_the_row(mixed_by: Mixed) -> None:
 
 def test_bases_are_zero_outside_the_blocks() -> None:
     """No entry joins tokens of different sequences, or of a sequence and an unused place."""
-    bases, starts = bases_of([5, 9, 16], Spacing(8))
+    bases, starts = bases_of([5, 9, 16], Spacing(8), ROW)
     inside = np.zeros((ROW, ROW), bool)
     for start, length in zip(starts, [5, 9, 16], strict=True):
         inside[start : start + length, start : start + length] = True
     np.fill_diagonal(inside, val=True)
-    assert not np.asarray(bases)[:, ~inside].any()
+    assert not np.asarray(bases)[:, 0, ~inside].any()
 
 
 def test_a_block_is_the_same_to_the_bit_wherever_it_lies() -> None:
     """A sequence's matrices depend on its length alone."""
-    first, _ = bases_of([13], Spacing())
-    later, starts = bases_of([20, 7, 13], Spacing())
+    first, _ = bases_of([13], Spacing(), ROW)
+    later, starts = bases_of([20, 7, 13], Spacing(), ROW)
     place = slice(starts[2], starts[2] + 13)
-    assert np.array_equal(first[:, :13, :13], later[:, place, place])
+    assert np.array_equal(first[:, 0, :13, :13], later[:, 0, place, place])
+    cut, starts = bases_of([32, 13], Spacing(), 32)
+    assert starts == (0, 32)
+    assert np.array_equal(first[:, 0, :13, :13], cut[:, 1, :13, :13])
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 512])
@@ -175,8 +192,8 @@ def test_the_carrier_is_a_token_of_the_sequence_and_not_its_first(length: int) -
     place = carrier(length)
     assert 0 <= place < length
     assert place or length == 1
-    assert not row_bases(length, [0], [length], narrow=False, carried=True)[:, :, place].any()
-    assert row_bases(length, [0], [length], narrow=False, carried=False)[0, 0].all()
+    assert not row_bases(length, length, [0], [length], narrow=False, carried=True)[..., place].any()
+    assert row_bases(length, length, [0], [length], narrow=False, carried=False)[0, 0, 0].all()
 
 
 def test_narrow_operands_lose_little_where_tokens_have_much_in_common() -> None:

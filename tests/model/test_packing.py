@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.packing import SMALLEST_ROW, OpenRow, Spacing, distribute, lay, row_lengths, shortest_row
+from model.packing import (
+    SMALLEST_ROW,
+    OpenRow,
+    Spacing,
+    distribute,
+    in_segments,
+    lay,
+    row_lengths,
+    segments_of,
+    shortest_row,
+)
 
 SPACINGS = st.sampled_from([Spacing(1), Spacing(8), Spacing(32), Spacing(2, 32), Spacing(8, 32)])
 ROWS = row_lengths(longest_sequence=200, most_tokens=512)
@@ -152,3 +162,37 @@ def test_rows_are_filled_before_another_is_begun(lengths: list[int], spacing: Sp
             row = OpenRow(ROWS[-1], spacing)
             assert all(row.place(lengths[member]) is not None for member in before)
             assert row.place(lengths[opener]) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "segments"),
+    [(16, ()), (384, ()), (512, (64, 128, 256)), (768, (64, 128, 256)), (1152, (64, 128)), (1024, (64, 128, 256))],
+)
+def test_long_rows_may_be_cut_in_segments(length: int, segments: tuple[int, ...]) -> None:
+    """Segments make up the row, and each the next longer one; short rows stay whole."""
+    assert segments_of(length) == segments
+
+
+@given(lengths=LENGTHS, spacing=SPACINGS)
+def test_no_sequence_crosses_a_segment(lengths: list[int], spacing: Spacing) -> None:
+    """Laid in segments, sequences lie as they may in a row, none across a bound; the shortest segments are taken."""
+    for row in distribute(lengths, ROWS, spacing):
+        sizes = [lengths[member] for member in row.members]
+        segments = segments_of(row.length)
+        cut = in_segments(row.length, row.members, sizes, segments, spacing) if segments else None
+        if cut is None:
+            continue
+        assert (cut.length, cut.members) == (row.length, row.members)
+        places = sorted((start, start + size) for start, size in zip(cut.starts, sizes, strict=True))
+        assert all(end <= start for (_, end), (start, _) in pairwise(places))
+        assert all(start // cut.segment == (end - 1) // cut.segment for start, end in places)
+        assert all(spacing.first(start % cut.segment, end - start) == start % cut.segment for start, end in places)
+        shorter = [segment for segment in segments if segment < cut.segment]
+        assert not shorter or in_segments(row.length, row.members, sizes, shorter, spacing) is None
+
+
+def test_segments_that_hold_them_not_are_not_taken() -> None:
+    """Sequences longer than a segment, or too many of more than half of one, leave the row whole."""
+    assert in_segments(256, [0], [129], (64, 128), Spacing()) is None
+    assert in_segments(256, range(3), [65] * 3, (64, 128), Spacing()) is None
+    assert in_segments(256, [4, 2], [60, 65], (64, 128), Spacing()).starts == (65, 0)  # type: ignore[union-attr]

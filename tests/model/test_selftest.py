@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,18 +25,20 @@ MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
 
 # The tiny network has 24 positions and aims for 64 tokens.
 ROWS = (16, 32, 48, 64)
+# What a row of 512 tokens may be cut in.
+SEGMENTS = (64, 128, 256)
 
 
 class Programs(JaxPrograms):
     """The programs under test. They do not depend on weights, so each is compiled once for all tests."""
 
-    made: ClassVar[dict[tuple[int, int, str], Any]] = {}
+    made: ClassVar[dict[tuple[int, int, int, str], Any]] = {}
 
-    def compile(self, length: int, members: int) -> None:
+    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
         """Compile, or take what is compiled."""
-        key = (length, members, str(self._dtype))
+        key = (self._architecture.hidden_dim, length, members, str(self._dtype))
         if key not in self.made:
-            super().compile(length, members)
+            super().compile(length, members, segments)
             self.made[key] = self._compiled[length]
         self._compiled[length] = self.made[key]
 
@@ -78,12 +81,13 @@ class Twofold:
     def __init__(self, *arguments: Any) -> None:
         self._one = Programs(*arguments)
         self.shortest_basis, self.carries = self._one.shortest_basis, self._one.carries
+        self.segmented = self._one.segmented
         self.published, self.transform = self._one.published, self._one.transform
         self.devices = self._one.devices * 2
 
-    def compile(self, length: int, members: int) -> None:
+    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
         """Compile for both."""
-        self._one.compile(length, members)
+        self._one.compile(length, members, segments)
 
     def forget(self, length: int) -> None:
         """Forget for both."""
@@ -93,6 +97,10 @@ class Twofold:
         """Run the first row on the first device, the second on the second."""
         found = [self._one.run(length, [row])[0] for row in rows]
         return [found[0], *((tokens * self.factor, pooled * self.factor) for tokens, pooled in found[1:])]
+
+    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
+        """Compare on the first."""
+        return self._one.mixes_alike(length, one, other)
 
 
 class WrongBehind(Programs):
@@ -104,12 +112,22 @@ class WrongBehind(Programs):
         return [(np.where(late, np.float32(1), tokens), pooled) for tokens, pooled in super().run(length, rows)]
 
 
+class Unlike(Programs):
+    """Programs whose segments of one size round otherwise than the whole row does."""
+
+    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
+        """Deny it of segments of 128 tokens."""
+        return other.bases.shape[-1] != SEGMENTS[1] and super().mixes_alike(length, one, other)
+
+
 class Encoder(PackedEncoder):
     """An encoder with programs of a given kind."""
 
     def __init__(self, *arguments: Any, programs: type[Programs | Twofold] = Programs, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._programs = programs(self.architecture, arguments[1], self.dtype)
+        # Small as it is, in the dtype that was asked for.
+        self._operands = self.dtype
+        self._programs = programs(self.architecture, arguments[1], self._operands)
 
 
 def lying(lies: dict[int, float]) -> type[Programs]:
@@ -153,6 +171,24 @@ def test_a_sound_encoder_passes(
     assert report.spacing in SPACINGS
     assert report.tokens_per_second > 0
     assert 0 < report.largest_error < (FLOAT32_TOLERANCE if dtype == "float32" else 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_are_cut_in_segments_that_change_no_bit(
+    tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]], dtype: Dtype
+) -> None:
+    """Every segment whose products give the whole row's bits is used, and no other; that spoils nothing else."""
+    architecture = dataclasses.replace(tiny, hidden_dim=96)
+    # Small enough for so many features.
+    weights = {
+        name: array if name.endswith(("gamma", "beta")) else array * np.float32(0.3)
+        for name, array in make_weights(architecture).items()
+    }
+    encoder = Encoder(architecture, weights, dtype=dtype, most_tokens=512, programs=Unlike)
+    encoder.keep_rows([64, 512])
+    report = prepare(encoder, lambda tokens: tuple(a.astype(np.float32) for a in oracle(weights, *tokens)))  # type: ignore[arg-type, return-value]
+    assert report.batch_invariant
+    assert encoder.segments == {512: (SEGMENTS[0], SEGMENTS[2])}
 
 
 def test_progress_is_passed_on(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
