@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match
 
 from service import __version__
@@ -29,6 +28,7 @@ from service.middleware import (
     Departures,
     Heads,
     Keys,
+    Origins,
     Refusals,
     Render,
     route_of,
@@ -150,11 +150,11 @@ def _middleware(
     if settings.page:
         open_routes |= {PAGE_ROUTE}
     untraced = HEALTH_ROUTES | {METRICS_ROUTE}
-    # Outside of what refuses, so that a page may read why it was refused.
     cors = Middleware(
-        CORSMiddleware,
+        Origins,
+        refuse,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length"],
     )
@@ -205,6 +205,7 @@ def _on_http_exception(
             # The framework names those of the path's first route only.
             found = (route for route in routes() if route.matches(request.scope)[0] is not Match.NONE)
             methods = {method for route in found for method in getattr(route, "methods", None) or ()}
+            methods |= {"HEAD"} if "GET" in methods else set()  # see `Heads`
             response.headers["Allow"] = ", ".join(sorted(methods))
         return response
 

@@ -145,6 +145,9 @@ class Batcher(Generic[T, R]):
         self._draining = self._closed = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        # Set when the worker ends, or when nobody is to wait for that.
+        self._over = threading.Event()
+        self._hurried = False
 
     @property
     def queue_tokens(self) -> int:
@@ -268,9 +271,15 @@ class Batcher(Generic[T, R]):
         """Give up, and wait for the worker's end; not for ever: one whose run does not end then is dead."""
         self.give_up()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(0.0 if self._death is not None else _LAST_RUN)
-            if self._thread.is_alive():
+            if not self._over.wait(0.0 if self._death is not None else _LAST_RUN):
                 self.die(RuntimeError(f"the last run has not ended within {_LAST_RUN:g} seconds"))
+            elif not self._hurried:
+                self._thread.join()
+
+    def hurry(self) -> None:
+        """Let nobody who closes wait for the worker's end, neither now nor later."""
+        self._hurried = True
+        self._over.set()
 
     def take(self) -> list[Work[T, R]]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
@@ -319,6 +328,8 @@ class Batcher(Generic[T, R]):
                     self._running = []
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
             self.die(error)
+        finally:
+            self._over.set()
 
     def _execute(self, batch: list[Work[T, R]]) -> None:
         """Run a batch, and its halves where it fails, down to the item that is guilty."""

@@ -2,7 +2,7 @@
 
 A head that never ends, or an answer that nobody takes, holds memory and a descriptor; the deadline of a request begins
 only when its head is there, and ends when its answer begins. What is refused here is no request yet and has no route,
-so it is told as a problem document (RFC 9457) and the connection closed.
+so it is told as a problem document (RFC 9457) and the connection closed; a body that is wrong belongs to its request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.errors import CONNECTION_CODES
+from service.errors import CONNECTION_CODES, BadRequestError
 
 # They have neither interim answers nor chunks.
 _OLD_VERSIONS = frozenset({"0.9", "1.0"})
@@ -98,6 +98,8 @@ class _Connection(HttpToolsProtocol):
         self._held = False
         # After a refusal nothing more is taken.
         self._deaf = False
+        # What is wrong with the last request's body.
+        self._broken: str | None = None
         self._in_head = True
         self._head_bytes = 0
         # Of the message behind its head: what was body, and what was anything else, as trailers and frames of chunks.
@@ -163,8 +165,10 @@ class _Connection(HttpToolsProtocol):
             reason = error.__context__
             if isinstance(reason, _RefusedError):
                 self._refuse(reason.status, reason.detail)
-            else:
+            elif self._in_head:
                 self._refuse(HTTPStatus.BAD_REQUEST, f"this is no HTTP request: {error}")
+            else:
+                self._break_off(f"the body is not chunked as its Transfer-Encoding says: {error}")
             return
         if self._in_head:
             if self._head_bytes > self.limits.head_bytes:
@@ -252,10 +256,17 @@ class _Connection(HttpToolsProtocol):
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on; to an old version an answer of unknown length ends with its connection."""
-        if scope["http_version"] not in _OLD_VERSIONS:
-            await self._application(scope, receive, send)
-            return
         cycle = self._cycles[0]
+
+        async def receive_unbroken() -> Any:
+            message = await receive()
+            if self._broken is not None and cycle is self.cycle and not (cycle.disconnected or cycle.response_started):
+                raise BadRequestError(self._broken)
+            return message
+
+        if scope["http_version"] not in _OLD_VERSIONS:
+            await self._application(scope, receive_unbroken, send)
+            return
         unframed = False
 
         async def send_unframed(message: Any) -> None:
@@ -269,7 +280,7 @@ class _Connection(HttpToolsProtocol):
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 
-        await self._application(scope, receive, send_unframed)
+        await self._application(scope, receive_unbroken, send_unframed)
 
     def _parse(self, data: bytes) -> None:
         """Take bytes; an offer of another protocol is ignored (RFC 9110, section 7.8).
@@ -396,6 +407,19 @@ class _Connection(HttpToolsProtocol):
         self.transport.write("\r\n".join([*head, "connection: close", "", body]).encode())
         self.transport.close()
         self._watch_last()
+
+    def _break_off(self, reason: str) -> None:
+        """Let the request whose body is wrong say so, in its protocol's words, as the last of its connection."""
+        self._deaf = True
+        self._unparsed.clear()
+        self._stop_head_clock()
+        if self.cycle.response_complete:  # it was refused before its body had come
+            self.transport.close()
+            self._watch_last()
+            return
+        self._broken = reason
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
 
     def _disconnect(self) -> None:
         # uvicorn tells the last request alone, which may be one that waits.

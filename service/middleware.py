@@ -1,6 +1,6 @@
 """What every request passes before its route: an id and a clock, the key, limits of its body, its client's leaving.
 
-Plain ASGI, outermost first: `Heads`, `Context`, `Refusals`, `Keys`, `Bodies`, `Departures`.
+Plain ASGI, outermost first: `Heads`, `Context`, `Origins`, `Refusals`, `Keys`, `Bodies`, `Departures`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -110,7 +113,8 @@ class Context:
                 headers["X-Content-Type-Options"] = "nosniff"
                 if self._leaving():
                     headers["Connection"] = "close"
-                if scope["method"] == "POST":
+                # What takes a POST says it to any other method as well, which is all that it says to that.
+                if scope["method"] == "POST" or status == HTTPStatus.METHOD_NOT_ALLOWED:
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
 
@@ -135,6 +139,41 @@ def route_of(scope: Scope, routes: Callable[[], Iterable[BaseRoute]]) -> str:
     if taken is None:
         taken = next((route for route in routes() if route.matches(scope)[0] is not Match.NONE), None)
     return getattr(taken, "path", None) or _UNMATCHED
+
+
+class Origins(CORSMiddleware):
+    """Lets web pages of some origins ask; a preflight of others is refused in the words of the path's protocol.
+
+    It stands outside of what refuses, so that a page may read why it was refused.
+
+    Args:
+        app: The rest.
+        refuse: Turns an error into the answer that the path's protocol wants.
+        options: As for Starlette's.
+    """
+
+    def __init__(self, app: ASGIApp, /, refuse: Render, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer a preflight."""
+        try:
+            await super().__call__(scope, receive, send)
+        except BadRequestError as error:  # a preflight's: all others are answered further in
+            await self._refuse(scope["path"], error)(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Return what a preflight is answered with.
+
+        Raises:
+            BadRequestError: The page may not ask so.
+        """
+        response = super().preflight_response(request_headers)
+        if response.status_code != HTTPStatus.OK:
+            reason = bytes(response.body).decode()
+            raise BadRequestError(f"{reason}: FNET_CORS_ORIGINS says which pages may call, with GET and POST")
+        return response
 
 
 class Refusals:

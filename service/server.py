@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -29,7 +30,7 @@ class Server(uvicorn.Server):
     """Serves until it is told to stop.
 
     The first SIGTERM or SIGINT turns readiness off at once and, after the delay, new work away; the server ends when
-    accepted work is done or the drain time is over. A second one ends the drain at once.
+    accepted work is done or the drain time is over. A second one ends the drain, and the wait for a last run, at once.
 
     Args:
         config: uvicorn's configuration.
@@ -53,6 +54,8 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._delay, self._drain_seconds = delay, drain_seconds
         self._drain_begins: float | None = None
+        # The signal that began it, until it is logged: a handler may come in the middle of a log line.
+        self._told: str | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port and say where."""
@@ -68,8 +71,10 @@ class Server(uvicorn.Server):
         """Begin to drain, or end at once if that has begun."""
         if self._drain_begins is not None:
             self.should_exit = self.force_exit = True
+            self._engine.hurry()
             return
         self._drain_begins = time.monotonic() + self._delay
+        self._told = signal.Signals(sig).name
         self._engine.leave()
         if not self._delay:
             self._engine.drain()
@@ -78,6 +83,9 @@ class Server(uvicorn.Server):
         """Say, ten times a second, whether it is time to stop."""
         stop = await super().on_tick(counter)
         self._engine.check()
+        if self._told is not None:
+            log.info("told to stop", signal=self._told, delay=self._delay, drain=self._drain_seconds)
+            self._told = None
         if self._engine.loaded is not None:
             self._on_loaded()
         if self._drain_begins is None or time.monotonic() < self._drain_begins:

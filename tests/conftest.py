@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,18 +25,23 @@ HANG = 120.0
 
 @contextmanager
 def _serving(*command: str) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {**os.environ, "FNET_PORT": str(port), "PORT": str(port)}
-    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True) as process:
+    environ = {**os.environ, "FNET_PORT": "0", "PORT": "0"}
+    with (
+        tempfile.NamedTemporaryFile() as log,
+        subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, stderr=log) as process,
+    ):
+
+        def said() -> str:
+            return Path(log.name).read_text("utf-8")
+
         try:
             deadline = time.monotonic() + HANG
-            while not _ready(f"http://127.0.0.1:{port}"):
-                assert process.poll() is None, "the server ended before it was ready"
-                assert time.monotonic() < deadline, "the server was not ready in time"
+            # Only the server knows the port, which nobody can take before it.
+            while not ((found := re.search(r"http://(127\.0\.0\.1:\d+)", said())) and _ready(found[0])):
+                assert process.poll() is None, f"the server ended before it was ready: {said()}"
+                assert time.monotonic() < deadline, f"the server was not ready in time: {said()}"
                 time.sleep(0.2)
-            yield f"127.0.0.1:{port}"
+            yield found[1]
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=HANG)

@@ -152,8 +152,9 @@ class Parts:
     def _check(self, job: dict[str, Any], *, restart: bool) -> None:
         """Make sure that what is there belongs to a job."""
         known = self.directory / _JOB_FILE
-        if restart or not known.is_file():
-            # Parts without a job are left of a removal that was cut short; whose they are cannot be told.
+        # A run that failed at once has left a job without parts, of which nothing is lost; a removal that was cut short
+        # leaves parts without a job, and whose they are cannot be told.
+        if restart or not (known.is_file() and self._file(0).is_file()):
             for file in self.directory.iterdir():
                 if file.name != _LOCK_FILE:
                     file.unlink()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem
 from service.inputs import check_count
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
-# Reading holds the interpreter from its begin to its end. A body of millions of lists makes as many objects meanwhile,
-# and the collector would look through all of them again and again.
 _LARGE = 1 << 16
+_ALONE = threading.Lock()
 
 # The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
 Id = Annotated[int, Field(strict=True)]
@@ -27,6 +29,28 @@ Flag = Annotated[bool, Field(strict=True)]
 
 # pydantic's own would name our classes, or say less.
 _OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
+_HUGE = "does not fit 64 bits, and so is outside of every range"
+
+
+@contextmanager
+def reading(body: bytes) -> Iterator[None]:
+    """Let one large body be read and checked at a time; to be called off the event loop, unless the body is small.
+
+    Either holds the interpreter from its begin to its end: two threads that took turns would let nobody between them.
+    """
+    if len(body) <= _LARGE:
+        yield
+        return
+    with _ALONE:
+        # A body of millions of lists makes as many objects, and the collector would look through all again and again.
+        gc.disable()
+        try:
+            yield
+        finally:
+            # They count as old, or it would look through them at once; most die in a moment without it.
+            gc.freeze()
+            gc.unfreeze()
+            gc.enable()
 
 
 def read_json(body: bytes) -> Any:
@@ -35,16 +59,10 @@ def read_json(body: bytes) -> Any:
     Raises:
         BadRequestError: The body is no JSON.
     """
-    large = len(body) > _LARGE
-    if large:
-        gc.disable()
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequestError(f"the body is not JSON: {error}") from None
-    finally:
-        if large:
-            gc.enable()
 
 
 def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], most: int) -> None:
@@ -72,6 +90,18 @@ def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], mos
             check_count(len(found), most, field)
 
 
+def is_huge(value: Any) -> bool:
+    """Whether a value of the body is an integer that does not fit 64 bits, which JSON's reader makes a float of."""
+    return isinstance(value, float) and abs(value) >= 1 << 63
+
+
+def message_of(item: ErrorDetails) -> str:
+    """Return what is wrong, in words that say nothing of this program."""
+    if item["type"] == "int_type" and is_huge(item["input"]):
+        return _HUGE
+    return _OWN_WORDS.get(item["type"], item["msg"])
+
+
 def validated(wire: type[Wire], value: Any) -> Wire:
     """Return the value as a wire type whose fields nest no objects.
 
@@ -82,10 +112,10 @@ def validated(wire: type[Wire], value: Any) -> Wire:
         return wire.model_validate(value)
     except ValidationError as error:
         messages: dict[tuple[str | int, ...], list[str]] = {}
-        for item in error.errors(include_url=False, include_context=False, include_input=False):
+        for item in error.errors(include_url=False, include_context=False):
             # A word behind the field's name is the tag of a union, and no part of the place.
             place = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
-            messages.setdefault(place, []).append(_OWN_WORDS.get(item["type"], item["msg"]))
+            messages.setdefault(place, []).append(message_of(item))
         problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
         raise InvalidInputError.of(problems) from None
 

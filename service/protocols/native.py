@@ -16,7 +16,7 @@ from service.engine import Engine, normalized
 from service.errors import ServiceError
 from service.inputs import Text, check_count, from_ids
 from service.protocols.accept import prefers
-from service.protocols.body import Flag, IdList, OneText, read_json, refuse_too_many, refused, validated
+from service.protocols.body import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status, title
@@ -160,9 +160,10 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `most_sequences`.
     """
-    value = read_json(body)
-    refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), most_sequences)
-    wire = validated(EncodeRequest, value)
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), most_sequences)
+        wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
         raise refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")

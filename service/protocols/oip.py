@@ -27,7 +27,7 @@ from service.errors import (
     ServiceError,
 )
 from service.inputs import Text, check_count
-from service.protocols.body import Flag, OneText, read_json, refuse_too_many
+from service.protocols.body import Flag, OneText, message_of, read_json, reading, refuse_too_many
 from service.protocols.codec import Array, json_bytes
 from service.protocols.native import Output, PaddingField
 from service.protocols.oip_tensors import (
@@ -315,15 +315,16 @@ def parse(body: bytes, header_length: str | None, most_sequences: int) -> InferC
         TooManySequencesError: It holds more than `most_sequences`.
     """
     text, binary = split(body, header_length)
-    value = read_json(text)
-    refuse_too_many(value, InferRequest, (), most_sequences)
-    _refuse_large_objects(value)
-    wire = _validated(value)
-    parameters = wire.parameters or InferParameters.model_validate({})
-    places = _places(wire.inputs)
-    for each in wire.inputs:
-        _check_shape(each, places[each.name], most_sequences)
-    found = {each.name: _read(each, binary, places[each.name]) for each in wire.inputs}
+    with reading(text):
+        value = read_json(text)
+        refuse_too_many(value, InferRequest, (), most_sequences)
+        _refuse_large_objects(value)
+        wire = _validated(value)
+        parameters = wire.parameters or InferParameters.model_validate({})
+        places = _places(wire.inputs)
+        for each in wire.inputs:
+            _check_shape(each, places[each.name], most_sequences)
+        found = {each.name: _read(each, binary, places[each.name]) for each in wire.inputs}
     binary.check_end()
     if "texts" not in found and parameters.padding is not None:
         raise refused("parameters.padding", "is taken with texts only: ids are encoded as they are")
@@ -362,14 +363,12 @@ def _validated(value: Any) -> InferRequest:
         return InferRequest.model_validate(value)
     except ValidationError as error:
         messages: dict[tuple[str | int, ...], list[str]] = {}
-        for item in error.errors(include_url=False, include_context=False, include_input=False):
-            if item["type"] == "extra_forbidden":
-                place, message = item["loc"], "no such field"
-            else:
+        for item in error.errors(include_url=False, include_context=False):
+            place = item["loc"]
+            if item["type"] != "extra_forbidden":
                 # Any other word is the tag of a union, and no part of the place.
-                place = tuple(part for part in item["loc"] if isinstance(part, int) or part in _FIELDS)
-                message = "expected a JSON object" if item["type"] == "model_type" else item["msg"]
-            messages.setdefault(place, []).append(message)
+                place = tuple(part for part in place if isinstance(part, int) or part in _FIELDS)
+            messages.setdefault(place, []).append(message_of(item))
         problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
         raise InvalidInputError.of(problems) from None
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import BadRequestError, InvalidInputError, Problem
+from service.protocols.body import is_huge
 from service.protocols.codec import Array, json_array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -113,7 +114,8 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], place
     values = _flat(data, shape, place)
     if not set(map(type, values)) <= {int}:
         wrong = next(index for index, value in enumerate(values) if type(value) is not int)
-        raise refused(place, "is no integer", *_row_and_column(wrong, shape))
+        message = f"does not fit {datatype}" if is_huge(values[wrong]) else "is no integer"
+        raise refused(place, message, *_row_and_column(wrong, shape))
     bounds = np.iinfo(dtype)
     if min(values) < bounds.min or max(values) > bounds.max:
         wrong = next(index for index, value in enumerate(values) if not bounds.min <= value <= bounds.max)

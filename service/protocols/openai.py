@@ -16,7 +16,7 @@ from model.presets import DEFAULT_PRESET, Preset
 from service.engine import Engine
 from service.errors import NotFoundError, Problem, ServiceError
 from service.inputs import Text, check_count, check_dimensions, from_ids
-from service.protocols.body import IdList, OneText, read_json, refuse_too_many, refused, validated
+from service.protocols.body import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import Array, base64_array, json_array, json_bytes
 from service.protocols.protocol import Protocol
 from service.protocols.statuses import headers, status
@@ -35,7 +35,7 @@ def _form(value: Any) -> str | None:
         return None
     if value and isinstance(value[0], list):
         return "id_lists"
-    return "ids" if value and isinstance(value[0], int) else "texts"
+    return "ids" if value and (isinstance(value[0], int) or is_huge(value[0])) else "texts"
 
 
 Input = Annotated[
@@ -166,9 +166,10 @@ def parse(body: bytes, most_sequences: int) -> Call:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `most_sequences`.
     """
-    value = read_json(body)
-    refuse_too_many(value, EmbeddingsRequest, ("input",), most_sequences)
-    wire = validated(EmbeddingsRequest, value)
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, EmbeddingsRequest, ("input",), most_sequences)
+        wire = validated(EmbeddingsRequest, value)
     form = _form(wire.input)
     single = form in ("text", "ids")
     sequences: list[Any] = [wire.input] if single else list(wire.input)

@@ -22,7 +22,7 @@ from service import __version__
 from service.engine import Engine, Loaded
 from service.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.inputs import Text, check_count, check_dimensions, from_ids
-from service.protocols.body import Flag, IdList, OneText, Wire, read_json, refuse_too_many, refused, validated
+from service.protocols.body import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import Array, json_array, json_bytes
 from service.protocols.native import Ids
 from service.protocols.protocol import Protocol
@@ -221,11 +221,12 @@ def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
 
 
 def _read(body: bytes, wire_type: type[Wire], field: str, most_sequences: int) -> Wire:
-    value = _unnested(read_json(body), wire_type)
-    if isinstance(value, dict) and value.get(field) == []:
-        raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
-    refuse_too_many(value, wire_type, (field,), most_sequences)
-    wire = validated(wire_type, value)
+    with reading(body):
+        value = _unnested(read_json(body), wire_type)
+        if isinstance(value, dict) and value.get(field) == []:
+            raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
+        refuse_too_many(value, wire_type, (field,), most_sequences)
+        wire = validated(wire_type, value)
     if isinstance(wire, _Request) and wire.prompt_name is not None:
         raise refused("prompt_name", "presets have no prompts; leave it out, or send null")
     return wire

@@ -15,7 +15,7 @@ from model.tokenizer import FNetTokenizer, Piece, Tokens
 from service.engine import Engine, Loaded
 from service.errors import MOST_PROBLEMS, InvalidInputError, Problem
 from service.inputs import check_count
-from service.protocols.body import Flag, read_json, refuse_too_many, refused, validated
+from service.protocols.body import Flag, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import json_bytes
 from service.protocols.native import PROBLEM, Ids, PaddingField, ProblemDocument, Texts, Usage, render_error
 from service.protocols.protocol import Protocol
@@ -126,9 +126,10 @@ def texts_of(
 
 
 def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
-    value = read_json(body)
-    refuse_too_many(value, TokenizeRequest, ("texts",), most_sequences)
-    wire = validated(TokenizeRequest, value)
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, TokenizeRequest, ("texts",), most_sequences)
+        wire = validated(TokenizeRequest, value)
     given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
     check_count(len(given), most_sequences, "texts")
     sides = [[each] if isinstance(each, str) else each for each in given]
@@ -184,9 +185,10 @@ def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | N
 
 
 def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
-    value = read_json(body)
-    refuse_too_many(value, DetokenizeRequest, ("token_ids",), most_sequences)
-    wire = validated(DetokenizeRequest, value)
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, DetokenizeRequest, ("token_ids",), most_sequences)
+        wire = validated(DetokenizeRequest, value)
     single = bool(wire.token_ids) and not isinstance(wire.token_ids[0], list)
     ids: Any = [wire.token_ids] if single else wire.token_ids
     check_count(len(ids), most_sequences, "token_ids")

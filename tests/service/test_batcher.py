@@ -701,6 +701,29 @@ def test_a_last_run_that_does_not_end_is_a_death(make: Make, monkeypatch: pytest
     assert (batcher.alive, batcher.stuck) == (False, True)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_last_run_is_not_waited_for_by_who_is_in_a_hurry(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    """Nor is the worker dead then: nobody knows how long it would have taken."""
+    monkeypatch.setattr(service.batcher, "_LAST_RUN", 10 * HANG)
+    runner = Runner(held=True)
+    deaths: list[BaseException] = []
+    batcher = make(runner, on_death=deaths.append)
+    batcher.start()
+    submit(batcher, 10)
+    assert runner.entered.wait(HANG)
+    if before:
+        batcher.hurry()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    batcher.hurry()
+    closing.join(HANG)
+    assert not closing.is_alive()
+    assert deaths == []
+    assert batcher.stuck
+
+
 def test_closing_before_starting_fails_what_waits(make: Make) -> None:
     """A worker that never started owes an answer, too."""
     batcher = make(Runner())

@@ -331,9 +331,22 @@ def test_parts_of_nobody_knows_what_are_not_taken(tmp_path: Path) -> None:
     other.leave()
 
 
+def test_a_job_without_parts_binds_nobody(tmp_path: Path) -> None:
+    """A run that failed at once has done nothing that could be thrown away; another may begin with other options."""
+    parts = Parts(tmp_path / "out.part")
+    parts.begin({"a": 1}, restart=False)
+    parts.leave()
+    for _ in range(2):
+        other = Parts(tmp_path / "out.part")
+        other.begin({"a": 2}, restart=False)
+        other.leave()
+    assert json.loads((tmp_path / "out.part" / "job.json").read_text()) == {"a": 2}
+
+
 def test_a_damaged_description_is_told(tmp_path: Path) -> None:
     """In one line, as of any part."""
     (tmp_path / "job.json").write_bytes(b"")
+    (tmp_path / "00000000.npz").write_bytes(b"")
     with pytest.raises(JobError, match=r"job\.json is damaged; --restart"):
         Parts(tmp_path).begin({}, restart=False)
 
@@ -474,6 +487,7 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
     listed = [json.loads(line) for line in (tmp_path / "out.npy.skipped.jsonl").read_text().splitlines()]
     assert [(each["row"], each["line"]) for each in listed] == [(1, 2), (2, 3)]
     assert listed[1]["reason"] == f"token_ids[1] token id {VOCABULARY} is outside [0, {VOCABULARY})"
+    assert b"line 1" in encode("in.jsonl", "-o", "out.parquet", "--field", "body", code=1).stderr
     encode("in.jsonl", "-o", "out.parquet", "--on-error", "skip", "--truncate")
     found = parquet.read_table(tmp_path / "out.parquet").column("pooled_output").to_pylist()
     assert [each is None for each in found] == [False, False, True, False]

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.connections import ConnectionLimits, bounded
+from service.errors import BadRequestError
 
 HANG = 20.0
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
@@ -56,7 +57,11 @@ async def two(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with method, target and body."""
-    body = await Request(scope, receive).body()
+    try:
+        body = await Request(scope, receive).body()
+    except BadRequestError as error:
+        await Response(f"<wrong: {error}>", 400)(scope, receive, send)
+        return
     target = f"{scope['path']}?{scope['query_string'].decode()}"
     await Response(f"<{scope['method']} {target} {body.decode()}>")(scope, receive, send)
 
@@ -573,10 +578,35 @@ def test_what_is_refused_behind_a_request_does_not_harm_it(start: Start) -> None
     assert answer.endswith(b"\r\n\r\nabc")
 
 
-def test_a_body_that_breaks_off_is_told_why(start: Start) -> None:
-    """Nothing else is answered."""
-    said = refused(asked(start(), POST + CHUNKED[0] + b"1\r\na\r\n", b"no size\r\n" + SMUGGLED), 400)
-    assert "chunk size" in said
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_breaks_off_is_told_to_its_request(start: Start, *, at_once: bool) -> None:
+    """Which answers in its own words, as the last of its connection; nothing behind it is read."""
+    told: list[str] = []
+    segments = [POST + CHUNKED[0] + b"1\r\na\r\n", b"no size\r\n" + SMUGGLED]
+    answer = asked(start(told.append), *([b"".join(segments)] if at_once else segments))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    assert re.search(rb"\r\n\r\n<wrong: the body is not chunked .*chunk size>$", answer)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert told == []  # the application counts it
+
+
+def test_a_body_that_breaks_off_behind_a_request_does_not_harm_it(start: Start) -> None:
+    """Each gets its own answer."""
+    late = b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED)
+    answer = asked(start(), late + POST + CHUNKED[0] + b"no size\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b"\r\n\r\nabcHTTP/1.1 400 " in answer
+    assert answer.endswith(b"chunk size>")
+
+
+def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(start: Start) -> None:
+    """Whoever was refused before the body had come gets no second answer."""
+    answer = asked(start(), b"POST / HTTP/1.1\r\nHost: here\r\n" + CHUNKED[0], b"no size\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nhere /")
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sysconfig
@@ -32,14 +33,17 @@ def health(*options: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def port(smallest_preset: Path) -> Iterator[str]:
+def port(smallest_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The port of a service on all addresses that asks for a key even at its health routes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environ = {**os.environ, **settings(port), "FNET_PRESET": str(smallest_preset), "FNET_MAX_BATCH_TOKENS": "16"}
-    with subprocess.Popen([COMMAND, "serve"], env=environ, stderr=subprocess.DEVNULL) as process:
-        yield port
+    environ = {**os.environ, **settings("0"), "FNET_PRESET": str(smallest_preset), "FNET_MAX_BATCH_TOKENS": "16"}
+    log = tmp_path_factory.mktemp("health") / "log"
+    with log.open("w") as stream, subprocess.Popen([COMMAND, "serve"], env=environ, stderr=stream) as process:
+        end = time.monotonic() + HANG
+        while not (found := re.search(r"http://0\.0\.0\.0:(\d+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        yield found[1]
         process.terminate()
         assert process.wait(HANG) == 0
 

@@ -465,9 +465,12 @@ def test_a_route_has_its_methods(service: Service) -> None:
     response = service.get("/v1/encode")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
-    problem(service.post("/health"), 405, "method_not_allowed")
+    assert "server-timing" in response.headers
+    health = service.post("/health")
+    problem(health, 405, "method_not_allowed")
+    assert health.headers["allow"] == "GET, HEAD"
     put = service.run(service.http.put("/"))
-    assert (put.status_code, put.headers["allow"]) == (405, "GET, POST")
+    assert (put.status_code, put.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_without_the_page_there_is_nothing_to_get_at_its_path(make_held: MakeHeld) -> None:
@@ -645,6 +648,23 @@ def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: Wa
         assert (told.status_code, told.headers["retry-after"]) == (503, came.headers["retry-after"])
 
 
+def scope_of(path: str) -> dict[str, Any]:
+    """Return what a server tells of a POST."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("service", 80),
+        "client": ("client", 1),
+        "root_path": "",
+    }
+
+
 def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld) -> None:
     """Readiness is off, with the time after which to ask again, while balancers notice."""
     held, gate = make_held()
@@ -655,6 +675,37 @@ def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld
         assert (told.status_code, told.headers["retry-after"]) == (503, "1")
     assert held.get("/health/live").status_code == 200
     assert held.encode(texts="a").status_code == 200
+
+
+def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
+    make_held: MakeHeld, wait_until: WaitUntil
+) -> None:
+    """As one who left: nobody heard of the refusal."""
+    held, gate = make_held()
+    left = asyncio.Event()
+    messages = [{"type": "http.request", "body": json.dumps({"token_ids": [[POISON]]}).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pytest.fail(f"{message} was sent to nobody")
+
+    async def leave() -> None:
+        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        gate.opened.set()
+        wait_until(lambda: held.engine.idle)  # the event loop stands still, so that it hears of both at once
+        left.set()
+        await request
+
+    held.run(leave())
+    samples = held.app.state.metrics.registry.get_sample_value
+    assert samples("fnet_cancelled_total") == 1
+    assert samples("fnet_rejected_total", {"reason": "non_finite_output"}) == 0
 
 
 def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:
@@ -676,20 +727,7 @@ def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: W
         async def send(message: Any) -> None:
             pytest.fail(f"{message} was sent to nobody")
 
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/v1/encode",
-            "raw_path": b"/v1/encode",
-            "query_string": b"",
-            "headers": [],
-            "scheme": "http",
-            "server": ("service", 80),
-            "client": ("client", 1),
-            "root_path": "",
-        }
-        request = asyncio.ensure_future(held.app(scope, receive, send))
+        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
         await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 3)
         left.set()
         await request
@@ -968,3 +1006,30 @@ def test_web_pages_may_call_where_they_are_allowed(make_held: MakeHeld) -> None:
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "http://page")
     stranger = held.post("/v1/encode", json={"texts": "a"}, headers={**headers, "Origin": "http://other"})
     assert "access-control-allow-origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Origin": "http://other", "Access-Control-Request-Method": "POST"}, "Disallowed CORS origin"),
+        ({"Origin": "http://page", "Access-Control-Request-Method": "PUT"}, "Disallowed CORS method"),
+    ],
+)
+def test_a_preflight_is_refused_in_the_protocols_words(make_held: MakeHeld, headers: dict[str, str], said: str) -> None:
+    """And counted, like any other refusal."""
+    held, _ = make_held(cors_origins=["http://page"])
+
+    def preflight(path: str) -> httpx.Response:
+        return held.run(held.http.options(path, headers=headers))
+
+    assert said in problem(preflight("/v1/encode"), 400, "bad_request")["detail"]
+    assert said in preflight("/embed").json()["error"]
+    assert said in preflight("/v1/embeddings").json()["error"]["message"]
+    assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
+
+
+def test_a_page_may_ask_for_heads(make_held: MakeHeld) -> None:
+    """A preflight allows them, as they are answered."""
+    held, _ = make_held(cors_origins=["http://page"])
+    headers = {"Origin": "http://page", "Access-Control-Request-Method": "HEAD"}
+    assert held.run(held.http.options("/v1/info", headers=headers)).status_code == 200

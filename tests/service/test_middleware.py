@@ -134,6 +134,15 @@ def test_posts_say_where_the_time_went(ask: Ask) -> None:
     assert "server-timing" not in ask(in_context(app), "GET").headers
 
 
+def test_another_method_of_what_takes_a_post_is_timed_too(ask: Ask) -> None:
+    """Every answer of such a route says where the time went."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, status=405)
+
+    assert "server-timing" in ask(in_context(app), "PUT").headers
+
+
 def test_failures_have_an_id_and_a_timing_too(ask: Ask) -> None:
     """A client can report them."""
     response = ask(in_context(failing(OverloadedError("full", retry_after=4))), headers={"X-Request-Id": "mine"})

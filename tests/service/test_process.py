@@ -264,7 +264,7 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
 
 
 def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Process]) -> None:
-    """Unready at once, so that balancers look elsewhere; what they still send in the delay is answered."""
+    """Unready at once, so that balancers look elsewhere; what they send in the delay is answered; and a log line."""
     process = start("--shutdown-delay", "3")
     with httpx.Client(base_url=process.url, timeout=HANG) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -272,6 +272,8 @@ def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Proc
         process.wait_until(lambda: client.get("/health/ready").status_code == 503)
         assert client.post("/v1/encode", json={"token_ids": [[4, 9, 5]]}).status_code == 200
     assert process.end() == 0
+    (told,) = process.events("told to stop")
+    assert (told["signal"], told["delay"]) == ("SIGTERM", 3.0)
 
 
 def test_a_second_signal_ends_it_at_once(start: Callable[..., Process]) -> None:
@@ -509,6 +511,60 @@ def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Pro
         answer = running.result(HANG)
     assert process.end() == 0
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+
+
+# Says when it begins to wait for the last run, for which it has time enough.
+_PATIENT = _STUCK.replace("batcher._LAST_RUN = 2.0", "batcher._LAST_RUN = 600.0").replace(
+    "    def _run",
+    """    def close(self):
+        print("closing", file=sys.stderr, flush=True)
+        super().close()
+
+    def _run""",
+)
+
+
+def test_a_second_signal_ends_the_wait_for_a_last_run(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Whoever insists does not wait for it behind the drain either."""
+    process = start(program=_PATIENT, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
+    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        process.wait_until(lambda: "running" in process.lines)
+        process.signal(signal.SIGTERM)
+        process.wait_until(lambda: "closing" in process.lines)
+        process.signal(signal.SIGTERM)
+        assert process.end() == 0
+        assert running.result(HANG).json()["code"] == "draining"
+
+
+def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
+    start: Callable[..., Process], tiny_preset: Path
+) -> None:
+    """Under the request's own id, and counted like any other refusal."""
+    process = start(FNET_PRESET=str(tiny_preset))
+    host, port = process.url.removeprefix("http://").split(":")
+    said = "the body is not chunked as its Transfer-Encoding says: Invalid character in chunk size"
+
+    def told(path: str) -> Any:
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+            connection.sendall(head.encode() + b"1\r\n{\r\nno size\r\n")
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+        head, _, body = answer.decode().partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 400 ")
+        assert "\r\nx-request-id: mine\r\n" in head
+        return json.loads(body)
+
+    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+        process.wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert told("/v1/encode")["detail"] == said
+        assert told("/v1/embeddings")["error"]["message"] == said
+        assert told("/v2/models/tiny_en/infer") == {"error": said}
+        assert told("/embed") == {"error": said, "error_type": "Validation"}
+        assert 'fnet_rejected_total{reason="bad_request"} 4.0' in client.get("/metrics").text
 
 
 def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process], tiny_preset: Path) -> None:
