@@ -61,7 +61,7 @@ class _Layer(NamedTuple):
 class _Layers(NamedTuple):
     """What takes bases of one size of segments."""
 
-    cast: Callable[..., Any]
+    place: Callable[..., Any]
     layer: Callable[..., Any]
 
 
@@ -128,8 +128,9 @@ class JaxPrograms:
             return _layer(layer, waves, x, Mixing(*mixing))
 
         row = (x, places, others, others, self._shape(*bases, of=dtype))
+        narrow = dtype != jnp.float32
         return _Layers(
-            cast=self._program(cast, 0, (), (self._shape(*bases),)),
+            place=self._program(cast, 0, (), (self._shape(*bases),)) if narrow else self._placed,
             layer=self._program(layer, 2, (self._layers[0], self._waves), row, donate=2),
         )
 
@@ -164,8 +165,8 @@ class JaxPrograms:
         programs = self._compiled[length]
         x = programs.embed(self._embedder, row.token_ids, row.segment_ids, row.positions)
         if layers:
-            cast, run = programs.layers[row.bases.shape[-1]]
-            bases = cast(row.bases)
+            place, run = programs.layers[row.bases.shape[-1]]
+            bases = place(row.bases)
             for layer in layers:
                 x = run(layer, self._waves, x, row.carriers, row.others, row.leads, bases)
         return x
@@ -201,6 +202,12 @@ class JaxPrograms:
             return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # JAX leaves this one out
         sharding = NamedSharding(self._mesh, _split(_ROWS))
         return jax.ShapeDtypeStruct((self.rows_at_once, *shape), of, sharding=sharding)  # type: ignore[no-untyped-call]
+
+    def _placed(self, each: npt.NDArray[np.float32]) -> Array:
+        """Return what each device has of its own, on the devices."""
+        sharding = None if self.rows_at_once == 1 else NamedSharding(self._mesh, _split(_ROWS))
+        placed: Array = jax.device_put(each, sharding)
+        return placed
 
     def _put(self, array: npt.NDArray[Any], of: npt.DTypeLike = np.float32) -> Array:
         sharding = None if self.rows_at_once == 1 else NamedSharding(self._mesh, _split())
