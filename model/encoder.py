@@ -151,6 +151,7 @@ class PackedEncoder:
             progress: Told how many row lengths are done, and of how many.
         """
         self.spacing = self._closest = spacing or Spacing()
+        self.segments = {}
         progress(0, len(self.rows))
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             waiting = [
@@ -269,7 +270,7 @@ class PackedEncoder:
         return self._run([row] * self.rows_at_once, sequences, row.length)
 
     def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
-        rows = [self._in_segments(row, sequences) for row in rows]
+        rows = [self._laid(row, sequences, length) for row in rows]
         # Rows that run together are cut alike; shorter segments make up longer ones.
         segment = max(row.segment for row in rows)
         arrays = [self._arrays(row, [sequences[member] for member in row.members], length, segment) for row in rows]
@@ -286,12 +287,14 @@ class PackedEncoder:
             )
         return results
 
-    def _in_segments(self, row: Row, sequences: Sequence[Tokens]) -> Row:
-        segments = self.segments.get(row.length)
+    def _laid(self, row: Row, sequences: Sequence[Tokens], length: int) -> Row:
+        """Return the row as one of `length`, which may be longer, in segments where they hold its sequences."""
+        whole = Row(length, row.members, row.starts, length)
+        segments = self.segments.get(length)
         if not segments:
-            return row
+            return whole
         sizes = [len(sequences[member].token_ids) for member in row.members]
-        return in_segments(row.length, row.members, sizes, segments, self.spacing) or row
+        return in_segments(length, row.members, sizes, segments, self.spacing) or whole
 
     def _arrays(self, row: Row, members: Sequence[Tokens], length: int, segment: int) -> RowArrays:
         token_ids, segment_ids, positions, carriers = np.zeros((4, length), np.int32)
@@ -307,11 +310,11 @@ class PackedEncoder:
             others[place] = 1
             others[start + carrier(size)] = 0
             leads[start] = size
-        size = max(length, self._programs.shortest_basis)
+        basis = max(length, self._programs.shortest_basis)
         lengths = [len(tokens.token_ids) for tokens in members]
         narrow, carried = self._operands == "bfloat16", self._programs.carries
         bases = row_bases(
-            size, segment if segment < length else size, row.starts, lengths, narrow=narrow, carried=carried
+            basis, segment if segment < length else basis, row.starts, lengths, narrow=narrow, carried=carried
         )
         return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
 

@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         length: Tokens in the row, used or not.
-        members: Indices of the sequences, in the order in which they lie.
+        members: Indices of the sequences, in the order of `starts`.
         starts: Where each of them starts.
         segment: No sequence crosses a multiple of so many tokens.
     """
@@ -250,10 +250,13 @@ def _starts_in_segments(length: int, sizes: Sequence[int], segment: int, spacing
     """Return where sequences start in a row of segments, longest first in the first with room; none if one has none."""
     parts = [OpenRow(segment, spacing) for _ in range(length // segment)]
     starts = [0] * len(sizes)
+    first = before = 0
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        for number, part in enumerate(parts):
-            if (start := part.place(sizes[index])) is not None:
-                starts[index] = number * segment + start
+        # Where one as long had no room the next has none.
+        first, before = (first if sizes[index] == before else 0), sizes[index]
+        for number in range(first, len(parts)):
+            if (start := parts[number].place(sizes[index])) is not None:
+                starts[index], first = number * segment + start, number
                 break
         else:
             return ()

@@ -159,7 +159,7 @@ def _cut(encoder: PackedEncoder) -> None:
     """Have rows cut in segments wherever that changes no bit."""
     for length in encoder.rows:
         for segment in encoder.segments_to_try(length):
-            encoder.cut(length, segment, _in_segments(encoder, length, segment))
+            encoder.cut(length, segment, _filling(encoder, length, segment))
 
 
 def _runs(encoder: PackedEncoder, sequences: Sequence[Tokens], length: int) -> list[tuple[Tokens, Encoding]]:
@@ -208,7 +208,7 @@ def _company(encoder: PackedEncoder, members: Sequence[Tokens], length: int) -> 
     return chosen or [members[0]]
 
 
-def _in_segments(encoder: PackedEncoder, length: int, segment: int) -> list[Tokens]:
+def _filling(encoder: PackedEncoder, length: int, segment: int) -> list[Tokens]:
     """Return sequences that fill the segments of a row, long ones and short."""
     random = np.random.default_rng([length, segment])
     number = length // segment

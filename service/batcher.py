@@ -33,6 +33,8 @@ _LONGEST_WAIT = 60
 _RESTART = 5
 # Seconds that the last run may take once nobody waits for it.
 _LAST_RUN = 5.0
+# How soon who waits for it sees that nobody is to.
+_LOOK = 0.1
 
 
 class Room(Protocol):
@@ -145,8 +147,6 @@ class Batcher(Generic[T, R]):
         self._draining = self._closed = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        # Set when the worker ends, or when nobody is to wait for that.
-        self._over = threading.Event()
         self._hurried = False
 
     @property
@@ -271,15 +271,19 @@ class Batcher(Generic[T, R]):
         """Give up, and wait for the worker's end; not for ever: one whose run does not end then is dead."""
         self.give_up()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            if not self._over.wait(0.0 if self._death is not None else _LAST_RUN):
-                self.die(RuntimeError(f"the last run has not ended within {_LAST_RUN:g} seconds"))
-            elif not self._hurried:
-                self._thread.join()
+            ends = time.monotonic() + (0.0 if self._death is not None else _LAST_RUN)
+            while self._thread.is_alive() and not self._hurried:
+                if time.monotonic() >= ends:
+                    self.die(RuntimeError(f"the last run has not ended within {_LAST_RUN:g} seconds"))
+                    break
+                self._thread.join(_LOOK)
 
     def hurry(self) -> None:
-        """Let nobody who closes wait for the worker's end, neither now nor later."""
+        """Let nobody who closes wait for the worker's end, neither now nor later.
+
+        It takes no lock: a signal's handler calls it, perhaps in the middle of itself.
+        """
         self._hurried = True
-        self._over.set()
 
     def take(self) -> list[Work[T, R]]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
@@ -328,8 +332,6 @@ class Batcher(Generic[T, R]):
                     self._running = []
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
             self.die(error)
-        finally:
-            self._over.set()
 
     def _execute(self, batch: list[Work[T, R]]) -> None:
         """Run a batch, and its halves where it fails, down to the item that is guilty."""

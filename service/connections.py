@@ -165,7 +165,7 @@ class _Connection(HttpToolsProtocol):
             reason = error.__context__
             if isinstance(reason, _RefusedError):
                 self._refuse(reason.status, reason.detail)
-            elif self._in_head:
+            elif self._in_head or isinstance(error, httptools.HttpParserCallbackError):
                 self._refuse(HTTPStatus.BAD_REQUEST, f"this is no HTTP request: {error}")
             else:
                 self._break_off(f"the body is not chunked as its Transfer-Encoding says: {error}")

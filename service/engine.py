@@ -404,6 +404,7 @@ class Engine:
             dtype=self.options.dtype,
             rows=list(encoder.rows),
             spacing=[encoder.spacing.alignment, encoder.spacing.tile],
+            segments=list(encoder.segments.get(encoder.rows[-1], ())),
             batch_invariant=loaded.test.batch_invariant,
             transform=encoder.transform,
             seconds=round(loaded.seconds, 1),

@@ -113,7 +113,7 @@ class Context:
                 headers["X-Content-Type-Options"] = "nosniff"
                 if self._leaving():
                     headers["Connection"] = "close"
-                # What takes a POST says it to any other method as well, which is all that it says to that.
+                # Another method than the route takes may have been meant for one that says it.
                 if scope["method"] == "POST" or status == HTTPStatus.METHOD_NOT_ALLOWED:
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
@@ -172,7 +172,7 @@ class Origins(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code != HTTPStatus.OK:
             reason = bytes(response.body).decode()
-            raise BadRequestError(f"{reason}: FNET_CORS_ORIGINS says which pages may call, with GET and POST")
+            raise BadRequestError(f"{reason}: FNET_CORS_ORIGINS says which pages may call, with GET, HEAD and POST")
         return response
 
 

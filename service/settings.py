@@ -52,7 +52,10 @@ class Settings(BaseModel):
         DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
     )
     load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the matrix products' operands.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Dtype of the matrix products' operands; float32 always for networks of fewer than 64 features.",
+    )
     engine: Literal["jax", "openvino"] = Field(
         "jax", description="What runs the network; openvino is an extra to install, faster on Intel processors."
     )

@@ -154,7 +154,7 @@ class Parts:
         known = self.directory / _JOB_FILE
         # A run that failed at once has left a job without parts, of which nothing is lost; a removal that was cut short
         # leaves parts without a job, and whose they are cannot be told.
-        if restart or not (known.is_file() and self._file(0).is_file()):
+        if restart or not (known.is_file() and any(self.directory.glob(f"*{self._file(0).suffix}"))):
             for file in self.directory.iterdir():
                 if file.name != _LOCK_FILE:
                     file.unlink()

@@ -47,9 +47,6 @@ def reading(body: bytes) -> Iterator[None]:
         try:
             yield
         finally:
-            # They count as old, or it would look through them at once; most die in a moment without it.
-            gc.freeze()
-            gc.unfreeze()
             gc.enable()
 
 
@@ -86,12 +83,15 @@ def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], mos
         raise InvalidInputError.of(problems)
     for field in lists:
         found = value.get(field)
-        if isinstance(found, list) and len(found) > most and not isinstance(found[0], int):
+        if isinstance(found, list) and len(found) > most and not (isinstance(found[0], int) or is_huge(found[0])):
             check_count(len(found), most, field)
 
 
 def is_huge(value: Any) -> bool:
-    """Whether a value of the body is an integer that does not fit 64 bits, which JSON's reader makes a float of."""
+    """Whether a value of the body is an integer that does not fit 64 bits, which JSON's reader makes a float of.
+
+    A float as large looks the same.
+    """
     return isinstance(value, float) and abs(value) >= 1 << 63
 
 

@@ -14,7 +14,8 @@ from model.architecture import Architecture
 from model.backbone import FNetBackbone
 from model.encoder import Encoding, NonFiniteOutputError, PackedEncoder, Tokens
 from model.jax_programs import on_compilation
-from model.packing import Spacing
+from model.packing import Spacing, in_segments
+from model.plain import encode_one
 from model.programs import Dtype, EngineName
 from model.selftest import SelfTest, prepare
 
@@ -173,19 +174,26 @@ def test_alone_and_in_company_are_equal_to_the_bit(prepared: tuple[PackedEncoder
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_cut_in_segments_give_the_same_bits(backbone: FNetBackbone, weights: Weights, dtype: Dtype) -> None:
-    """A sequence is the same to the bit alone, in short segments, in longer ones, and in a row that is full."""
-    encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, most_tokens=512)
+def test_rows_cut_in_segments_give_the_same_bits(make_weights: MakeWeights, dtype: Dtype) -> None:
+    """A sequence is the same to the bit alone, in segments of 64, 128 and 256 tokens, and in a row that is whole."""
+    architecture = dataclasses.replace(MEDIUM, max_sequence_length=300)
+    weights = make_weights(architecture)
+    encoder = PackedEncoder(architecture, weights, dtype=dtype, most_tokens=512)
     encoder.keep_rows([64, 512])
-    report = prepare(encoder, lambda tokens: backbone.encode_one(*tokens))
+    report = prepare(encoder, lambda tokens: encode_one(architecture, weights, *tokens))
     assert report.batch_invariant
     assert encoder.segments == {512: (64, 128, 256)}
     random = np.random.default_rng(6)
-    for others in ([*random.integers(1, 20, 20)], [*random.integers(20, 40, 11)], [64] * 7):
-        company = [sequence(random, int(length)) for length in (13, *others)]
-        together = encoder.encode(company)
-        for tokens, found in zip(company, together, strict=True):
-            assert same_bits(found, encoder.encode([tokens])[0])
+    tokens = sequence(random, 13)
+    (alone,) = encoder.encode([tokens])
+    for segment, others in ((64, [64, *[20] * 9]), (128, [100] * 3), (256, [200, 40]), (512, [300, 100])):
+        lengths = [13, *others]
+        row = in_segments(512, range(len(lengths)), lengths, encoder.segments[512], encoder.spacing)
+        assert (row.segment if row else 512) == segment
+        company = [tokens, *(sequence(random, length) for length in others)]
+        assert same_bits(encoder.run(encoder.lay(company, 512), company)[0], alone)
+        for other, found in zip(company, encoder.encode(company), strict=True):
+            assert same_bits(found, encoder.encode([other])[0])
 
 
 def test_every_row_length_gives_the_same_bits(prepared: tuple[PackedEncoder, SelfTest]) -> None:

@@ -191,6 +191,26 @@ def test_rows_are_cut_in_segments_that_change_no_bit(
     assert encoder.segments == {512: (SEGMENTS[0], SEGMENTS[2])}
 
 
+def test_rows_of_several_lengths_run_together_in_segments(
+    tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]]
+) -> None:
+    """Two devices with a full row and a short one: the short one runs as a full one, and no bit changes."""
+    weights = make_weights(tiny)
+    encoder = Encoder(tiny, weights, most_tokens=512, programs=Twofold)
+    encoder.keep_rows([96, 512])
+    encoder.compile(Spacing(8))
+    random = np.random.default_rng(1)
+    sequences = [
+        Tokens(random.integers(0, tiny.vocabulary_size, 16).astype(np.int32), np.zeros(16, np.int32)) for _ in range(37)
+    ]
+    # Whether it changes bits is another test's.
+    encoder.segments = {512: (64,)}
+    for tokens, found in zip(sequences, encoder.encode(sequences), strict=True):
+        true_sequence, true_pooled = oracle(weights, *tokens)
+        np.testing.assert_allclose(found.sequence_output, true_sequence, atol=1e-4)
+        np.testing.assert_allclose(found.pooled_output, true_pooled, atol=1e-4)
+
+
 def test_progress_is_passed_on(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
     """Whoever waits is told how many row lengths are compiled."""
     told: list[tuple[int, int]] = []

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from model.architecture import Architecture
-from model.checkpoints import WEIGHTS_FILE, read_weights, write_weights
+from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.packing import Spacing, lay
 from model.presets import load_preset
 from service.bench import limit, report
@@ -81,15 +81,21 @@ def ran(tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 @pytest.fixture(scope="module")
 def make_weights(tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
-    """Make a preset whose token embeddings all lie about so far from zero."""
+    """Make a preset whose token embeddings all lie about so far from zero, wide enough to be run in bfloat16."""
 
     def make(offset: float) -> Path:
         directory = tmp_path_factory.mktemp("offset")
-        for name in ("config.json", "metadata.json"):
-            (directory / name).write_text((tiny_preset / name).read_text())
-        weights = dict(read_weights(tiny_preset, load_preset(str(tiny_preset), None).architecture))
-        embeddings = np.random.default_rng(0).normal(0, 0.1, weights["token_embedding/embeddings"].shape)
-        weights["token_embedding/embeddings"] = (embeddings + offset).astype(np.float32)
+        architecture = dataclasses.replace(load_preset(str(tiny_preset), None).architecture, hidden_dim=64)
+        config = json.loads((tiny_preset / "config.json").read_text())
+        config["config"]["hidden_dim"] = architecture.hidden_dim
+        (directory / "config.json").write_text(json.dumps(config))
+        (directory / "metadata.json").write_text((tiny_preset / "metadata.json").read_text())
+        random = np.random.default_rng(0)
+        weights = {
+            name: (random.normal(size=shape) * 0.1 + name.endswith("gamma")).astype(np.float32)
+            for name, shape in architecture.variable_shapes().items()
+        }
+        weights["token_embedding/embeddings"] += np.float32(offset)
         write_weights(directory / WEIGHTS_FILE, weights)
         return directory
 

@@ -33,8 +33,9 @@ Parse = Callable[[bytes], Any]
         lambda body: openai.parse(body, MOST),
         lambda body: oip.parse(body, None, MOST),
         lambda body: tei.parse_embed(body, MOST),
+        lambda body: tei.parse_embed_all(body, MOST),
     ],
-    ids=["native", "openai", "oip", "tei"],
+    ids=["native", "openai", "oip", "tei embed", "tei embed_all"],
 )
 def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
     """Two at once would keep everybody else from the interpreter; a small one waits for none."""
@@ -65,6 +66,12 @@ def test_the_collector_rests_while_a_large_body_is_read() -> None:
         assert not gc.isenabled()
         native.parse(b"no JSON", "", MOST)
     assert gc.isenabled()
+
+
+def test_a_flat_list_that_begins_with_a_huge_integer_is_one_sequence() -> None:
+    """However many ids it has, it is refused for that one and not for their number."""
+    with pytest.raises(ServiceError, match="64 bits"):
+        openai.parse(json.dumps({"model": "m", "input": [1 << 64, *[5] * MOST]}).encode(), MOST)
 
 
 @pytest.mark.parametrize("value", HUGE)
