@@ -22,7 +22,7 @@ CHROMIUM ?= /usr/bin/chromium
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_ENGINE)),$(VENV)/.openvino) $(if $(FNET_OTLP_ENDPOINT),$(VENV)/.otel)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
+serve: $(VENV)/.serve $(if $(filter openvino,$(FNET_BACKEND)),$(VENV)/.openvino) $(if $(FNET_OTLP_ENDPOINT),$(VENV)/.otel)  ## serve the bundled preset (HOST, PORT and FNET_… are honoured)
 	@FNET_HOST="$${FNET_HOST:-$(HOST)}" FNET_PORT="$${FNET_PORT:-$(PORT)}" exec $(VENV)/bin/fnet-service serve
 
 test: $(VENV)/.dev  ## run the test suite, offline, on all processors (TEST_ARGS="-n 0": in one process)

@@ -1,27 +1,26 @@
 """The packed encoder: FNet over rows of many sequences, nothing padded, every program compiled before it is needed.
 
-It computes what `FNetBackbone` computes (`model.backbone` is the reference, `model.selftest` holds one to the other),
-with the programs of one engine (`model.programs`).
+It computes what `FNetBackbone` computes (`model.backbone` is the reference, `model.selftest` compares them), with the
+programs of one backend (`model.backends`).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from model.architecture import Architecture
+from model.arrays import Float32s, Int32s
+from model.backends import backend_type
+from model.backends.base import BackendName, Dtype, RowInput
 from model.checkpoints import Weights
-from model.fourier import Float32s, Int32s, carrier, row_bases
-from model.packing import OpenBatch, Row, Spacing, distribute, in_segments, lay, row_lengths, segments_of
-from model.programs import Dtype, EngineName, Places, Programs, RowArrays, Transform, dtype_of_operands
+from model.packing import BatchBuilder, BatchPlan, Row, pack_all, row_lengths
 
-# A product with a single row is another routine than one with several.
-_FEWEST_POOLED = 2
+Output = Literal["sequence_output", "pooled_output", "mean_output"]
+ALL_OUTPUTS: frozenset[Output] = frozenset(("sequence_output", "pooled_output", "mean_output"))
 
 
 def _ignore(_done: int, _of: int) -> None:
@@ -45,69 +44,73 @@ class Tokens(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """What equal sequences have in common, and no others."""
+        """A key that equal sequences share, and no others."""
         # Both have the same length, so that the two halves cannot be confused.
         return self.token_ids.tobytes() + self.segment_ids.tobytes()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoding:
-    """What the network gives for one sequence.
+class EncoderInput(NamedTuple):
+    """A sequence, and which outputs of it are computed.
 
     Attributes:
-        pooled_output: `[h]` float32.
+        tokens: The sequence.
+        outputs: At least one output.
     """
 
-    pooled_output: Float32s
-    _tokens: Float32s
-    _published: Places
+    tokens: Tokens
+    outputs: frozenset[Output]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """The outputs of one sequence that were requested; each is an array of its own, read-only.
+
+    Attributes:
+        arrays: By name: `sequence_output` `[n, h]`, `pooled_output` and `mean_output` `[h]`, float32.
+    """
+
+    arrays: Mapping[Output, Float32s]
 
     @property
     def sequence_output(self) -> Float32s:
-        """`[n, h]` float32, not to be written to; put in the published order at each access where it is in another."""
-        return self._tokens[:, self._published]
+        """`[n, h]` float32. Raises KeyError where it was not requested, as the others do."""
+        return self.arrays["sequence_output"]
+
+    @property
+    def pooled_output(self) -> Float32s:
+        """`[h]` float32."""
+        return self.arrays["pooled_output"]
+
+    @property
+    def mean_output(self) -> Float32s:
+        """`[h]` float32, the mean of the sequence output over its tokens."""
+        return self.arrays["mean_output"]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the outputs."""
-        return self.pooled_output.nbytes + self._tokens.nbytes
-
-    def detached(self) -> Encoding:
-        """Return a copy that does not keep the memory of its whole row."""
-        pooled, tokens = self.pooled_output.copy(), self._tokens.copy()
-        for kept in (pooled, tokens):
-            # Others will be given it, too.
-            kept.setflags(write=False)
-        return Encoding(pooled, tokens, self._published)
-
-    @property
-    def mean_output(self) -> Float32s:
-        """`[h]` float32, the mean of `sequence_output` over its tokens."""
-        mean: Float32s = self._tokens.mean(axis=0)[self._published]
-        return mean
+        return sum(array.nbytes for array in self.arrays.values())
 
 
 class PackedEncoder:
-    """An FNet laid out for an engine, and the rows that it runs. Use it from one thread at a time.
+    """An FNet in one backend, and the row lengths that it runs. Use it from one thread at a time.
 
     Args:
         architecture: The network.
         weights: Its variables, by the names of `Architecture.variable_shapes`.
-        dtype: Dtype of the matrix products' operands; with hidden sizes below 64 they are float32 always.
-        engine: The library that runs it: JAX, or OpenVINO where it is installed.
-        most_tokens: Tokens to aim for in the longest row.
+        dtype: Operands of the feed-forward products, where hidden and intermediate size are at least 64; all else is
+            float32.
+        backend: The library that runs it.
+        max_batch_tokens: Tokens of the longest row. A longer sequence runs in several chunks.
 
     Attributes:
         architecture: As given.
         dtype: As given.
-        engine: As given.
-        rows: Row lengths in use, ascending.
-        spacing: Where in a row sequences may start.
-        segments: The segments, ascending, that rows of a length are cut in where their sequences allow it; those that
-            `cut` found to give the same bits.
+        backend: As given.
 
     Raises:
-        ModuleNotFoundError: The engine's library is not installed.
+        ModuleNotFoundError: The backend's library is not installed.
+        BackendError: The backend does not run the dtype on this machine.
     """
 
     def __init__(
@@ -116,218 +119,113 @@ class PackedEncoder:
         weights: Weights,
         *,
         dtype: Dtype = "float32",
-        engine: EngineName = "jax",
-        most_tokens: int = 512,
+        backend: BackendName = "jax",
+        max_batch_tokens: int = 512,
     ) -> None:
         self.architecture = architecture
         self.dtype = dtype
-        self.engine = engine
-        self.rows = row_lengths(architecture.max_sequence_length, most_tokens)
-        self.spacing = self._closest = Spacing()
-        self.segments: dict[int, tuple[int, ...]] = {}
-        self._operands = dtype_of_operands(architecture.hidden_dim, dtype)
-        self._programs = _lay_out(engine, architecture, weights, self._operands)
+        self.backend = backend
+        self._backend = backend_type(backend)(architecture, weights, dtype, row_lengths(max_batch_tokens))
 
     @property
-    def rows_at_once(self) -> int:
-        """How many rows one run takes, one on each device."""
-        return self._programs.rows_at_once
+    def row_lengths(self) -> tuple[int, ...]:
+        """Row lengths in use, ascending."""
+        return self._backend.lengths
+
+    @property
+    def rows_per_run(self) -> int:
+        """Number of rows that one run takes, one on each device."""
+        return self._backend.rows_per_run
 
     @property
     def devices(self) -> list[str]:
         """Names of the devices that it runs on."""
-        return self._programs.devices
+        return self._backend.devices
 
-    @property
-    def transform(self) -> Transform:
-        """How the hidden axis is transformed; along the row it is matrix products always."""
-        return self._programs.transform
-
-    def compile(self, spacing: Spacing | None = None, progress: Callable[[int, int], None] = _ignore) -> None:
-        """Make every row length ready to run.
+    def compile(self, progress: Callable[[int, int], None] = _ignore) -> None:
+        """Prepare every row length.
 
         Args:
-            spacing: Where sequences may start; it may be widened later. Anywhere by default.
-            progress: Told how many row lengths are done, and of how many.
+            progress: Called with the number of row lengths that are ready, and of all.
         """
-        self.spacing = self._closest = spacing or Spacing()
-        self.segments = {}
-        progress(0, len(self.rows))
-        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            waiting = [
-                pool.submit(self._programs.compile, length, self._most_members(length), self.segments_to_try(length))
-                for length in self.rows
-            ]
-            for done, compiled in enumerate(as_completed(waiting), start=1):
-                compiled.result()
-                progress(done, len(self.rows))
+        progress(0, len(self.row_lengths))
+        self._backend.compile(progress)
 
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Drop every row length but `rows`; the longest has to stay."""
-        for length in set(self.rows) - set(rows):
-            self._programs.forget(length)
-        self.rows = tuple(sorted(rows))
-        self.segments = {length: self.segments[length] for length in self.rows if length in self.segments}
+    def retain_row_lengths(self, lengths: Iterable[int]) -> None:
+        """Drop every row length but `lengths`; the longest has to stay."""
+        for length in set(self.row_lengths) - set(lengths):
+            self._backend.release(length)
 
-    def cut(self, length: int, segment: int, sequences: Sequence[Tokens]) -> bool:
-        """Cut rows of a length in segments from now on, if a layer then gives the same bits as for the whole row.
+    def batch_builder(self) -> BatchBuilder:
+        """Return an empty builder for the batch of one run."""
+        return BatchBuilder(self.rows_per_run, self.row_lengths[-1])
 
-        Args:
-            length: One of `rows`.
-            segment: One of `segments_of` it.
-            sequences: What to try it with, in one row.
-
-        Returns:
-            Whether it does.
+    def encode(self, sequences: Sequence[Tokens], outputs: frozenset[Output] = ALL_OUTPUTS) -> list[Encoding]:
+        """Encode any number of sequences, in as many runs as they need.
 
         Raises:
-            ValueError: The sequences do not fit segments of the row.
-        """
-        sizes = [len(tokens.token_ids) for tokens in sequences]
-        row = in_segments(length, tuple(range(len(sizes))), sizes, (segment,), self.spacing)
-        if row is None:
-            raise ValueError(f"{sizes} do not fit segments of {segment} tokens in a row of {length}")
-        whole, parts = (self._arrays(row, sequences, length, size) for size in (length, segment))
-        alike = self._programs.mixes_alike(length, whole, parts)
-        if alike:
-            self.segments[length] = tuple(sorted({*self.segments.get(length, ()), segment}))
-        return alike
-
-    def segments_to_try(self, length: int) -> tuple[int, ...]:
-        """Return the segments, ascending, that rows of a length may be cut in if `cut` finds so."""
-        return segments_of(length) if self._programs.segmented else ()
-
-    def encode(self, sequences: Sequence[Tokens]) -> list[Encoding]:
-        """Encode any number of sequences, in as many rows as they need.
-
-        Raises:
-            ValueError: A sequence is longer than the longest row.
             NonFiniteOutputError: An output is not finite.
         """
         results: dict[int, Encoding] = {}
-        rows = distribute([len(s.token_ids) for s in sequences], self.rows, self.spacing)
-        # Rows that run together have one length.
-        rows.sort(key=lambda row: -row.length)
-        for first in range(0, len(rows), self.rows_at_once):
-            together = rows[first : first + self.rows_at_once]
-            length = together[0].length
-            for row, found in zip(together, self._run(together, sequences, length), strict=True):
-                results |= dict(zip(row.members, found, strict=True))
-        return [results[i] for i in range(len(sequences))]
+        sizes = [len(tokens.token_ids) for tokens in sequences]
+        for plan, members in pack_all(sizes, self.rows_per_run, self.row_lengths[-1]):
+            inputs = [EncoderInput(sequences[member], outputs) for member in members]
+            results |= zip(members, self.run(plan, inputs), strict=True)
+        return [results[index] for index in range(len(sequences))]
 
-    def open_batch(self) -> OpenBatch:
-        """Return the room of one run, to be filled."""
-        return OpenBatch(self.rows_at_once, self.rows[-1], self.spacing)
+    def run(
+        self, plan: BatchPlan, inputs: Sequence[EncoderInput], lengths: Sequence[int] | None = None
+    ) -> list[Encoding]:
+        """Run one batch.
 
-    def run_batch(self, sequences: Sequence[Tokens]) -> tuple[list[Encoding], int]:
-        """Encode sequences that were placed in one `open_batch`, in that order; others may need a run more.
-
-        Returns:
-            Their encodings, and the tokens of the rows that they ran in.
+        Args:
+            plan: Which rows the inputs form.
+            inputs: One for each sequence of the plan, in the order in which they were added to it.
+            lengths: Row lengths to choose from, ascending; all in use by default.
 
         Raises:
-            ValueError: A sequence is longer than the longest row.
-            NonFiniteOutputError: An output is not finite.
+            NonFiniteOutputError: A row's output is not finite.
         """
-        results: list[Encoding] = []
-        room = 0
-        while len(results) < len(sequences):
-            waiting = sequences[len(results) :]
-            batch = self.open_batch()
-            taken = next((i for i, s in enumerate(waiting) if not batch.place(len(s.token_ids))), len(waiting))
-            if not taken:
-                raise ValueError(f"{len(waiting[0].token_ids)} tokens do not fit a row of at most {self.rows[-1]}")
-            rows = batch.rows(self.rows)
-            room += sum(row.length for row in rows)
-            found: dict[int, Encoding] = {}
-            for row, encodings in zip(rows, self._run(rows, waiting, rows[0].length), strict=True):
-                found |= dict(zip(row.members, encodings, strict=True))
-            results += [found[i] for i in range(taken)]
-        return results, room
-
-    def lay(self, sequences: Sequence[Tokens], length: int | None = None) -> Row:
-        """Lay sequences in one row, the shortest that holds them or the one of the given length.
-
-        Raises:
-            ValueError: They do not fit.
-        """
-        return lay([len(s.token_ids) for s in sequences], self.rows if length is None else (length,), self.spacing)
-
-    def run(self, row: Row, sequences: Sequence[Tokens]) -> list[Encoding]:
-        """Encode the members of one row.
-
-        Raises:
-            NonFiniteOutputError: An output is not finite.
-        """
-        return self._run([row], sequences, row.length)[0]
-
-    def run_everywhere(self, row: Row, sequences: Sequence[Tokens]) -> list[list[Encoding]]:
-        """Encode the members of one row on every device at once, and return what each found.
-
-        Raises:
-            NonFiniteOutputError: An output is not finite.
-        """
-        return self._run([row] * self.rows_at_once, sequences, row.length)
-
-    def _run(self, rows: Sequence[Row], sequences: Sequence[Tokens], length: int) -> list[list[Encoding]]:
-        rows = [self._laid(row, sequences, length) for row in rows]
-        # Rows that run together are cut alike; shorter segments make up longer ones.
-        segment = max(row.segment for row in rows)
-        arrays = [self._arrays(row, [sequences[member] for member in row.members], length, segment) for row in rows]
-        published = self._programs.published
-        results = []
-        for row, (tokens, pooled) in zip(rows, self._programs.run(length, arrays), strict=True):
-            if not (np.isfinite(tokens).all() and np.isfinite(pooled).all()):
+        rows = [_row_input(row, inputs) for row in plan.rows]
+        lengths = lengths or self.row_lengths
+        results: dict[int, Encoding] = {}
+        for row, states in zip(plan.rows, self._backend.encode_rows(rows, lengths), strict=True):
+            if not np.isfinite(states).all():
                 raise NonFiniteOutputError("the network's output is not finite")
-            results.append(
-                [
-                    Encoding(pooled[place], tokens[start : start + len(sequences[member].token_ids)], published)
-                    for place, (start, member) in enumerate(zip(row.starts, row.members, strict=True))
-                ]
-            )
-        return results
+            results |= zip(row.members, self._outputs(row, inputs, states, lengths), strict=True)
+        return [results[index] for index in range(len(inputs))]
 
-    def _laid(self, row: Row, sequences: Sequence[Tokens], length: int) -> Row:
-        """Return the row as one of `length`, which may be longer, in segments where they hold its sequences."""
-        whole = Row(length, row.members, row.starts, length)
-        segments = self.segments.get(length)
-        if not segments:
-            return whole
-        sizes = [len(sequences[member].token_ids) for member in row.members]
-        return in_segments(length, row.members, sizes, segments, self.spacing) or whole
-
-    def _arrays(self, row: Row, members: Sequence[Tokens], length: int, segment: int) -> RowArrays:
-        token_ids, segment_ids, positions, carriers = np.zeros((4, length), np.int32)
-        others, leads = np.zeros((2, length, 1), np.float32)
-        firsts = np.zeros(self._most_members(length), np.int32)
-        firsts[: len(row.starts)] = row.starts
-        for start, tokens in zip(row.starts, members, strict=True):
-            size = len(tokens.token_ids)
-            place = slice(start, start + size)
-            token_ids[place], segment_ids[place] = tokens
-            positions[place] = np.arange(size)
-            carriers[place] = start + carrier(size)
-            others[place] = 1
-            others[start + carrier(size)] = 0
-            leads[start] = size
-        basis = max(length, self._programs.shortest_basis)
-        lengths = [len(tokens.token_ids) for tokens in members]
-        narrow, carried = self._operands == "bfloat16", self._programs.carries
-        bases = row_bases(
-            basis, segment if segment < length else basis, row.starts, lengths, narrow=narrow, carried=carried
-        )
-        return RowArrays(token_ids, segment_ids, positions, carriers, others, leads, bases, firsts)
-
-    def _most_members(self, length: int) -> int:
-        return max(_FEWEST_POOLED, -(-length // self._closest.alignment))
+    def _outputs(
+        self, row: Row, inputs: Sequence[EncoderInput], states: Float32s, lengths: Sequence[int]
+    ) -> list[Encoding]:
+        """Reduce the states of a row, `[tokens, h]`, to the outputs that its members request."""
+        requested = [inputs[member].outputs for member in row.members]
+        starts = row.starts
+        first = [start for start, outputs in zip(starts, requested, strict=True) if "pooled_output" in outputs]
+        pooled = iter(self._backend.pool_rows(states[first], lengths) if first else ())
+        encodings = []
+        for start, size, outputs in zip(starts, row.sizes, requested, strict=True):
+            tokens = states[start : start + size]
+            arrays: dict[Output, Float32s] = {}
+            # Copies, so that no result keeps the memory of its whole row.
+            if "sequence_output" in outputs:
+                arrays["sequence_output"] = tokens.copy()
+            if "pooled_output" in outputs:
+                arrays["pooled_output"] = next(pooled).copy()
+            if "mean_output" in outputs:
+                arrays["mean_output"] = tokens.mean(axis=0)
+            for array in arrays.values():
+                # Several requests may share it.
+                array.setflags(write=False)
+            encodings.append(Encoding(arrays))
+        return encodings
 
 
-def _lay_out(engine: EngineName, architecture: Architecture, weights: Weights, dtype: Dtype) -> Programs:
-    """Lay a network out for an engine, whose library is imported only now."""
-    if engine == "openvino":
-        from model.openvino_programs import OpenVinoPrograms  # noqa: PLC0415 - an extra
-
-        return OpenVinoPrograms(architecture, weights, dtype)
-    from model.jax_programs import JaxPrograms  # noqa: PLC0415 - a second, for who uses it
-
-    return JaxPrograms(architecture, weights, dtype)
+def _row_input(row: Row, inputs: Sequence[EncoderInput]) -> RowInput:
+    members = [inputs[member].tokens for member in row.members]
+    return RowInput(
+        np.concatenate([tokens.token_ids for tokens in members]),
+        np.concatenate([tokens.segment_ids for tokens in members]),
+        np.concatenate([np.arange(size, dtype=np.int32) for size in row.sizes]),
+        row,
+    )

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.architecture import Architecture
+from model.arrays import Float32s, Int32s
 from model.checkpoints import Weights
-from model.fourier import Float32s, Int32s
 
 _EPSILON = 1e-12
 _STDDEV = 0.02

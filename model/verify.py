@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.architecture import Architecture
+from model.arrays import Float32s
 from model.checkpoints import Weights, read_weights, weights_digest
 from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
 from model.errors import PresetError
-from model.fourier import Float32s
 from model.plain import encode_one
 from model.preset_files import file_digest, preset_files
 from model.presets import CARD_FILE, Preset, read_preset, service_block
@@ -136,12 +136,12 @@ def _check_weights(preset: Preset) -> tuple[Weights, Check]:
 
 
 def _check_network(architecture: Architecture, weights: Weights) -> tuple[None, Check]:
-    """Run two sequences in one row of the packed encoder, and hold them to plain NumPy."""
+    """Run two sequences in one row of the packed encoder, and compare them with plain NumPy."""
     random = np.random.default_rng(_SEED)
-    encoder = PackedEncoder(architecture, weights, most_tokens=architecture.max_sequence_length)
-    encoder.keep_rows(encoder.rows[-1:])
+    encoder = PackedEncoder(architecture, weights)
+    longest = encoder.row_lengths[-1]
+    encoder.retain_row_lengths([longest])
     encoder.compile()
-    longest = encoder.rows[-1]
     lengths = [min(length, architecture.max_sequence_length) for length in (3, longest // 2 - 4)]
     sequences = [
         Tokens(

@@ -20,6 +20,8 @@ from service.errors import DeadlineExceededError, DrainingError, OverloadedError
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
 
 # How many items are looked at for a batch: bounds the time that the lock is held, and how far anyone is overtaken.
 LOOK_AHEAD = 256
@@ -37,15 +39,18 @@ _LAST_RUN = 5.0
 _LOOK = 0.1
 
 
-class Room(Protocol):
-    """The room of one run."""
+class Builder(Protocol[P_co]):
+    """Collects the items of one run."""
 
     @property
     def full(self) -> bool:
-        """Whether nothing more fits, however small."""
+        """Whether no further item fits, however small."""
 
-    def place(self, size: int) -> bool:
-        """Take an item of so many tokens, if it fits. Where one did not, a larger one does not either."""
+    def add(self, size: int) -> bool:
+        """Add an item of `size` tokens, if it fits. Where one did not fit, a larger one does not fit either."""
+
+    def build(self) -> P_co:
+        """Return the plan of the run; items are numbered in the order in which they were added."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +92,7 @@ class Work(Generic[T, R]):
     """One item to compute, once, for all who asked for an equal one while it waits or runs.
 
     Attributes:
-        item: The item.
+        item: The item, as it serves all its owners.
         size: Its tokens.
         key: What equal items have in common.
         owners: The jobs that get the result, and its places in each.
@@ -99,16 +104,18 @@ class Work(Generic[T, R]):
     owners: dict[Job[T, R], list[int]] = field(default_factory=dict)
 
 
-class Batcher(Generic[T, R]):
+class Batcher(Generic[T, R, P]):
     """The queue and its worker thread.
 
     Args:
-        run: Runs a batch: as many results as items, in their order. Called on the worker thread only. If it raises,
-            the batch is split until the guilty item fails alone.
-        room: Returns the room of one run, empty.
+        run: Runs a plan and its items: as many results as items, in their order. Called on the worker thread only. If
+            it raises, the batch is split until the failing item fails alone.
+        builder: Returns the builder of one run, empty.
         max_queue_tokens: Tokens that may wait.
         key: What equal items have in common; without it, no two are equal.
-        canary: An item that is known to run. It is run when another has failed alone: where it fails as well, it is not
+        merge: Returns an item that serves both of two equal ones; the first is returned where it does already. An item
+            that runs is only shared if it serves as it is.
+        canary: An item of one token that is known to run. It is run when another has failed alone: where it fails as well, it is not
             the items that are guilty, and the worker dies.
         on_death: Called once if the worker dies, from its thread or from whoever calls `die`.
         tokens_per_second: Speed of full batches, until some have been measured; 0 where it is not known.
@@ -117,20 +124,22 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        run: Callable[[list[T]], Sequence[R]],
+        run: Callable[[P, list[T]], Sequence[R]],
         *,
-        room: Callable[[], Room],
+        builder: Callable[[], Builder[P]],
         max_queue_tokens: int,
         key: Callable[[T], Hashable] | None = None,
+        merge: Callable[[T, T], T] = lambda item, _other: item,
         canary: T | None = None,
         on_death: Callable[[BaseException], None] = lambda _error: None,
         tokens_per_second: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._room = room
+        self._builder = builder
         self._max_queue_tokens = max_queue_tokens
         self._key = key
+        self._merge = merge
         self._canary = canary
         self._on_death = on_death
         self._clock = clock
@@ -189,7 +198,7 @@ class Batcher(Generic[T, R]):
 
         Args:
             items: At least one.
-            sizes: Tokens of each; each fits an empty room.
+            sizes: Tokens of each; each fits an empty builder.
             timeout: Seconds after which the job is not run any more.
 
         Raises:
@@ -205,7 +214,8 @@ class Batcher(Generic[T, R]):
                 raise DrainingError("the service is shutting down", retry_after=1)
             different = dict(zip(keys, sizes, strict=True))
             asked = sum(different.values())
-            tokens = sum(size for key, size in different.items() if key not in self._known)
+            shared = {key: self._shared(key, item) for key, item in zip(keys, items, strict=True)}
+            tokens = sum(size for key, size in different.items() if shared[key] is None)
             if self._queue_tokens + tokens > self._max_queue_tokens:
                 raise OverloadedError(
                     f"{self._queue_tokens} tokens are waiting and {tokens} more would exceed {self._max_queue_tokens}",
@@ -220,10 +230,12 @@ class Batcher(Generic[T, R]):
             now = self._clock()
             job: Job[T, R] = Job(sizes, submitted=now, deadline=now + timeout, asked=asked)
             for index, (item, key) in enumerate(zip(items, keys, strict=True)):
-                work = self._known.get(key)
+                work = shared[key]
                 if work is None:
-                    work = self._known[key] = Work(item, sizes[index], key)
+                    work = shared[key] = self._known[key] = Work(item, sizes[index], key)
                     self._queue[work] = None
+                elif work in self._queue:
+                    work.item = self._merge(work.item, item)
                 places = work.owners.setdefault(job, [])
                 places.append(index)
                 if len(places) > 1:
@@ -285,10 +297,10 @@ class Batcher(Generic[T, R]):
         """
         self._hurried = True
 
-    def take(self) -> list[Work[T, R]]:
+    def take(self) -> tuple[list[Work[T, R]], P]:
         """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
         batch: list[Work[T, R]] = []
-        room = self._room()
+        builder = self._builder()
         now = self._clock()
         # Where an item did not fit no larger one will.
         fits_no_more = math.inf
@@ -298,13 +310,13 @@ class Batcher(Generic[T, R]):
                 self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
             if work.size >= fits_no_more or work not in self._queue:
                 continue
-            if not room.place(work.size):
+            if not builder.add(work.size):
                 fits_no_more = work.size
                 continue
             del self._queue[work]
             self._queue_tokens -= work.size
             batch.append(work)
-            if room.full:
+            if builder.full:
                 break
         for work in batch:
             for job in work.owners:
@@ -315,7 +327,7 @@ class Batcher(Generic[T, R]):
         self._running = batch
         # One that left nobody waiting may be small, and tells nothing of how fast a queue empties.
         self._filled = bool(self._queue)
-        return batch
+        return batch, builder.build()
 
     def _work(self) -> None:
         try:
@@ -325,34 +337,43 @@ class Batcher(Generic[T, R]):
                         self._condition.wait()
                     if self._closed or self._death:
                         return
-                    batch = self.take()
+                    batch, plan = self.take()
                 if batch:
-                    self._execute(batch)
+                    self._execute(batch, plan)
                 with self._condition:
                     self._running = []
         except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
             self.die(error)
 
-    def _execute(self, batch: list[Work[T, R]]) -> None:
-        """Run a batch, and its halves where it fails, down to the item that is guilty."""
+    def _shared(self, key: Hashable, item: T) -> Work[T, R] | None:
+        """Return the work that computes an equal item, if that can serve this one as well."""
+        work = self._known.get(key)
+        if work is None or work in self._queue or self._merge(work.item, item) is work.item:
+            return work
+        return None
+
+    def _execute(self, batch: list[Work[T, R]], plan: P) -> None:
+        """Run a batch, and its halves where it fails, down to the failing item."""
         started = self._clock()
         self._runs += 1
         try:
-            results = self._run([work.item for work in batch])
+            results = self._run(plan, [work.item for work in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the guilty job's answer
             if len(batch) == 1:
                 with self._condition:
                     self._forget(batch[0])
                 # Where this fails, too, all who run or wait are told of the worker's death instead.
                 if self._canary is not None:
-                    self._run([self._canary])
+                    builder = self._builder()
+                    builder.add(1)
+                    self._run(builder.build(), [self._canary])
                 with self._condition:
                     for job in list(batch[0].owners):
                         self._fail(job, error)
                 return
             middle = len(batch) // 2
-            self._execute(batch[:middle])
-            self._execute(batch[middle:])
+            for half in (batch[:middle], batch[middle:]):
+                self._execute_planned(half)
             return
         seconds = self._clock() - started
         if self._filled and batch is self._running:
@@ -367,6 +388,14 @@ class Batcher(Generic[T, R]):
                     if len(job.results) == len(job.sizes):
                         self._release(job)
                         _settle(job, [job.results[place] for place in range(len(job.sizes))])
+
+    def _execute_planned(self, batch: list[Work[T, R]]) -> None:
+        """Run a part of a batch, in as many runs as it then needs."""
+        while batch:
+            builder = self._builder()
+            added = next((n for n, work in enumerate(batch) if not builder.add(work.size)), len(batch))
+            self._execute(batch[:added], builder.build())
+            batch = batch[added:]
 
     def _measure(self, tokens: int, seconds: float) -> None:
         speed = tokens / max(seconds, 1e-9)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, Output, Tokens
 
 
 class ResultCache:
     """The results used last, within a number of bytes.
 
     Args:
-        max_bytes: What the results may take; 0 keeps none.
+        max_bytes: Upper bound of the results' memory; 0 keeps none.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -23,7 +23,7 @@ class ResultCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the results take, their keys included."""
+        """Bytes of the results, their keys included."""
         return self._bytes
 
     @property
@@ -31,31 +31,34 @@ class ResultCache:
         """Whether anything is ever kept."""
         return self._max_bytes > 0
 
-    def get(self, tokens: Tokens) -> Encoding | None:
-        """Return the result for these ids, if it is kept."""
+    def get(self, tokens: Tokens, outputs: frozenset[Output]) -> Encoding | None:
+        """Return the result for these ids, if one with all of the outputs is kept."""
         key = tokens.key
         with self._lock:
             found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
+            if found is None or not outputs <= found.arrays.keys():
+                return None
+            self._kept.move_to_end(key)
             return found
 
     def put(self, tokens: Tokens, encoding: Encoding) -> None:
-        """Keep a copy of a result, at the price of those not used for longest."""
+        """Keep a result, next to outputs of the same ids that are kept already; evict those not used for longest."""
         key = tokens.key
-        # One that is too large by itself would only drive out all others.
-        if len(key) + encoding.nbytes > self._max_bytes:
-            return
         with self._lock:
-            if key in self._kept:
+            known = self._kept.get(key)
+            if known is not None and encoding.arrays.keys() <= known.arrays.keys():
                 return
-        # Outside of the lock, for which a look would wait; so another may come first.
-        kept = encoding.detached()
-        with self._lock:
-            if key in self._kept:
+            merged = encoding if known is None else Encoding({**known.arrays, **encoding.arrays})
+            # One that is too large by itself would only evict all others.
+            if len(key) + merged.nbytes > self._max_bytes:
                 return
-            self._kept[key] = kept
-            self._bytes += len(key) + kept.nbytes
+            self._drop(key)
+            self._kept[key] = merged
+            self._bytes += len(key) + merged.nbytes
             while self._bytes > self._max_bytes:
-                old, dropped = self._kept.popitem(last=False)
-                self._bytes -= len(old) + dropped.nbytes
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: bytes) -> None:
+        dropped = self._kept.pop(key, None)
+        if dropped is not None:
+            self._bytes -= len(key) + dropped.nbytes

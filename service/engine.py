@@ -20,13 +20,23 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from model.backends import backend_type, faster_choice
+from model.backends.base import BackendError, BackendName, Dtype
 from model.checkpoints import read_weights, weights_digest
-from model.encoder import Encoding, NonFiniteOutputError, PackedEncoder, Tokens
+from model.encoder import (
+    ALL_OUTPUTS,
+    EncoderInput,
+    Encoding,
+    NonFiniteOutputError,
+    Output,
+    PackedEncoder,
+    Tokens,
+)
 from model.errors import PresetError
+from model.packing import BatchPlan
 from model.plain import encode_one, random_weights
 from model.presets import Padding, Pooling, Preset, default_cache_dir, load_preset
-from model.programs import Dtype, EngineName
-from model.selftest import SelfTest, SelfTestError, prepare
+from model.selftest import SelfTest, SelfTestError, compile_and_verify
 from model.tokenizer import FNetTokenizer
 from service import errors
 from service.batcher import Batcher, Job
@@ -70,7 +80,7 @@ class EngineOptions:
     preset: str
     load_weights: bool
     dtype: Dtype
-    engine: EngineName
+    backend: BackendName
     max_batch_tokens: int
     max_queue_tokens: int
     batch_invariant: bool
@@ -123,7 +133,7 @@ class Engine:
         self.loaded: Loaded | None = None
         self._observe = observe
         self._on_failure = on_failure
-        self._batcher: Batcher[Tokens, Encoding] | None = None
+        self._batcher: Batcher[EncoderInput, Encoding, BatchPlan] | None = None
         self._watch = Watch(patience)
         self._cache = ResultCache(options.result_cache_bytes)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
@@ -265,12 +275,18 @@ class Engine:
         self._observe(TextsTokenized(time.perf_counter() - started))
         return tokens
 
-    async def encode(self, sequences: Sequence[Tokens], timeout: float) -> tuple[list[Encoding], Timings]:  # noqa: ASYNC109 - it also bounds the wait in the queue
+    async def encode(
+        self,
+        sequences: Sequence[Tokens],
+        timeout: float,  # noqa: ASYNC109 - it also bounds the wait in the queue
+        outputs: frozenset[Output] = ALL_OUTPUTS,
+    ) -> tuple[list[Encoding], Timings]:
         """Encode checked sequences, each as if alone.
 
         Args:
             sequences: At least one; each within the network's bounds.
             timeout: Seconds until the request is given up.
+            outputs: Which outputs of each are computed.
 
         Raises:
             OverloadedError: The queue has no room for all of them.
@@ -281,13 +297,14 @@ class Engine:
         self.ready()
         known: dict[int, Encoding] = {}
         if self._cache.keeps:
-            known = {index: kept for index, tokens in enumerate(sequences) if (kept := self._cache.get(tokens))}
+            found = ((index, self._cache.get(tokens, outputs)) for index, tokens in enumerate(sequences))
+            known = {index: kept for index, kept in found if kept}
         wanted = [index for index in range(len(sequences)) if index not in known]
         if self._cache.keeps:
             self._observe(ResultsLookedUp(len(known), len(wanted)))
         if not wanted:
             return list(known.values()), Timings()
-        job = self._submit([sequences[index] for index in wanted], timeout)
+        job = self._submit([EncoderInput(sequences[index], outputs) for index in wanted], timeout)
         try:
             # `wait_for` would hide from a request that it is cancelled, where its job ends in the same moment.
             async with asyncio.timeout(timeout):
@@ -303,10 +320,8 @@ class Engine:
         self._observe(RequestComputed(tuple(job.sizes), job.queue_seconds, job.compute_seconds))
         for index, encoding in zip(wanted, computed, strict=True):
             known[index] = encoding
-        if self._cache.keeps:
-            # A copy each, of up to all that the queue holds.
-            size = sum(encoding.nbytes for encoding in computed)
-            await self.handled(size, self._keep, [sequences[index] for index in wanted], computed)
+            if self._cache.keeps:
+                self._cache.put(sequences[index], encoding)
         return [known[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
 
     @property
@@ -333,32 +348,30 @@ class Engine:
         Returns:
             `[len(sequences), dimensions]` float32, and what it took.
         """
-        pooling = self.pooling  # before the wait: accepted work is finished, even if the service then drains
-        encodings, timings = await self.encode(sequences, timeout)
-        # A mean reads far more values than it writes, and faster.
-        size = sum(encoding.nbytes for encoding in encodings) // 64
-        return await self.handled(size, _pooled, encodings, pooling, dimensions, normalize=normalize), timings
+        # Before the wait: accepted work is finished, even if the service then drains.
+        output: Output = "pooled_output" if self.pooling == "pooled" else "mean_output"
+        encodings, timings = await self.encode(sequences, timeout, frozenset((output,)))
+        rows = [encoding.arrays[output] for encoding in encodings]
+        size = sum(row.size for row in rows)
+        return await self.handled(size, _stacked, rows, dimensions, normalize=normalize), timings
 
-    def _submit(self, sequences: list[Tokens], timeout: float) -> Job[Tokens, Encoding]:
+    def _submit(self, inputs: list[EncoderInput], timeout: float) -> Job[EncoderInput, Encoding]:
         if self._batcher is None:
             raise errors.NotReadyError("the model is loading", retry_after=1)
-        sizes = [len(tokens.token_ids) for tokens in sequences]
+        sizes = [len(each.tokens.token_ids) for each in inputs]
         if sum(sizes) > self.options.max_queue_tokens:
             # No wait would ever help, so it is no overload.
             problem = f"has {sum(sizes)} tokens, but only {self.options.max_queue_tokens} may ever wait"
             raise errors.InvalidInputError.of([errors.Problem((), problem)])
-        return self._batcher.submit(sequences, sizes, timeout)
+        return self._batcher.submit(inputs, sizes, timeout)
 
-    def _keep(self, sequences: Sequence[Tokens], encodings: Sequence[Encoding]) -> None:
-        for tokens, encoding in zip(sequences, encodings, strict=True):
-            self._cache.put(tokens, encoding)
-
-    def _run(self, batch: list[Tokens]) -> list[Encoding]:
+    def _run(self, plan: BatchPlan, batch: list[EncoderInput]) -> list[Encoding]:
         """Run one batch, on the model thread."""
         started = time.perf_counter()
-        encodings, room = self._encoder.run_batch(batch)
-        tokens = sum(len(sequence.token_ids) for sequence in batch)
-        self._observe(BatchRan(tokens, len(batch), room, time.perf_counter() - started))
+        encoder = self._encoder
+        encodings = encoder.run(plan, batch)
+        row_tokens = plan.row_tokens(encoder.row_lengths)
+        self._observe(BatchRan(plan.tokens, len(batch), row_tokens, time.perf_counter() - started))
         return encodings
 
     @property
@@ -380,18 +393,16 @@ class Engine:
         encoder = loaded.encoder
         batcher = Batcher(
             self._run,
-            room=encoder.open_batch,
-            key=lambda tokens: tokens.key,
+            builder=encoder.batch_builder,
+            key=lambda each: each.tokens.key,
+            merge=_merged,
             max_queue_tokens=self.options.max_queue_tokens,
-            canary=Tokens(*np.zeros((2, 1), np.int32)),
+            canary=EncoderInput(Tokens(*np.zeros((2, 1), np.int32)), frozenset(("pooled_output",))),
             on_death=self._fail,
             tokens_per_second=loaded.test.tokens_per_second,
         )
         batcher.start()
-        if self.options.engine == "jax":
-            from model.jax_programs import on_compilation  # noqa: PLC0415 - the other engine does without JAX
-
-            on_compilation(lambda: self._observe(ProgramCompiled()))
+        backend_type(self.options.backend).on_compilation(lambda: self._observe(ProgramCompiled()))
         with self._state_lock:
             self._batcher = batcher
             if self._closing:
@@ -401,13 +412,13 @@ class Engine:
         log.info(
             "ready",
             preset=loaded.preset.name,
+            backend=self.options.backend,
             dtype=self.options.dtype,
-            rows=list(encoder.rows),
-            spacing=[encoder.spacing.alignment, encoder.spacing.tile],
-            segments=list(encoder.segments.get(encoder.rows[-1], ())),
+            row_lengths=list(encoder.row_lengths),
             batch_invariant=loaded.test.batch_invariant,
-            transform=encoder.transform,
+            numerics=loaded.test.numerics[:12],
             seconds=round(loaded.seconds, 1),
+            **_faster(self.options),
         )
 
     def _make_ready(self) -> Loaded:
@@ -424,24 +435,28 @@ class Engine:
             log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
         if not preset.trained:
             log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
-        if options.engine == "jax":
-            from model.jax_programs import keep_compiled  # noqa: PLC0415 - the other engine does without JAX
-
-            keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
+        backend_type(options.backend).keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
         encoder = PackedEncoder(
-            architecture, weights, dtype=options.dtype, engine=options.engine, most_tokens=options.max_batch_tokens
+            architecture,
+            weights,
+            dtype=options.dtype,
+            backend=options.backend,
+            max_batch_tokens=options.max_batch_tokens,
         )
-        self._advance("compiling", 0, len(encoder.rows))
-        test = prepare(
+        self._advance("compiling", 0, len(encoder.row_lengths))
+        test = compile_and_verify(
             encoder,
             lambda tokens: encode_one(architecture, weights, *tokens),
             batch_invariant=options.batch_invariant,
             progress=lambda done, of: self._advance("compiling", done, of),
         )
-        for length, reason in test.dropped.items():
-            log.warning("row length dropped", row=length, reason=reason)
+        for length, reason in test.disabled.items():
+            log.info("row length disabled", row_length=length, reason=reason)
         if options.batch_invariant and not test.batch_invariant:
-            log.warning("not batch invariant", meaning="on this machine the last bits depend on a sequence's company")
+            log.warning(
+                "not batch-invariant",
+                detail="on this machine the last bits of a result depend on the rest of its batch",
+            )
         return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
 
     def _advance(self, state: State, done: int, of: int) -> None:
@@ -453,7 +468,7 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         with self._state_lock:
             self.state = "failed"
-        if isinstance(error, PresetError | SelfTestError):
+        if isinstance(error, PresetError | SelfTestError | BackendError):
             log.error("cannot load the preset", preset=self.options.preset, reason=str(error))
         else:
             log.error("failed", exc_info=error)
@@ -467,10 +482,21 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def _pooled(
-    encodings: Sequence[Encoding], pooling: Pooling, dimensions: int | None, *, normalize: bool
+def _merged(one: EncoderInput, other: EncoderInput) -> EncoderInput:
+    """Return the input that computes the outputs of both, which are for the same sequence."""
+    return one if other.outputs <= one.outputs else EncoderInput(one.tokens, one.outputs | other.outputs)
+
+
+def _faster(options: EngineOptions) -> dict[str, str]:
+    """Return what to set for more speed, where an installed backend and this processor allow it."""
+    choice = faster_choice(options.backend, options.dtype)
+    return {} if choice is None else {"faster": choice}
+
+
+def _stacked(
+    rows: Sequence[npt.NDArray[np.float32]], dimensions: int | None, *, normalize: bool
 ) -> npt.NDArray[np.float32]:
-    rows = [(each.pooled_output if pooling == "pooled" else each.mean_output)[:dimensions] for each in encodings]
+    rows = [row[:dimensions] for row in rows]
     return np.stack([normalized(row) for row in rows] if normalize else rows)
 
 

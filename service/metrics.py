@@ -30,7 +30,7 @@ _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
-MODEL_LABELS = ("preset", "preset_version", "digest", "dtype", "version")
+MODEL_LABELS = ("preset", "preset_version", "digest", "dtype", "backend", "numerics", "version")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from model.backends import SUPPORTED_DTYPES
+from model.backends.base import BackendName, Dtype
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, check_handle
 from service.keys import read_keys
 
 PREFIX = "FNET_"
+# Settings of earlier versions, by their names then.
+_RENAMED = {"engine": "backend"}
 # What RFC 6454, section 6.2, makes of an origin, or any of them.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 
@@ -52,12 +56,13 @@ class Settings(BaseModel):
         DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
     )
     load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Dtype = Field(
         "float32",
-        description="Dtype of the matrix products' operands; float32 always for networks of fewer than 64 features.",
+        description="Operands of the feed-forward products; all else is float32. int8 needs the openvino backend. "
+        "Networks of fewer than 64 features always use float32.",
     )
-    engine: Literal["jax", "openvino"] = Field(
-        "jax", description="What runs the network; openvino is an extra to install, faster on Intel processors."
+    backend: BackendName = Field(
+        "jax", description="Library that runs the network; openvino is an extra to install, faster on most processors."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -129,6 +134,8 @@ class Settings(BaseModel):
             if name.startswith(PREFIX) and value
         }
         for name in from_environ:
+            if name in _RENAMED:
+                raise SettingsError(f"{variable(name)} is now {variable(_RENAMED[name])}: rename it")
             if name not in cls.model_fields:
                 known = ", ".join(variable(field) for field in cls.model_fields)
                 raise SettingsError(f"{variable(name)}: no such setting; known are {known}")
@@ -157,8 +164,14 @@ class Settings(BaseModel):
             check_handle(self.preset)
         except PresetError as error:
             yield "preset", str(error)
+        if self.dtype not in SUPPORTED_DTYPES[self.backend]:
+            able = [name for name, dtypes in SUPPORTED_DTYPES.items() if self.dtype in dtypes]
+            yield (
+                "dtype",
+                f"{self.dtype} is not available with the {self.backend} backend: use {variable('backend')}={able[0]}",
+            )
         for name, wanted, extra, module in (
-            ("engine", self.engine == "openvino", "openvino", "openvino"),
+            ("backend", self.backend == "openvino", "openvino", "openvino"),
             ("otlp_endpoint", self.otlp_endpoint is not None, "otel", "opentelemetry.exporter.otlp.proto.http"),
         ):
             if wanted and not _installed(module):

@@ -28,7 +28,7 @@ from service.settings import Settings
 create_app(Settings.load({}))
 jax.jit(abs).lower(1.0)
 if importlib.util.find_spec("openvino") is not None:
-    import model.openvino_programs  # noqa: F401
+    import model.backends.openvino_backend  # noqa: F401
 
 for module in list(sys.modules.values()):
     spec = getattr(module, "__spec__", None)

@@ -40,7 +40,7 @@ class Contender:
         self.engine = engine
         self.loaded = engine.ready()
         self.dtype = engine.options.dtype
-        self.name = f"{engine.options.engine} {self.dtype}"
+        self.name = f"{engine.options.backend} {self.dtype}"
         self.architecture: Architecture = self.loaded.preset.architecture
         encoder = self.loaded.encoder
         self.rows = encoder.rows

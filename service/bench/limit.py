@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-
 from model.fourier import Float32s
 from model.programs import Dtype
 

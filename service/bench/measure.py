@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from model.programs import Dtype
+
 from model.architecture import Architecture
 from model.encoder import Tokens
 from model.errors import PresetError
 from model.packing import OpenBatch, Spacing
 from model.presets import load_preset
-from model.programs import Dtype
 from service.batcher import Batcher
 from service.bench.contender import Contender, contender
 from service.bench.limit import product_flops, products
@@ -109,13 +110,13 @@ def measure(options: Sequence[EngineOptions], plan: Plan, tell: Tell = lambda _t
         contenders: list[Contender] = []
         failures: list[Failure] = []
         for each in options:
-            tell(f"loading  {each.engine} {each.dtype}")
+            tell(f"loading  {each.backend} {each.dtype}")
             # The directory, so that a fresh process with an empty cache does not download.
             local = dataclasses.replace(each, preset=str(preset.directory))
             try:
                 contenders.append(stack.enter_context(contender(local, loop)))
             except BenchError as error:
-                failures.append(Failure(engine=each.engine, dtype=each.dtype, reason=str(error)))
+                failures.append(Failure(backend=each.backend, dtype=each.dtype, reason=str(error)))
         if not contenders:
             raise BenchError(failures[0].reason)
         starts = _starts([each.engine.options for each in contenders], plan.starts, tell)
@@ -188,7 +189,7 @@ def _starts(options: Sequence[EngineOptions], times: int, tell: Tell) -> list[St
     again: list[list[Fresh]] = [[] for _ in options]
     for number in range(1, times + 1):
         for each, fresh, warm in zip(options, first, again, strict=True):
-            label = f"time to ready {number}/{times}  {each.engine} {each.dtype}"
+            label = f"time to ready {number}/{times}  {each.backend} {each.dtype}"
             with tempfile.TemporaryDirectory(prefix="fnet-bench-") as directory:
                 fields = dataclasses.asdict(dataclasses.replace(each, cache_dir=Path(directory)))
                 for name, into in (("first", fresh), ("again", warm)):
@@ -337,7 +338,7 @@ def _measured(
     full = [point for point in queue if point.full]
     encoder, test = each.loaded.encoder, each.loaded.test
     return Measured(
-        engine=encoder.engine,
+        backend=encoder.backend,
         dtype=each.dtype,
         devices=tuple(encoder.devices),
         dropped=test.dropped,

@@ -36,7 +36,7 @@ def plot(result: Result, file: Path) -> None:
 
 
 def _style(each: Measured) -> dict[str, Any]:
-    return {"color": _COLOURS.get(each.engine), "linestyle": _STROKES.get(each.dtype), "label": each.name}
+    return {"color": _COLOURS.get(each.backend), "linestyle": _STROKES.get(each.dtype), "label": each.name}
 
 
 def _speeds(axes: Any, result: Result) -> None:
@@ -60,7 +60,7 @@ def _latencies(axes: Any, result: Result) -> None:
         axes.plot(lengths, [latency.median_seconds * 1e3 for latency in each.latencies], marker=".", **_style(each))
         low = [latency.median_seconds * 1e3 for latency in each.latencies]
         high = [latency.p95_seconds * 1e3 for latency in each.latencies]
-        axes.fill_between(lengths, low, high, color=_COLOURS.get(each.engine), alpha=0.12, linewidth=0)
+        axes.fill_between(lengths, low, high, color=_COLOURS.get(each.backend), alpha=0.12, linewidth=0)
     axes.set(
         title="One sequence alone: median, and up to the 95th percentile",
         xlabel="tokens in the sequence",

@@ -44,7 +44,7 @@ def table(result: Result) -> str:
     lines += ["", f"Matrix products alone, TFLOP/s: {products}"]
     batcher = ", ".join(f"{each.sequences_per_second:,.0f} in requests of {each.request}" for each in result.batcher)
     lines += [f"The batcher alone, sequences/s: {batcher}"]
-    lines += [f"{each.engine} {each.dtype} does not run here: {each.reason}" for each in result.failures]
+    lines += [f"{each.backend} {each.dtype} does not run here: {each.reason}" for each in result.failures]
     return "\n".join(lines) + "\n"
 
 

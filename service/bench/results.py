@@ -146,7 +146,7 @@ class Measured:
     """One engine in one dtype.
 
     Attributes:
-        engine: The library that runs the network.
+        backend: The library that runs the network.
         dtype: That of its matrix products.
         devices: What it runs on.
         dropped: Row lengths that failed the self-test, each with the reason.
@@ -162,7 +162,7 @@ class Measured:
         length_deviation: Largest distance of a length's cost a token from their median, as a share of it.
     """
 
-    engine: str
+    backend: str
     dtype: str
     devices: tuple[str, ...]
     dropped: dict[int, str]
@@ -180,7 +180,7 @@ class Measured:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.engine} {self.dtype}"
+        return f"{self.backend} {self.dtype}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,12 +216,12 @@ class Failure:
     """An engine and dtype that did not become ready.
 
     Attributes:
-        engine: The library.
+        backend: The library.
         dtype: That of its matrix products.
         reason: One line.
     """
 
-    engine: str
+    backend: str
     dtype: str
     reason: str
 

@@ -80,14 +80,12 @@ def main() -> None:
     """Be that process."""
     began = time.perf_counter()
     options = json.loads(sys.argv[1])
+    from model.backends import backend_type  # noqa: PLC0415
     from service import logs  # noqa: PLC0415 - this and all below is what is timed
     from service.bench.workloads import filling, sequences  # noqa: PLC0415
     from service.engine import Engine, EngineOptions  # noqa: PLC0415
 
-    if options["engine"] == "openvino":
-        import model.openvino_programs  # noqa: PLC0415
-    else:
-        import model.jax_programs  # noqa: F401, PLC0415
+    backend_type(options["backend"])
     import_seconds = time.perf_counter() - began
     logs.configure("json", "error")
     failures: list[BaseException] = []

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from model.programs import Transform
 
 from model.architecture import Architecture
 from model.encoder import Tokens
 from model.packing import OpenRow, Spacing
-from model.programs import Transform
 
 SENTENCE = 24
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)

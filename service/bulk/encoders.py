@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, Output, Tokens
 from model.presets import VOCABULARY_FILE, Padding, Preset
 from service import __version__
 from service.bulk.rows import Row
@@ -28,7 +28,6 @@ from service.errors import (
 )
 from service.inputs import from_ids
 
-Output = Literal["pooled_output", "mean_output", "sequence_output"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 Array = npt.NDArray[np.float32]
 
@@ -74,7 +73,7 @@ class About:
         tokenizer: Digest of what makes ids of texts, where there is one; a service does not tell.
         padding: Of texts for which none is wanted.
         dtype: Of the matrix products.
-        engine: What runs the network: each has last bits of its own.
+        backend: The library that runs the network: each has last bits of its own.
         devices: Kinds of what it runs on.
         max_batch_tokens: Tokens of the longest row: which routines are picked, and so the last bits, follows from it.
         batch_invariant: Whether those do not depend on company, as measured.
@@ -91,7 +90,7 @@ class About:
     tokenizer: str | None
     padding: Padding
     dtype: str
-    engine: str
+    backend: str
     devices: Sequence[str]
     max_batch_tokens: int
     batch_invariant: bool
@@ -231,9 +230,9 @@ class LocalEncoder:
                 tokenizer=await self._engine.in_worker(_digest_of_tokenizer, preset),
                 padding=preset.padding,
                 dtype=self._engine.options.dtype,
-                engine=self._engine.options.engine,
+                backend=self._engine.options.backend,
                 devices=_kinds(loaded.encoder.devices),
-                max_batch_tokens=loaded.test.rows[-1],
+                max_batch_tokens=loaded.test.row_lengths[-1],
                 batch_invariant=loaded.test.batch_invariant,
                 version=__version__,
                 hidden_dim=preset.architecture.hidden_dim,
@@ -255,7 +254,7 @@ class LocalEncoder:
             return await self._encode(tokens, wanted)
 
     async def _encode(self, tokens: list[Tokens], wanted: Wanted) -> list[Vectors]:
-        encodings, _ = await self._engine.encode(tokens, _PATIENCE)
+        encodings, _ = await self._engine.encode(tokens, _PATIENCE, frozenset(wanted.outputs))
         return [
             Vectors(len(each.token_ids), {name: _output(encoding, name, wanted) for name in wanted.outputs})
             for each, encoding in zip(tokens, encodings, strict=True)
@@ -280,7 +279,7 @@ class RemoteEncoder:
         with _told():
             info = await self._client.info()
         try:
-            same = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "engine")
+            same = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "backend")
             return About(
                 **{name: info[name] for name in (*same, "batch_invariant", "version", "hidden_dim", "pooling")},
                 load_weights=info["digest"] is not None,
@@ -338,7 +337,7 @@ def _ids_of(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def _output(encoding: Encoding, name: Output, wanted: Wanted) -> Array:
-    output: Array = getattr(encoding, name)
+    output = encoding.arrays[name]
     return normalized(output) if wanted.normalize and name != "sequence_output" else output
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from service.bulk.encoders import Output
+from model.encoder import Output
 from service.bulk.shards import Part
 
 Format = Literal["npy", "npz", "jsonl", "parquet"]

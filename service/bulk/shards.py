@@ -19,7 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from service.bulk.encoders import Array, Output, Vectors
+from model.encoder import Output
+from service.bulk.encoders import Array, Vectors
 from service.bulk.rows import Row
 
 _ROWS = 4096

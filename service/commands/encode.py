@@ -90,7 +90,7 @@ class Share(click.ParamType[tuple[int, int]]):
 @click.option("--api-key", envvar="SERVICE_API_KEY", show_envvar=True, help="A key of that service.")
 @click.option("--preset", help="As for `serve`, when encoding here.")
 @click.option("--dtype", help="As for `serve`, when encoding here.")
-@click.option("--engine", help="As for `serve`, when encoding here.")
+@click.option("--backend", help="As for `serve`, when encoding here.")
 def encode(
     inputs: tuple[str, ...],
     output: str | None,
@@ -98,7 +98,7 @@ def encode(
     api_key: str | None,
     preset: str | None,
     dtype: str | None,
-    engine: str | None,
+    backend: str | None,
     on_error: str,
     input_format: str | None,
     output_format: str | None,
@@ -138,11 +138,11 @@ def encode(
     """  # noqa: D301 - click's mark for lines to be left as they are
     pairs, share = _targets(inputs, output, shard, output_format)
     try:
-        settings = Settings.load(os.environ, {"preset": preset, "dtype": dtype, "engine": engine})
+        settings = Settings.load(os.environ, {"preset": preset, "dtype": dtype, "backend": backend})
     except SettingsError as error:
         stop(error, 2)
-    if url is not None and (preset or dtype or engine):
-        stop("--preset, --dtype and --engine are the service's own where there is a --url", 2)
+    if url is not None and (preset or dtype or backend):
+        stop("--preset, --dtype and --backend are the service's own where there is a --url", 2)
     _check_service(url, api_key)
     _check_inputs(inputs)
     _check_outputs(pairs, force=force or len(inputs) > 1)

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, Output, Tokens
+from model.presets import Preset
 from service.engine import Engine, normalized
 from service.errors import ServiceError
 from service.inputs import Text, check_count, from_ids
@@ -54,7 +55,6 @@ Texts = Annotated[
     Annotated[list[TextOrPair], Field(fail_fast=True), Tag("batch")] | Annotated[OneText, Tag("one")],
     Discriminator(_one_or_batch_of_texts),
 ]
-Output = Literal["sequence_output", "pooled_output", "mean_output"]
 PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -212,10 +212,10 @@ def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
 # === Render ===
 
 
-def render_json(call: EncodeCall, model: str, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
+def render_json(call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
     """Yield the answer's JSON, a piece for each sequence and output."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
-    hidden = len(encodings[0].pooled_output)
+    model, hidden = preset.name, preset.architecture.hidden_dim
     yield b'{"model":' + json_bytes(model) + b',"hidden_dim":%d' % hidden
     for name in dict.fromkeys(call.wire.outputs):
         yield b',"%s":' % name.encode()
@@ -225,9 +225,11 @@ def render_json(call: EncodeCall, model: str, encodings: Sequence[Encoding], tok
     yield b',"usage":' + json_bytes({"sequences": len(encodings), "tokens": tokens}) + b"}"
 
 
-def archived(call: EncodeCall, encodings: Sequence[Encoding], lengths: Sequence[int]) -> dict[str, Parts]:
+def archived(
+    call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
+) -> dict[str, Parts]:
     """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
-    hidden = len(encodings[0].pooled_output)
+    hidden = preset.architecture.hidden_dim
     arrays = {"lengths": Parts("<i4", (len(lengths),), [np.array(lengths)])}
     for name in call.wire.outputs:
         rows = sum(lengths) if name == "sequence_output" else len(lengths)
@@ -243,10 +245,8 @@ def _rows(encodings: Sequence[Encoding], name: Output, *, normalize: bool) -> It
 
 
 def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
-    if name == "sequence_output":
-        return encoding.sequence_output
-    row = encoding.pooled_output if name == "pooled_output" else encoding.mean_output
-    return normalized(row) if normalize else row
+    output = encoding.arrays[name]
+    return normalized(output) if normalize and name != "sequence_output" else output
 
 
 def render_error(error: ServiceError) -> Response:
@@ -298,7 +298,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
             tokens = await engine.handled(
                 size, from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
             )
-        encodings, timings = await engine.encode(tokens, time_left())
+        encodings, timings = await engine.encode(tokens, time_left(), frozenset(wire.outputs))
         return tokens, encodings, timings
 
     @routes.post(
@@ -326,16 +326,16 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))
-        values = sum(rows) * len(encodings[0].pooled_output)
-        read = sum(encoding.nbytes for encoding in encodings)
+        preset = loaded.preset
+        values = sum(rows) * preset.architecture.hidden_dim
         varies = {"Vary": "Accept"}
         if not call.npz:
-            pieces = render_json(call, loaded.preset.name, encodings, sum(lengths))
-            return await answered(engine, pieces, values, JSON, varies, read=read)
-        arrays = archived(call, encodings, lengths)
+            pieces = render_json(call, preset, encodings, sum(lengths))
+            return await answered(engine, pieces, values, JSON, varies)
+        arrays = archived(call, preset, encodings, lengths)
         size = npz_size(arrays)
         told = {} if size is None else {"Content-Length": str(size)}
-        return await answered(engine, npz(arrays), values, NPZ, varies | told, read=read)
+        return await answered(engine, npz(arrays), values, NPZ, varies | told)
 
     return Protocol(
         routes=routes,

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, Output, Tokens
 from model.presets import Padding, Preset
 from service import __version__
 from service.engine import Engine, Loaded, normalized
@@ -29,7 +29,7 @@ from service.errors import (
 from service.inputs import Text, check_count
 from service.protocols.body import Flag, OneText, message_of, read_json, reading, refuse_too_many
 from service.protocols.codec import Array, json_bytes
-from service.protocols.native import Output, PaddingField
+from service.protocols.native import PaddingField
 from service.protocols.oip_tensors import (
     FLOAT,
     HEADER_LENGTH,
@@ -493,24 +493,25 @@ class Result:
     """What the network gave for a request.
 
     Attributes:
-        encodings: One a sequence.
+        encodings: One for each sequence.
         length: Tokens of each sequence, where they all have one length.
+        hidden: Hidden size.
     """
 
     encodings: Sequence[Encoding]
     length: int
+    hidden: int
 
     def shape(self, name: Output) -> list[int]:
         """Return an output's shape, without putting it in order."""
-        hidden = len(self.encodings[0].pooled_output)
-        return [len(self.encodings), *([self.length] if name == "sequence_output" else []), hidden]
+        return [len(self.encodings), *([self.length] if name == "sequence_output" else []), self.hidden]
 
     def arrays(self, name: Output, *, normalize: bool) -> Iterator[Array]:
         """Yield an output in pieces: those of each sequence, or all rows."""
         if name == "sequence_output":
             yield from (each.sequence_output for each in self.encodings)
             return
-        rows = [each.pooled_output if name == "pooled_output" else each.mean_output for each in self.encodings]
+        rows = [encoding.arrays[name] for encoding in self.encodings]
         yield np.stack([normalized(row) for row in rows] if normalize else rows)
 
 
@@ -738,10 +739,13 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
         try:
             async with asyncio.timeout(left):
                 tokens = await tokens_of(call, preset)
-                encodings, request.state.timings = await engine.encode(tokens, left)
+                outputs = frozenset(wanted.name for wanted in call.outputs)
+                encodings, request.state.timings = await engine.encode(tokens, left, outputs)
         except TimeoutError:
             raise DeadlineExceededError("the request's time was up before its answer was there") from None
-        return await _answer(engine, call, preset, Result(encodings, len(tokens[0].token_ids)))
+        return await _answer(
+            engine, call, preset, Result(encodings, len(tokens[0].token_ids), preset.architecture.hidden_dim)
+        )
 
     @routes.post("/models/{model}/infer", summary="Encode token ids or texts", **_INFER)
     async def infer(model: str, request: Request) -> Response:
@@ -757,15 +761,14 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
 async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Result) -> Response:
     """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
     values = sum(prod(result.shape(wanted.name)) for wanted in call.outputs)
-    read = sum(encoding.nbytes for encoding in result.encodings)
     pieces = render_json(call, preset.name, model_version(preset), result)
     if not any(wanted.binary for wanted in call.outputs):
-        return await answered(engine, pieces, values, "application/json", read=read)
+        return await answered(engine, pieces, values, "application/json")
     # Made twice, since its length goes before it, and with outputs that are not binary it may be long.
     head = sum([len(piece) async for piece in streamed(engine, pieces)])
     pieces = chain(render_json(call, preset.name, model_version(preset), result), render_binary(call, result))
     sizes = {HEADER_LENGTH: str(head), "Content-Length": str(head + binary_size(call, result))}
-    return await answered(engine, pieces, values, OCTETS, sizes, read=read)
+    return await answered(engine, pieces, values, OCTETS, sizes)
 
 
 def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:

@@ -11,8 +11,6 @@ from service.engine import Engine
 # An answer beyond this many values is sent in pieces, so that neither memory nor the event loop carries it whole.
 _LARGE = 65_536
 
-# Bytes that are read in the time in which one value is written.
-_READ = 64
 # Bytes that are worth the way to another thread and back.
 _PIECE = 1 << 18
 
@@ -23,8 +21,6 @@ async def answered(
     values: int,
     media_type: str,
     headers: Mapping[str, str] | None = None,
-    *,
-    read: int = 0,
 ) -> Response:
     """Return an answer, made off the event loop unless that would take longer.
 
@@ -33,12 +29,11 @@ async def answered(
         pieces: Its bytes, none of them made yet.
         values: Numbers in it; many are sent in pieces.
         media_type: What it is.
-        headers: What it says beside.
-        read: Bytes of results that are looked through for it, as for means.
+        headers: Its headers besides the media type.
     """
     if values > _LARGE:
         return StreamingResponse(streamed(engine, pieces), headers=headers, media_type=media_type)
-    content = await engine.handled(values + read // _READ, b"".join, pieces)
+    content = await engine.handled(values, b"".join, pieces)
     return Response(content, headers=headers, media_type=media_type)
 
 

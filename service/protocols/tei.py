@@ -420,7 +420,7 @@ def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
         "model_type": {"embedding": {"pooling": engine.options.pooling or preset.pooling}},
         "max_concurrent_requests": None,  # tokens that wait are bounded, not requests
         "max_input_length": preset.architecture.max_sequence_length,
-        "max_batch_tokens": loaded.test.rows[-1],
+        "max_batch_tokens": loaded.test.row_lengths[-1],
         "max_batch_requests": None,
         "max_client_batch_size": most_sequences,
         "auto_truncate": False,
@@ -457,8 +457,10 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine.ready()
         call = await engine.in_worker(parse_embed_all, await request.body(), most_sequences)
         sequences = await _sequences(engine, call)
-        encodings, request.state.timings = await engine.encode(sequences, request.state.time_left())
-        values = sum(len(sequence.token_ids) for sequence in sequences) * len(encodings[0].pooled_output)
+        encodings, request.state.timings = await engine.encode(
+            sequences, request.state.time_left(), frozenset(("sequence_output",))
+        )
+        values = sum(encoding.sequence_output.size for encoding in encodings)
         pieces = _render(encoding.sequence_output for encoding in encodings)
         return await answered(engine, pieces, values, "application/json")
 

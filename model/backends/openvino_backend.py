@@ -1,0 +1,207 @@
+"""The network in OpenVINO, for processors of Intel and AMD: one model per layer, for rows of any length.
+
+In bfloat16 the products and what is fused with them are bfloat16; the residual stream and normalization are float32. In
+int8 the kernels are quantized once, with one scale per output feature; activations are quantized by the library at run
+time, with one scale per token and group of features. Results of the products are float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# OpenVINO's package reports its use over the network, from a forked process, when it is imported. Where the reporter
+# cannot be imported it does without.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as missing
+
+import openvino  # noqa: E402
+from openvino import opset15 as ops  # noqa: E402
+
+from model.architecture import Architecture  # noqa: E402
+from model.arrays import Float32s, Int32s  # noqa: E402
+from model.backends.base import (  # noqa: E402
+    LAYER_NORM_EPSILON,
+    Backend,
+    BackendError,
+    Dtype,
+    feed_forward_dtype,
+)
+from model.checkpoints import Weights  # noqa: E402
+from model.quantization import quantize, smoothing_factors  # noqa: E402
+
+_PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+# Features that share a scale. Larger groups are no faster and less accurate; a group that does not divide the features
+# is not quantized at all.
+_GROUP_SIZES = (128, 64, 32)
+# Relative error above which a product was quantized: rounding to 8 bits costs 1e-3 and more, to float32 1e-6.
+_MIN_QUANTIZATION_ERROR = 1e-4
+_PROBE_TOKENS = 8
+
+
+class OpenVinoBackend(Backend):
+    """Implements `model.backends.base.Backend`.
+
+    Raises:
+        BackendError: The dtype is int8, and the processor or the network's sizes do not allow it.
+    """
+
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:
+        super().__init__(architecture, weights, dtype, lengths)
+        core = openvino.Core()
+        self.devices = [f"cpu:0 {core.get_property('CPU', 'FULL_DEVICE_NAME')}"]
+        dtype = feed_forward_dtype(architecture, dtype)
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        fed_hints = hints | {"INFERENCE_PRECISION_HINT": _PRECISION[dtype], "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+        if dtype == "int8":
+            fed_hints["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(_group_size(architecture))
+
+        def request(model: Any, hints: dict[str, str]) -> Any:
+            return core.compile_model(model, "CPU", hints).create_infer_request()
+
+        self._embed = request(_embedding_model(weights), hints)
+        self._layers = [
+            request(
+                (_int8_feed_forward_model if dtype == "int8" else _feed_forward_model)(weights, f"layers/{index}"),
+                fed_hints,
+            )
+            for index in range(architecture.num_layers)
+        ]
+        self._pool = request(_pooling_model(weights), hints)
+        if dtype == "int8" and self._layers:
+            self._check_quantization(weights)
+
+    def compile(self, progress: Callable[[int, int], None]) -> None:
+        """Run every model once in every row length: kernels are generated when a length is first seen."""
+        for done, length in enumerate(self.lengths, start=1):
+            ids = np.zeros(length, np.int32)
+            x = self.embed(ids, ids, ids)
+            for layer in range(len(self._layers)):
+                self.feed_forward(layer, x)
+            self.pool(x)
+            progress(done, len(self.lengths))
+
+    def embed(self, token_ids: Int32s, segment_ids: Int32s, positions: Int32s) -> Float32s:
+        """See the base class."""
+        return _infer(self._embed, token_ids, segment_ids, positions)
+
+    def feed_forward(self, layer: int, x: Float32s) -> Float32s:
+        """See the base class."""
+        return _infer(self._layers[layer], x)
+
+    def pool(self, x: Float32s) -> Float32s:
+        """See the base class."""
+        return _infer(self._pool, x)
+
+    def _check_quantization(self, weights: Weights) -> None:
+        """Verify that the products are computed in 8 bits: the library computes in float32 where it cannot.
+
+        Raises:
+            BackendError: They are not.
+        """
+        x = np.random.default_rng(0).standard_normal((_PROBE_TOKENS, self.architecture.hidden_dim), np.float32)
+        quantized = self.feed_forward(0, x)
+        exact = openvino.Core().compile_model(
+            _int8_feed_forward_model(weights, "layers/0"),
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
+        )([x])[0]
+        if np.linalg.norm(quantized - exact) <= _MIN_QUANTIZATION_ERROR * np.linalg.norm(exact):
+            raise BackendError(
+                "int8 is not available on this processor (it needs AVX-512 VNNI, AVX-VNNI or AMX): "
+                "use FNET_DTYPE=float32 or bfloat16"
+            )
+
+
+def _infer(request: Any, *inputs: Any) -> Float32s:
+    # A copy of the output: the request writes the next one to the same memory.
+    output: Float32s = request.infer(list(inputs), share_inputs=True)[0]
+    return output
+
+
+def _group_size(architecture: Architecture) -> int:
+    sizes = architecture.hidden_dim, architecture.intermediate_dim
+    for group in _GROUP_SIZES:
+        if not any(size % group for size in sizes):
+            return group
+    raise BackendError(
+        f"int8 needs a hidden and an intermediate size that are multiples of {_GROUP_SIZES[-1]}; this network has "
+        f"{sizes[0]} and {sizes[1]}: use FNET_DTYPE=float32 or bfloat16"
+    )
+
+
+def _embedding_model(weights: Weights) -> Any:
+    """Build token ids, segment ids and positions, each `[T]`, to the projected embeddings `[T, h]`."""
+    token_ids, segment_ids, positions = (ops.parameter([-1], np.int32) for _ in range(3))
+
+    def lookup(name: str, ids: Any) -> Any:
+        return ops.gather(_floats(weights[f"{name}_embedding/embeddings"]), ids, _integers(0))
+
+    x = ops.add(lookup("token", token_ids), lookup("position", positions))
+    x = _norm(ops.add(x, lookup("segment", segment_ids)), weights, "embeddings_layer_norm")
+    x = _dense(x, weights, "embedding_projection")
+    return openvino.Model([ops.result(x)], [token_ids, segment_ids, positions], "embed")
+
+
+def _feed_forward_model(weights: Weights, layer: str) -> Any:
+    """Build a layer without its mixing, `[T, h]` to `[T, h]`."""
+    x = ops.parameter([-1, len(weights[f"{layer}/mixing_layer_norm/gamma"])], np.float32)
+    mixed = _norm(x, weights, f"{layer}/mixing_layer_norm")
+    inner = ops.gelu(_dense(mixed, weights, f"{layer}/intermediate_dense"), "tanh")
+    fed = _dense(inner, weights, f"{layer}/output_dense")
+    # An activation that changes nothing is fused with the product, and makes it write float32 under the bfloat16 hint.
+    fed = ops.prelu(fed, _floats(np.ones(1, np.float32)))
+    output = _norm(ops.add(mixed, fed), weights, f"{layer}/output_layer_norm")
+    return openvino.Model([ops.result(output)], [x], "feed_forward")
+
+
+def _int8_feed_forward_model(weights: Weights, layer: str) -> Any:
+    """Build the same layer with kernels in int8."""
+    gamma, beta = weights[f"{layer}/mixing_layer_norm/gamma"], weights[f"{layer}/mixing_layer_norm/beta"]
+    kernels = [weights[f"{layer}/{name}/kernel"] for name in ("intermediate_dense", "output_dense")]
+    biases = [weights[f"{layer}/{name}/bias"] for name in ("intermediate_dense", "output_dense")]
+    hidden, inner = smoothing_factors(gamma, beta, kernels[0], biases[0])
+    x = ops.parameter([-1, len(gamma)], np.float32)
+    normalized = ops.mvn(x, _integers([-1]), True, LAYER_NORM_EPSILON, "inside_sqrt")
+    mixed = ops.add(ops.multiply(normalized, _floats(gamma)), _floats(beta))
+    fed = ops.add(ops.multiply(normalized, _floats(gamma / hidden)), _floats(beta / hidden))
+    fed = ops.matmul(fed, _int8_kernel(kernels[0] * hidden[:, None]), False, True)
+    fed = ops.multiply(ops.gelu(ops.add(fed, _floats(biases[0][None])), "tanh"), _floats(1 / inner))
+    fed = ops.matmul(fed, _int8_kernel(kernels[1] * inner[:, None]), False, True)
+    fed = ops.add(fed, _floats(biases[1][None]))
+    output = _norm(ops.add(mixed, fed), weights, f"{layer}/output_layer_norm")
+    return openvino.Model([ops.result(output)], [x], "int8_feed_forward")
+
+
+def _pooling_model(weights: Weights) -> Any:
+    """Build the pooler, `[T, h]` to `[T, h]`."""
+    x = ops.parameter([-1, len(weights["pooled_dense/bias"])], np.float32)
+    return openvino.Model([ops.result(ops.tanh(_dense(x, weights, "pooled_dense")))], [x], "pool")
+
+
+def _norm(x: Any, weights: Weights, name: str) -> Any:
+    scaled = ops.mvn(x, _integers([-1]), True, LAYER_NORM_EPSILON, "inside_sqrt")
+    scaled = ops.multiply(scaled, _floats(weights[f"{name}/gamma"]))
+    return ops.add(scaled, _floats(weights[f"{name}/beta"]))
+
+
+def _dense(x: Any, weights: Weights, name: str) -> Any:
+    product = ops.matmul(x, _floats(weights[f"{name}/kernel"].T), False, True)
+    return ops.add(product, _floats(weights[f"{name}/bias"][None]))
+
+
+def _int8_kernel(kernel: Float32s) -> Any:
+    """Return a kernel `[in, out]` as `[out, in]`: 8-bit integers times one float32 scale per output feature."""
+    integers, scales = quantize(kernel.T)
+    return ops.multiply(ops.convert(ops.constant(integers), np.float32), _floats(scales))
+
+
+def _floats(array: npt.NDArray[Any]) -> Any:
+    return ops.constant(np.ascontiguousarray(array, np.float32))
+
+
+def _integers(value: int | list[int]) -> Any:
+    return ops.constant(np.array(value, np.int32))
