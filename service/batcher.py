@@ -115,8 +115,8 @@ class Batcher(Generic[T, R, P]):
         key: What equal items have in common; without it, no two are equal.
         merge: Returns an item that serves both of two equal ones; the first is returned where it does already. An item
             that runs is only shared if it serves as it is.
-        canary: An item of one token that is known to run. It is run when another has failed alone: where it fails as well, it is not
-            the items that are guilty, and the worker dies.
+        canary: An item of one token that is known to run. It is run when another has failed alone: where it fails as
+            well, the items are not at fault, and the worker dies.
         on_death: Called once if the worker dies, from its thread or from whoever calls `die`.
         tokens_per_second: Speed of full batches, until some have been measured; 0 where it is not known.
         clock: Seconds, monotonic.
@@ -358,22 +358,8 @@ class Batcher(Generic[T, R, P]):
         self._runs += 1
         try:
             results = self._run(plan, [work.item for work in batch])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the guilty job's answer
-            if len(batch) == 1:
-                with self._condition:
-                    self._forget(batch[0])
-                # Where this fails, too, all who run or wait are told of the worker's death instead.
-                if self._canary is not None:
-                    builder = self._builder()
-                    builder.add(1)
-                    self._run(builder.build(), [self._canary])
-                with self._condition:
-                    for job in list(batch[0].owners):
-                        self._fail(job, error)
-                return
-            middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
-                self._execute_planned(half)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the failing job's answer
+            self._isolate(batch, error)
             return
         seconds = self._clock() - started
         if self._filled and batch is self._running:
@@ -388,6 +374,24 @@ class Batcher(Generic[T, R, P]):
                     if len(job.results) == len(job.sizes):
                         self._release(job)
                         _settle(job, [job.results[place] for place in range(len(job.sizes))])
+
+    def _isolate(self, batch: list[Work[T, R]], error: Exception) -> None:
+        """Run the halves of a batch that failed; a single item that fails alone fails its jobs."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                self._execute_planned(half)
+            return
+        with self._condition:
+            self._forget(batch[0])
+        # Where this fails as well, the worker dies, and all running and waiting jobs fail.
+        if self._canary is not None:
+            builder = self._builder()
+            builder.add(1)
+            self._run(builder.build(), [self._canary])
+        with self._condition:
+            for job in list(batch[0].owners):
+                self._fail(job, error)
 
     def _execute_planned(self, batch: list[Work[T, R]]) -> None:
         """Run a part of a batch, in as many runs as it then needs."""

@@ -156,11 +156,11 @@ class Backend(ABC):
             self._residual = np.empty((self.lengths[-1], self.architecture.hidden_dim), np.float32)
         return self._residual[:tokens]
 
-    @classmethod
+    @classmethod  # noqa: B027 - a backend may have nothing to keep
     def keep_compiled(cls, directory: Path) -> None:
         """Keep compiled programs in a directory from now on, and reuse those that it holds."""
 
-    @classmethod
+    @classmethod  # noqa: B027 - or nothing to compile
     def on_compilation(cls, callback: Callable[[], None]) -> None:
         """Call `callback` whenever a program is compiled in this process from now on."""
 
