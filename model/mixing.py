@@ -1,30 +1,51 @@
 """Fourier mixing on the host: one transform per sequence.
 
 FNet's mixing sublayer is the real part of a two-dimensional DFT of one sequence, `Y = Re(F_n X F_h)`, unnormalized
-(Lee-Thorp et al., arXiv 2105.03824, section 3.2). X is real, so `Y[k, l] = Y[-k, -l]`: the transform along the sequence
-is computed for `n // 2 + 1` frequencies, and the others are mirrored.
+(Lee-Thorp et al., arXiv 2105.03824, section 3.2). X is real, so `Y[k, l] = Y[n - k, h - l]`: along the hidden axis
+`h // 2 + 1` frequencies are computed, and the others are mirrored.
 
-A sequence's transform is a computation of its own, so it cannot depend on the rest of the batch. Sequences of equal
-length share a call, which changes no bit: the library transforms each vector by the same operations in the same order.
+The transform along the hidden axis is token-wise, and one call serves the whole row. The transform along the sequence
+is a computation of its own for each sequence, so it cannot depend on the rest of the batch; sequences of equal length
+share a call. That changes no bit: the library transforms every vector by the same operations in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
 from model.arrays import Float32s
-from model.packing import Group
+from model.packing import Group, Row
 
 # With fewer tokens the transforms take less time than a second thread takes to start.
 _MIN_PARALLEL_TOKENS = 192
 
+_Spectrum = npt.NDArray[np.complex64]
+
+
+class RowLayout(NamedTuple):
+    """What mixing needs to know about a row, the same for all layers.
+
+    Attributes:
+        tokens: Tokens of all sequences.
+        shares: The sequences, divided among threads.
+        workers: Threads of the library's own for each call.
+        mirror: `[tokens]`, for position k of a sequence of n tokens the index of its position n - k.
+    """
+
+    tokens: int
+    shares: Sequence[Sequence[Group]]
+    workers: int
+    mirror: npt.NDArray[np.intp]
+
 
 class FourierMixing:
-    """The mixing sublayer with its residual connection, in float32, on a small thread pool.
+    """The mixing sublayer with its residual connection, in float32.
 
     Args:
         threads: Number of threads, at least 1.
@@ -34,27 +55,45 @@ class FourierMixing:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="mixing") if threads > 1 else None
 
-    def add(self, x: Float32s, groups: Sequence[Group], out: Float32s) -> None:
+    def layout(self, row: Row) -> RowLayout:
+        """Return the layout of a row."""
+        groups = row.groups
+        mirror = [start + (-np.arange(size)) % size for start, size in zip(row.starts, row.sizes, strict=True)]
+        parallel = self._pool is not None and row.tokens >= _MIN_PARALLEL_TOKENS
+        # The library divides the vectors of a single large transform among threads of its own.
+        alone = len(row.sizes) == 1
+        shares = _shares(groups, row.tokens, self._threads) if parallel and not alone else [groups]
+        return RowLayout(row.tokens, shares, self._threads if parallel and alone else 1, np.concatenate(mirror))
+
+    def add(self, x: Float32s, layout: RowLayout, out: Float32s) -> None:
         """Compute `x + Re(fft2(x))`, each sequence by itself.
 
         Args:
             x: `[T, h]`.
-            groups: The sequences.
+            layout: The sequences.
             out: `[T, h]`, written for every token of a sequence.
         """
-        tokens = sum(group.tokens for group in groups)
-        if self._pool is None or tokens < _MIN_PARALLEL_TOKENS:
-            _add_groups(x, groups, out, 1)
-            return
-        if len(groups) == 1 and groups[0].count == 1:
-            # The library divides the vectors of a single large transform among threads of its own.
-            _add_groups(x, groups, out, self._threads)
-            return
-        first, *others = _shares(groups, tokens, self._threads)
-        running = [self._pool.submit(_add_groups, x, share, out, 1) for share in others]
-        _add_groups(x, first, out, 1)
+        tokens, hidden = layout.tokens, x.shape[1]
+        computed, mirrored = hidden // 2 + 1, (hidden - 1) // 2
+        spectrum = scipy.fft.rfft(x[:tokens], axis=1, workers=layout.workers)
+        first, *others = layout.shares
+        running = [self._pool.submit(_transform, spectrum, share, 1) for share in others] if self._pool else []
+        _transform(spectrum, first, layout.workers)
         for share in running:
             share.result()
+        real = spectrum.real
+        np.add(x[:tokens, :computed], real, out=out[:tokens, :computed])
+        if mirrored:
+            backward = real[:, mirrored:0:-1]
+            np.add(x[:tokens, computed:], backward[layout.mirror], out=out[:tokens, computed:])
+
+
+def _transform(spectrum: _Spectrum, groups: Sequence[Group], workers: int) -> None:
+    """Transform along the sequences, in place."""
+    for group in groups:
+        part = spectrum[group.start : group.start + group.tokens]
+        stacked = part.reshape(group.count, group.size, -1)
+        stacked[:] = scipy.fft.fft(stacked, axis=1, overwrite_x=True, workers=workers)
 
 
 def _shares(groups: Sequence[Group], tokens: int, count: int) -> list[list[Group]]:
@@ -71,25 +110,3 @@ def _shares(groups: Sequence[Group], tokens: int, count: int) -> list[list[Group
                 shares.append([])
                 left = -(-tokens // count)
     return [share for share in shares if share]
-
-
-def _add_groups(x: Float32s, groups: Sequence[Group], out: Float32s, workers: int) -> None:
-    hidden = x.shape[1]
-    for group in groups:
-        shape = (group.count, group.size, hidden)
-        part = slice(group.start, group.start + group.tokens)
-        _add_sequences(x[part].reshape(shape), out[part].reshape(shape), workers)
-
-
-def _add_sequences(x: Float32s, out: Float32s, workers: int) -> None:
-    """Compute `x + Re(fft2(x))` for `[k, n, h]`, one transform per sequence."""
-    n = x.shape[1]
-    computed = n // 2 + 1
-    # Real along the sequence, its last axis in `axes`, then complex along the hidden axis.
-    spectrum = scipy.fft.rfft2(x, axes=(2, 1), workers=workers).real
-    np.add(x[:, :computed], spectrum, out=out[:, :computed])
-    if computed < n:
-        # Frequency (k, l) equals (n - k, h - l).
-        mirrored = spectrum[:, (n - 1) // 2 : 0 : -1]
-        np.add(x[:, computed:, :1], mirrored[:, :, :1], out=out[:, computed:, :1])
-        np.add(x[:, computed:, 1:], mirrored[:, :, :0:-1], out=out[:, computed:, 1:])

@@ -140,11 +140,11 @@ class Backend(ABC):
         ids = np.zeros((3, total), np.int32)
         ids[:, :tokens] = row.token_ids, row.segment_ids, row.positions
         x = _in_chunks(parts, lambda part: self.embed(*ids[:, part]))
-        groups = row.row.groups
+        layout = self._mixing.layout(row.row)
         residual = self._workspace(total)
         residual[tokens:] = 0
         for layer in range(self.architecture.num_layers):
-            self._mixing.add(x, groups, residual)
+            self._mixing.add(x, layout, residual)
             x = _in_chunks(parts, lambda part, layer=layer: self.feed_forward(layer, residual[part]))  # type: ignore[misc]
         return x[:tokens]
 
