@@ -21,7 +21,7 @@ from service.engine import Engine
 from service.records import RequestRejected
 from service.settings import Settings
 
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = 0.0001
 
 log = structlog.get_logger("fnet.server")
 
