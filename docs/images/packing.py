@@ -44,7 +44,7 @@ def row(top: float) -> Iterator[str]:
     for name, first, count, line, area in SEQUENCES:
         for token in range(first, first + count):
             yield box(LEFT + token * CELL, top, CELL - 2, 34, area, line)
-        yield text(LEFT + first * CELL, top - 8, f"{name}: {count} tokens", fill=line, font_size=14)
+        yield text(LEFT + first * CELL, top - 8, f"{name}: {count}", fill=line, font_size=14)
 
 
 def mixing(top: float) -> Iterator[str]:
