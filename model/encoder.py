@@ -190,8 +190,7 @@ class PackedEncoder:
         lengths = lengths or self.row_lengths
         results: dict[int, Encoding] = {}
         for row, states in zip(plan.rows, self._backend.encode_rows(rows, lengths), strict=True):
-            if not np.isfinite(states).all():
-                raise NonFiniteOutputError("the network's output is not finite")
+            _require_finite(states)
             results |= zip(row.members, self._outputs(row, inputs, states, lengths), strict=True)
         return [results[index] for index in range(len(inputs))]
 
@@ -202,7 +201,9 @@ class PackedEncoder:
         requested = [inputs[member].outputs for member in row.members]
         starts = row.starts
         first = [start for start, outputs in zip(starts, requested, strict=True) if "pooled_output" in outputs]
-        pooled = iter(self._backend.pool_rows(states[first], lengths) if first else ())
+        pooled = self._backend.pool_rows(states[first], lengths) if first else states[:0]
+        _require_finite(pooled)
+        next_pooled = iter(pooled)
         encodings = []
         for start, size, outputs in zip(starts, row.sizes, requested, strict=True):
             tokens = states[start : start + size]
@@ -211,14 +212,20 @@ class PackedEncoder:
             if "sequence_output" in outputs:
                 arrays["sequence_output"] = tokens.copy()
             if "pooled_output" in outputs:
-                arrays["pooled_output"] = next(pooled).copy()
+                arrays["pooled_output"] = next(next_pooled).copy()
             if "mean_output" in outputs:
                 arrays["mean_output"] = tokens.mean(axis=0)
+                _require_finite(arrays["mean_output"])
             for array in arrays.values():
                 # Several requests may share it.
                 array.setflags(write=False)
             encodings.append(Encoding(arrays))
         return encodings
+
+
+def _require_finite(array: Float32s) -> None:
+    if not np.isfinite(array).all():
+        raise NonFiniteOutputError("the network's output is not finite")
 
 
 def _row_input(row: Row, inputs: Sequence[EncoderInput]) -> RowInput:
