@@ -14,8 +14,8 @@ import numpy as np
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.backends import backend_type
-from model.backends.base import BackendName, Dtype, RowInput
+from model.backends import SUPPORTED_DTYPES, backend_type
+from model.backends.base import BackendError, BackendName, Dtype, RowInput
 from model.checkpoints import Weights
 from model.packing import BatchBuilder, BatchPlan, Row, pack_all, row_lengths
 
@@ -110,7 +110,7 @@ class PackedEncoder:
 
     Raises:
         ModuleNotFoundError: The backend's library is not installed.
-        BackendError: The backend does not run the dtype on this machine.
+        BackendError: The backend does not run the dtype, or not on this machine.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class PackedEncoder:
         backend: BackendName = "jax",
         max_batch_tokens: int = 512,
     ) -> None:
+        if dtype not in SUPPORTED_DTYPES[backend]:
+            raise BackendError(f"{backend} does not run {dtype}; it runs {', '.join(SUPPORTED_DTYPES[backend])}")
         self.architecture = architecture
         self.dtype = dtype
         self.backend = backend
