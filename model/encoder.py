@@ -166,6 +166,7 @@ class PackedEncoder:
         """Encode any number of sequences, in as many runs as they need.
 
         Raises:
+            ValueError: A sequence is empty or longer than the network's positions.
             NonFiniteOutputError: An output is not finite.
         """
         results: dict[int, Encoding] = {}
@@ -186,8 +187,13 @@ class PackedEncoder:
             lengths: Row lengths to choose from, ascending; all in use by default.
 
         Raises:
+            ValueError: A sequence is empty or longer than the network's positions.
             NonFiniteOutputError: A row's output is not finite.
         """
+        longest = self.architecture.max_sequence_length
+        for size in (size for row in plan.rows for size in row.sizes):
+            if not 1 <= size <= longest:
+                raise ValueError(f"a sequence has {size} tokens; between 1 and {longest} are needed")
         rows = [_row_input(row, inputs) for row in plan.rows]
         lengths = lengths or self.row_lengths
         results: dict[int, Encoding] = {}
