@@ -52,7 +52,7 @@ def smoothing_factors(gamma: Float32s, beta: Float32s, kernel: Float32s, bias: F
     # A normalized feature has mean 0 and deviation 1; features are taken as independent.
     hidden = np.abs(beta) + _DEVIATIONS * np.abs(gamma)
     deviations = np.sqrt(np.square(gamma[:, None] * kernel).sum(axis=0))
-    inner = np.maximum(np.abs(bias + beta @ kernel + _DEVIATIONS * deviations), _MIN_ACTIVATION)
+    inner = np.maximum(bias + beta @ kernel + _DEVIATIONS * deviations, _MIN_ACTIVATION)
     return _factors(hidden), _factors(inner)
 
 
