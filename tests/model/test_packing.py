@@ -1,4 +1,4 @@
-"""Which rows exist, and how sequences come to lie in them: integers in, integers out."""
+"""Batch forming: row lengths, chunks, rows without gaps, and batches that hold every sequence once."""
 
 from __future__ import annotations
 
@@ -8,191 +8,208 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.packing import (
-    SMALLEST_ROW,
-    OpenRow,
-    Spacing,
-    distribute,
-    in_segments,
-    lay,
-    row_lengths,
-    segments_of,
-    shortest_row,
-)
+from model.packing import MIN_ROW_TOKENS, BatchBuilder, BatchPlan, Chunk, Group, Row, chunks, pack_all, row_lengths
 
-SPACINGS = st.sampled_from([Spacing(1), Spacing(8), Spacing(32), Spacing(2, 32), Spacing(8, 32)])
-ROWS = row_lengths(longest_sequence=200, most_tokens=512)
-LENGTHS = st.lists(st.integers(1, 200), max_size=60)
+LENGTHS = row_lengths(512)
+SIZES = st.lists(st.integers(1, 200), max_size=60)
 
 
-def test_row_lengths_are_powers_of_two_and_their_midpoints() -> None:
-    """The product's default has these ten rows."""
-    assert row_lengths(512, 512) == (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+def built(sizes: list[int], rows: int, capacity: int) -> tuple[BatchPlan, list[int]]:
+    """Return the plan of a batch, and the sizes of the sequences that it accepted."""
+    builder = BatchBuilder(rows, capacity)
+    accepted = [size for size in sizes if builder.add(size)]
+    return builder.build(), accepted
+
+
+# --- Row lengths ---
+
+
+def test_row_lengths_are_powers_of_two_and_midpoints() -> None:
+    """The default configuration has these lengths."""
+    assert row_lengths(512) == (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 @pytest.mark.parametrize(
-    ("longest", "most", "last"),
-    [(1, 1, 16), (16, 16, 16), (17, 16, 32), (512, 64, 512), (64, 512, 512), (64, 500, 256)],
+    ("max_batch_tokens", "longest"), [(1, 8), (8, 8), (15, 8), (16, 16), (31, 16), (500, 256), (16384, 16384)]
 )
-def test_the_longest_row_holds_the_longest_sequence_and_stays_within_the_aim(
-    longest: int, most: int, last: int
+def test_longest_row_is_the_largest_power_of_two_within_the_maximum(max_batch_tokens: int, longest: int) -> None:
+    """The shortest row exists even where it exceeds the maximum."""
+    assert row_lengths(max_batch_tokens)[-1] == longest
+
+
+@given(max_batch_tokens=st.integers(1, 3000))
+def test_rows_of_more_than_16_tokens_are_two_thirds_full(max_batch_tokens: int) -> None:
+    """The shortest row that holds the tokens wastes at most a third of its length."""
+    lengths = row_lengths(max_batch_tokens)
+    assert list(lengths) == sorted(set(lengths))
+    assert lengths[0] == MIN_ROW_TOKENS
+    for tokens in range(17, lengths[-1] + 1):
+        assert 3 * tokens >= 2 * next(length for length in lengths if length >= tokens)
+
+
+# --- Chunks ---
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (1, [(0, 1, 8)]),
+        (8, [(0, 8, 8)]),
+        (9, [(0, 9, 16)]),
+        (32, [(0, 32, 32)]),
+        (33, [(0, 32, 32), (32, 1, 8)]),
+        (64, [(0, 32, 32), (32, 32, 32)]),
+        (81, [(0, 32, 32), (32, 32, 32), (64, 17, 32)]),
+    ],
+)
+def test_chunks_are_the_longest_rows_and_the_shortest_that_holds_the_remainder(
+    tokens: int, expected: list[tuple[int, int, int]]
 ) -> None:
-    """The longest row is the longest power of two up to the aim, unless one sequence needs more."""
-    assert row_lengths(longest, most)[-1] == last
+    """A row that fits has one chunk; a longer one fills the longest row length first."""
+    assert chunks(tokens, (8, 16, 32)) == tuple(Chunk(*chunk) for chunk in expected)
 
 
-@given(longest=st.integers(1, 3000), most=st.integers(1, 3000))
-def test_every_sequence_has_a_row_and_wastes_little(longest: int, most: int) -> None:
-    """Any sequence fits a row; one of more than 32 tokens alone leaves at most a third of its row unused."""
-    rows = row_lengths(longest, most)
-    assert list(rows) == sorted(set(rows))
-    assert rows[0] == SMALLEST_ROW
-    for length in range(33, longest + 1):
-        assert 3 * length >= 2 * shortest_row(length, rows)
+@given(tokens=st.integers(1, 3000), max_batch_tokens=st.integers(1, 600))
+def test_chunks_cover_every_token_once(tokens: int, max_batch_tokens: int) -> None:
+    """Chunks are consecutive, each fits its row length, and only the last one may be padded."""
+    lengths = row_lengths(max_batch_tokens)
+    parts = chunks(tokens, lengths)
+    assert parts[0].start == 0
+    assert all(one.start + one.tokens == other.start for one, other in pairwise(parts))
+    assert parts[-1].start + parts[-1].tokens == tokens
+    assert all(part.length in lengths for part in parts)
+    assert all(part.tokens == part.length == lengths[-1] for part in parts[:-1])
+    assert 0 < parts[-1].tokens <= parts[-1].length
 
 
-@given(start=st.integers(0, 600), length=st.integers(1, 200), spacing=SPACINGS)
-def test_the_first_place_is_near_and_allowed(start: int, length: int, spacing: Spacing) -> None:
-    """A start is aligned, less than a tile away, and no sequence crosses into a tile unless it started one."""
-    first = spacing.first(start, length)
-    assert 0 <= first - start < max(spacing.alignment, spacing.tile)
-    assert first % spacing.alignment == 0
-    assert first % spacing.tile == 0 or first // spacing.tile == (first + length - 1) // spacing.tile
+# --- Rows ---
 
 
-@given(lengths=st.lists(st.integers(1, 200), max_size=20), size=st.integers(1, 200), spacing=SPACINGS)
-def test_where_one_does_not_fit_no_larger_one_does(lengths: list[int], size: int, spacing: Spacing) -> None:
-    """Whoever looks for what fits need not try what is larger than something that did not."""
-
-    def fits(more: int) -> bool:
-        row = OpenRow(256, spacing)
-        for length in lengths:
-            row.place(length)
-        return row.place(more) is not None
-
-    if not fits(size):
-        assert not any(fits(larger) for larger in range(size + 1, size + 70))
+def test_row_lists_starts_and_groups_of_equal_length() -> None:
+    """Sequences of equal length that are neighbors form one group."""
+    row = Row((4, 0, 1, 3, 2), (2, 3, 3, 3, 7))
+    assert row.tokens == 18
+    assert row.starts == (0, 2, 5, 8, 11)
+    assert row.groups == (Group(0, 1, 2), Group(2, 3, 3), Group(11, 1, 7))
+    assert [group.tokens for group in row.groups] == [2, 9, 7]
 
 
-def test_what_is_stepped_over_is_used_by_shorter_ones() -> None:
-    """A long sequence starts the next tile; the gap before it goes to whoever fits, and so does what that leaves."""
-    row = OpenRow(96, Spacing(2, 32))
-    assert [row.place(size) for size in (5, 40, 9, 3, 10, 20, 4, 17)] == [0, 32, 6, 16, 20, 72, 92, None]
-    assert row.used == 96
-    assert not row.full  # two tokens are left behind the third
-    assert row.place(2) == 30
-    assert row.full
+@given(sizes=SIZES.filter(bool))
+def test_row_has_no_gaps(sizes: list[int]) -> None:
+    """Each sequence, and each group, starts where the one before it ends."""
+    (row,) = built(sizes, 1, sum(sizes))[0].rows
+    assert row.starts[0] == 0
+    assert all(start + size == after for (start, after), size in zip(pairwise(row.starts), row.sizes, strict=False))
+    assert row.groups[0].start == 0
+    assert all(one.start + one.tokens == other.start for one, other in pairwise(row.groups))
+    assert sum(group.tokens for group in row.groups) == row.tokens == sum(sizes)
 
 
-def test_a_row_is_chosen_by_its_room() -> None:
-    """The shortest row that suffices is taken, and one token more takes the next."""
-    assert [shortest_row(room, (16, 32, 48)) for room in (0, 1, 16, 17, 32, 33, 48)] == [16, 16, 16, 32, 32, 48, 48]
+# --- Batches ---
 
 
-def test_too_many_tokens_fit_no_row() -> None:
-    """What exceeds the longest row is refused with both numbers."""
-    with pytest.raises(ValueError, match="49 tokens do not fit a row of at most 48"):
-        shortest_row(49, (16, 32, 48))
-    with pytest.raises(ValueError, match="do not fit"):
-        lay([16, 17, 16], (16, 32, 48), Spacing(8))
-    with pytest.raises(ValueError, match="do not fit"):
-        distribute([3, 49, 3], (16, 32, 48), Spacing(8))
+@given(sizes=st.lists(st.integers(1, 600), max_size=40), rows=st.integers(1, 4), capacity=st.sampled_from(LENGTHS))
+def test_batch_holds_every_accepted_sequence_once(sizes: list[int], rows: int, capacity: int) -> None:
+    """Members number the sequences in the order of adding, and each has the size that was added."""
+    plan, accepted = built(sizes, rows, capacity)
+    members = {member: size for row in plan.rows for member, size in zip(row.members, row.sizes, strict=True)}
+    assert members == dict(enumerate(accepted))
+    assert sum(len(row.members) for row in plan.rows) == len(accepted)
+    assert plan.tokens == sum(accepted)
+    assert len(plan.rows) <= rows
+    assert all(row.members for row in plan.rows)
 
 
-def test_lay_keeps_the_order_and_aligns_every_start() -> None:
-    """Sequences lie end to end as given, gaps only up to the next multiple; the last needs no room behind it."""
-    row = lay([3, 8, 9, 1], (16, 32, 48), Spacing(8))
-    assert (row.length, row.members, row.starts) == (48, (0, 1, 2, 3), (0, 8, 16, 32))
-    assert lay([8, 8], (16, 32), Spacing(8)).length == 16
-    assert lay([9, 7], (16, 32), Spacing(8)).length == 32
+@given(sizes=st.lists(st.integers(1, 600), max_size=40), rows=st.integers(1, 4), capacity=st.sampled_from(LENGTHS))
+def test_row_exceeds_the_capacity_only_for_a_sequence_of_its_own(sizes: list[int], rows: int, capacity: int) -> None:
+    """A sequence longer than the capacity shares its row with no other."""
+    for row in built(sizes, rows, capacity)[0].rows:
+        assert row.tokens <= capacity or len(row.sizes) == 1
 
 
-def test_without_alignment_there_are_no_gaps() -> None:
-    """At an alignment of 1 each sequence starts where the one before it ends."""
-    assert lay([3, 8, 5], (16, 32), Spacing(1)).starts == (0, 3, 11)
-    assert lay([3, 8, 5], (16, 32), Spacing(1)).length == 16
+@given(sizes=SIZES, capacity=st.sampled_from(LENGTHS))
+def test_sequences_of_equal_length_are_neighbors(sizes: list[int], capacity: int) -> None:
+    """A row has as many groups as it has distinct lengths."""
+    for row in built(sizes, 1, capacity)[0].rows:
+        assert len(row.groups) == len(set(row.sizes))
 
 
-def test_a_row_may_be_filled_to_its_last_token() -> None:
-    """Sequences that together have exactly a row's length share it."""
-    (row,) = distribute([16, 32], (16, 32, 48), Spacing(8))
-    assert (row.length, row.members, row.starts) == (48, (1, 0), (0, 32))
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30), spare=st.integers(0, 5))
+def test_sequence_is_rejected_only_for_lack_of_tokens(sizes: list[int], spare: int) -> None:
+    """No placement rule is left: a row accepts whatever fits its remaining tokens, and fills up to the last one."""
+    capacity = sum(sizes) + spare
+    builder = BatchBuilder(1, capacity)
+    assert all(builder.add(size) for size in sizes)
+    assert builder.full is (spare == 0)
+    assert not builder.add(spare + 1)
+    assert builder.full is (spare == 0)
+    assert spare == 0 or builder.add(spare)
+    assert builder.full
+    (row,) = builder.build().rows
+    assert row.tokens == capacity
 
 
-def test_nothing_takes_no_row() -> None:
-    """No sequences make no rows."""
-    assert distribute([], ROWS, Spacing(8)) == []
+def test_sequence_goes_to_the_first_row_with_space() -> None:
+    """Later rows are used only when earlier ones are too full."""
+    builder = BatchBuilder(2, 16)
+    assert [builder.add(size) for size in (10, 8, 6, 8, 1)] == [True, True, True, True, False]
+    assert builder.full
+    assert [row.sizes for row in builder.build().rows] == [(6, 10), (8, 8)]
+    assert [row.members for row in builder.build().rows] == [(2, 0), (1, 3)]
 
 
-@given(lengths=LENGTHS, spacing=SPACINGS)
-def test_every_sequence_lies_in_exactly_one_row(lengths: list[int], spacing: Spacing) -> None:
-    """Rows together hold each sequence once, and a member's place in the row is the place of its start."""
-    rows = distribute(lengths, ROWS, spacing)
-    assert sorted(member for row in rows for member in row.members) == list(range(len(lengths)))
-    assert all(len(row.members) == len(row.starts) > 0 for row in rows)
+def test_long_sequence_needs_an_empty_row() -> None:
+    """A sequence longer than the capacity is rejected by rows that hold others, and fills the row that it takes."""
+    builder = BatchBuilder(2, 16)
+    assert builder.add(1)
+    assert builder.add(17)
+    assert not builder.add(17)
+    assert not builder.full
+    assert builder.add(15)
+    assert builder.full
 
 
-@given(lengths=LENGTHS, spacing=SPACINGS)
-def test_sequences_neither_overlap_nor_overhang(lengths: list[int], spacing: Spacing) -> None:
-    """Each starts where one of its length may, ends before the next starts, and within the row."""
-    for row in distribute(lengths, ROWS, spacing):
-        places = sorted((start, start + lengths[member]) for start, member in zip(row.starts, row.members, strict=True))
-        assert all(spacing.first(start, end - start) == start for start, end in places)
-        assert all(end <= start for (_, end), (start, _) in pairwise(places))
-        assert places[-1][1] <= row.length
+def test_empty_batch_has_no_rows() -> None:
+    """Without sequences there is nothing to run."""
+    builder = BatchBuilder(3, 16)
+    assert not builder.full
+    assert builder.build() == BatchPlan(())
+    assert builder.build().tokens == 0
 
 
-@given(lengths=LENGTHS, spacing=SPACINGS)
-def test_each_row_is_the_shortest_that_fits(lengths: list[int], spacing: Spacing) -> None:
-    """A row's length is one of those that exist, and no shorter one would hold its members."""
-    for row in distribute(lengths, ROWS, spacing):
-        used = max(start + lengths[member] for start, member in zip(row.starts, row.members, strict=True))
-        assert row.length == min(length for length in ROWS if length >= used)
+def test_row_tokens_count_padding() -> None:
+    """Each row counts the row lengths of its chunks."""
+    plan = BatchPlan((Row((0, 1), (3, 6)), Row((2,), (40,)), Row((3,), (16,))))
+    assert plan.tokens == 65
+    assert plan.row_tokens((8, 16, 32)) == 16 + (32 + 8) + 16
+    assert plan.row_tokens((32,)) == 32 + (32 + 32) + 32
 
 
-@given(lengths=LENGTHS, spacing=SPACINGS)
-def test_rows_are_filled_before_another_is_begun(lengths: list[int], spacing: Spacing) -> None:
-    """The first sequence of a later row would not have fitted behind those that an earlier row held by then."""
-    rows = distribute(lengths, ROWS, spacing)
-    for place, later in enumerate(rows):
-        opener = later.members[0]
-        for earlier in rows[:place]:
-            # Longest first: what lay there before the opener came is at least as long.
-            before = [m for m in earlier.members if (-lengths[m], m) < (-lengths[opener], opener)]
-            row = OpenRow(ROWS[-1], spacing)
-            assert all(row.place(lengths[member]) is not None for member in before)
-            assert row.place(lengths[opener]) is None
+# --- Any number of sequences ---
 
 
-@pytest.mark.parametrize(
-    ("length", "segments"),
-    [(16, ()), (384, ()), (512, (64, 128, 256)), (768, (64, 128, 256)), (1152, (64, 128)), (1024, (64, 128, 256))],
-)
-def test_long_rows_may_be_cut_in_segments(length: int, segments: tuple[int, ...]) -> None:
-    """Segments make up the row, and each the next longer one; short rows stay whole."""
-    assert segments_of(length) == segments
+@given(sizes=st.lists(st.integers(1, 600), max_size=80), rows=st.integers(1, 4), capacity=st.sampled_from(LENGTHS))
+def test_pack_all_distributes_every_sequence_once(sizes: list[int], rows: int, capacity: int) -> None:
+    """Members of each plan stand for sequences of their size, and no batch is empty."""
+    batches = pack_all(sizes, rows, capacity)
+    assert sorted(index for _, indices in batches for index in indices) == list(range(len(sizes)))
+    for plan, indices in batches:
+        members = {member: size for row in plan.rows for member, size in zip(row.members, row.sizes, strict=True)}
+        assert members == {number: sizes[index] for number, index in enumerate(indices)}
+        assert members
+        assert len(plan.rows) <= rows
+        assert all(row.tokens <= capacity or len(row.sizes) == 1 for row in plan.rows)
 
 
-@given(lengths=LENGTHS, spacing=SPACINGS)
-def test_no_sequence_crosses_a_segment(lengths: list[int], spacing: Spacing) -> None:
-    """Laid in segments, sequences lie as they may in a row, none across a bound; the shortest segments are taken."""
-    for row in distribute(lengths, ROWS, spacing):
-        sizes = [lengths[member] for member in row.members]
-        segments = segments_of(row.length)
-        cut = in_segments(row.length, row.members, sizes, segments, spacing)
-        if cut is None:
-            continue
-        assert (cut.length, cut.members) == (row.length, row.members)
-        places = sorted((start, start + size) for start, size in zip(cut.starts, sizes, strict=True))
-        assert all(end <= start for (_, end), (start, _) in pairwise(places))
-        assert all(start // cut.segment == (end - 1) // cut.segment for start, end in places)
-        assert all(spacing.first(start % cut.segment, end - start) == start % cut.segment for start, end in places)
-        shorter = [segment for segment in segments if segment < cut.segment]
-        assert in_segments(row.length, row.members, sizes, shorter, spacing) is None
+@given(sizes=st.lists(st.integers(1, 64), max_size=80), capacity=st.sampled_from([64, 96, 128]))
+def test_pack_all_leaves_at_most_one_row_half_empty(sizes: list[int], capacity: int) -> None:
+    """What one batch leaves would have fit into a row that is at most half full."""
+    tokens = [plan.tokens for plan, _ in pack_all(sizes, 1, capacity)]
+    assert sum(2 * used <= capacity for used in tokens) <= 1
 
 
-def test_segments_that_hold_them_not_are_not_taken() -> None:
-    """Sequences longer than a segment, or too many of more than half of one, leave the row whole."""
-    assert in_segments(256, [0], [129], (64, 128), Spacing()) is None
-    assert in_segments(256, range(3), [65] * 3, (64, 128), Spacing()) is None
-    assert in_segments(256, [4, 2], [60, 65], (64, 128), Spacing()).starts == (65, 0)  # type: ignore[union-attr]
+def test_pack_all_fills_rows_to_the_last_token() -> None:
+    """Sequences that together have exactly a row's length share it, whatever their order."""
+    ((plan, indices),) = pack_all([5, 48, 11], 1, 64)
+    assert (plan.rows[0].tokens, set(indices)) == (64, {0, 1, 2})
+    assert pack_all([], 1, 64) == []
