@@ -281,4 +281,5 @@ def _same_bits(one: Encoding, other: Encoding) -> bool:
 def _error(encoding: Encoding, truth: tuple[Float32s, Float32s]) -> float:
     """Return the largest difference, relative to the outputs' scale where that is above 1."""
     pairs = zip((encoding.sequence_output, encoding.pooled_output), truth, strict=True)
-    return max(float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max())) for ours, theirs in pairs)
+    # NumPy's maximum, unlike Python's, is NaN where a value is.
+    return float(np.max([np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()) for ours, theirs in pairs]))
