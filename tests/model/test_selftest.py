@@ -1,4 +1,4 @@
-"""Before it serves, an encoder is held to the plain network and to itself; what fails is not served with."""
+"""The self-test: encoders are compared with the reference and with themselves, and row lengths that fail are dropped."""
 
 from __future__ import annotations
 
@@ -11,381 +11,479 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
+from model.backends.base import Backend, BackendName, Dtype, RowInput
+from model.backends.openvino_backend import OpenVinoBackend
 from model.checkpoints import read_weights
-from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
-from model.jax_programs import JaxPrograms
-from model.packing import Spacing
+from model.encoder import Encoding, PackedEncoder, Tokens
+from model.packing import chunks
 from model.plain import encode_one
 from model.presets import load_preset
-from model.programs import Dtype, RowArrays
-from model.selftest import FLOAT32_TOLERANCE, SPACINGS, Reference, SelfTest, SelfTestError, prepare
+from model.selftest import (
+    FLOAT32_TOLERANCE,
+    Reference,
+    SelfTest,
+    SelfTestError,
+    compile_and_verify,
+    cosines,
+    is_accurate,
+)
+from tests.support.encoders import BACKENDS_AND_DTYPES, equal_bits, sequence
 
-Array = npt.NDArray[Any]
-MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
+Float32s = npt.NDArray[np.float32]
+Weights = dict[str, Float32s]
+MakeWeights = Callable[..., Weights]
 
-# The tiny network has 24 positions and aims for 64 tokens.
-ROWS = (16, 32, 48, 64)
-# What a row of 512 tokens may be cut in.
-SEGMENTS = (64, 128, 256)
-
-
-class Programs(JaxPrograms):
-    """The programs under test. They do not depend on weights, so each is compiled once for all tests."""
-
-    made: ClassVar[dict[tuple[int, int, int, str], Any]] = {}
-
-    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
-        """Compile, or take what is compiled."""
-        key = (self._architecture.hidden_dim, length, members, str(self._dtype))
-        if key not in self.made:
-            super().compile(length, members, segments)
-            self.made[key] = self._compiled[length]
-        self._compiled[length] = self.made[key]
+# The tiny network has 24 positions. Rows hold fewer tokens, so that its longest sequences run in chunks.
+LENGTHS = (8, 16)
+MAX_BATCH_TOKENS = 16
+OTHER_BITS = "not bit-identical to the longest row"
+INACCURATE = "differs from the reference"
+WRONG = r"the row of 16 tokens differs from the reference \(largest error "
 
 
-class Lying(Programs):
-    """Programs of which some row lengths are off by a factor, as if a library computed them wrongly."""
+class FaultyBackend(OpenVinoBackend):
+    """The backend under test, where a test scales the first feature of a program's results.
 
-    lies: ClassVar[dict[int, float]] = {}
+    Attributes:
+        embed_factors: Factor for embeddings, by row length.
+        feed_forward_factors: Factor for a layer's output, by row length.
+        pool_factors: Factor for pooled outputs, by row length.
+    """
 
-    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
-        """Run, and lie."""
-        factor = np.float32(self.lies.get(length, 1.0))
-        return [(tokens * factor, pooled * factor) for tokens, pooled in super().run(length, rows)]
+    embed_factors: ClassVar[dict[int, float]] = {}
+    feed_forward_factors: ClassVar[dict[int, float]] = {}
+    pool_factors: ClassVar[dict[int, float]] = {}
 
+    def embed(self, *ids: Any) -> Float32s:
+        """Scale embeddings."""
+        return _scaled(super().embed(*ids), self.embed_factors)
 
-class Sociable(Programs):
-    """Programs whose rows depend a little on how many sequences share them, as unaligned sums do."""
+    def feed_forward(self, layer: int, x: Float32s) -> Float32s:
+        """Scale a layer's output."""
+        return _scaled(super().feed_forward(layer, x), self.feed_forward_factors)
 
-    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
-        """Run, and add a little for everyone who is there."""
-        factor = np.float32(1 + 1e-6 * np.count_nonzero(rows[0].firsts))
-        return [(tokens, pooled * factor) for tokens, pooled in super().run(length, rows)]
-
-
-class Sloping(Programs):
-    """Programs whose rounding differs in the second half of a row, as where two threads share it unequally."""
-
-    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
-        """Run, and change the last bits of what lies late."""
-        factor = np.where(np.arange(length) < length // 2, 1, 1 + 2**-23).astype(np.float32)[:, None]
-        return [(tokens * factor, pooled) for tokens, pooled in super().run(length, rows)]
+    def pool(self, x: Float32s) -> Float32s:
+        """Scale pooled outputs."""
+        return _scaled(super().pool(x), self.pool_factors)
 
 
-class Twofold:
-    """Two devices, of which the second is off by a factor."""
+class BatchDependentBackend(OpenVinoBackend):
+    """Results depend a little on how many sequences share a row."""
 
-    rows_at_once = 2
+    def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
+        """Scale a row by the number of its sequences."""
+        states = super().encode_rows(rows, lengths)
+        return [state * np.float32(1 + 1e-6 * len(row.row.sizes)) for row, state in zip(rows, states, strict=True)]
+
+
+class PlaceDependentBackend(OpenVinoBackend):
+    """The last bits of a token depend on where in a row it lies, as where two threads share the row unequally."""
+
+    def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
+        """Scale the second half of the longest row."""
+        states = super().encode_rows(rows, lengths)
+        for state in states:
+            if lengths[-1] == LENGTHS[-1]:
+                state[LENGTHS[-1] // 2 :] *= np.float32(1 + 2**-22)
+        return states
+
+
+class WrongAtLatePositionsBackend(OpenVinoBackend):
+    """The shorter row is wrong from the fifth token of a sequence on."""
+
+    def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
+        """Overwrite late positions."""
+        states = super().encode_rows(rows, lengths)
+        for row, state in zip(rows, states, strict=True):
+            if lengths[-1] == LENGTHS[0]:
+                state[row.positions >= 4] = 1
+        return states
+
+
+class WrongInChunksBackend(OpenVinoBackend):
+    """Rows that run in several chunks are wrong from the second chunk on."""
+
+    def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
+        """Overwrite tokens behind the first chunk."""
+        states = super().encode_rows(rows, lengths)
+        for row, state in zip(rows, states, strict=True):
+            state[chunks(row.row.tokens, lengths)[0].tokens :] *= 1.5
+        return states
+
+
+class TwoDeviceBackend(OpenVinoBackend):
+    """Two devices, the results of the second scaled by a factor."""
+
+    rows_per_run = 2
     factor: ClassVar[float] = 1.0
 
-    def __init__(self, *arguments: Any) -> None:
-        self._one = Programs(*arguments)
-        self.shortest_basis, self.carries = self._one.shortest_basis, self._one.carries
-        self.segmented = self._one.segmented
-        self.published, self.transform = self._one.published, self._one.transform
-        self.devices = self._one.devices * 2
-
-    def compile(self, length: int, members: int, segments: Sequence[int]) -> None:
-        """Compile for both."""
-        self._one.compile(length, members, segments)
-
-    def forget(self, length: int) -> None:
-        """Forget for both."""
-        self._one.forget(length)
-
-    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
-        """Run the first row on the first device, the second on the second."""
-        found = [self._one.run(length, [row])[0] for row in rows]
-        return [found[0], *((tokens * self.factor, pooled * self.factor) for tokens, pooled in found[1:])]
-
-    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
-        """Compare on the first."""
-        return self._one.mixes_alike(length, one, other)
+    def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
+        """Scale the results of the second device."""
+        first, *others = super().encode_rows(rows, lengths)
+        return [first, *(states * np.float32(self.factor) for states in others)]
 
 
-class WrongBehind(Programs):
-    """Programs whose rows of a middle length are right for short sequences alone."""
-
-    def run(self, length: int, rows: list[RowArrays]) -> list[tuple[Array, Array]]:
-        """Run, and spoil what lies at a late place of its sequence."""
-        late = (rows[0].positions > 8)[:, None] & (length == ROWS[1])
-        return [(np.where(late, np.float32(1), tokens), pooled) for tokens, pooled in super().run(length, rows)]
-
-
-class Unlike(Programs):
-    """Programs whose segments of one size round otherwise than the whole row does."""
-
-    def mixes_alike(self, length: int, one: RowArrays, other: RowArrays) -> bool:
-        """Deny it of segments of 128 tokens."""
-        return other.bases.shape[-1] != SEGMENTS[1] and super().mixes_alike(length, one, other)
-
-
-class Encoder(PackedEncoder):
-    """An encoder with programs of a given kind."""
-
-    def __init__(self, *arguments: Any, programs: type[Programs | Twofold] = Programs, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        # Small as it is, in the dtype that was asked for.
-        self._operands = self.dtype
-        self._programs = programs(self.architecture, arguments[1], self._operands)
-
-
-def lying(lies: dict[int, float]) -> type[Programs]:
-    """Return programs that lie about some row lengths."""
-    return type("LyingHere", (Lying,), {"lies": lies})
+def _scaled(x: Float32s, factors: dict[int, float]) -> Float32s:
+    # One feature: the normalization that follows would undo a factor for all.
+    x[:, 0] *= np.float32(factors.get(len(x), 1))
+    return x
 
 
 @pytest.fixture(scope="module")
-def reference(tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]]) -> Reference:
-    """The oracle in the place of the plain backbone."""
+def reference(tiny: Architecture, make_weights: MakeWeights) -> Reference:
+    """The NumPy reference of the tiny network."""
     weights = make_weights(tiny)
-
-    def encode(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        sequence, pooled = oracle(weights, *tokens)
-        return sequence.astype(np.float32), pooled.astype(np.float32)
-
-    return encode
+    return lambda tokens: encode_one(tiny, weights, *tokens)
 
 
-OTHER_BITS = "differs in its last bits from the longest row"
+@pytest.fixture
+def make_encoder(
+    tiny: Architecture, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., PackedEncoder]:
+    """Make an encoder of the tiny network with a class of backend, whose attributes may be overridden."""
+
+    def make(
+        backend: type[Backend] = OpenVinoBackend, *, max_batch_tokens: int = MAX_BATCH_TOKENS, **attributes: Any
+    ) -> PackedEncoder:
+        kind = type(backend.__name__, (backend,), attributes)
+        monkeypatch.setattr("model.encoder.backend_type", lambda _name: kind)
+        return PackedEncoder(tiny, make_weights(tiny), backend="openvino", max_batch_tokens=max_batch_tokens)
+
+    return make
 
 
-def sound(tiny: Architecture, make_weights: MakeWeights, dtype: Dtype = "float32") -> PackedEncoder:
-    """Return an encoder with nothing wrong."""
-    return Encoder(tiny, make_weights(tiny), dtype=dtype, most_tokens=64)
+@pytest.fixture(params=[True, False], ids=["invariant", "not_invariant"])
+def batch_invariant(request: pytest.FixtureRequest) -> bool:
+    """Whether bits are compared."""
+    return bool(request.param)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_sound_encoder_passes(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference, dtype: Dtype
+# --- Encoders without faults ---
+
+
+def test_healthy_encoder_passes(make_encoder: Callable[..., PackedEncoder], reference: Reference) -> None:
+    """All row lengths remain, and the report has error, fingerprint and speed."""
+    encoder = make_encoder()
+    result = compile_and_verify(encoder, reference)
+    assert result.row_lengths == encoder.row_lengths == LENGTHS
+    assert result.disabled == {}
+    assert result.batch_invariant
+    assert 0 < result.largest_error < FLOAT32_TOLERANCE
+    assert result.tokens_per_second > 0
+    assert len(bytes.fromhex(result.numerics)) == 32
+
+
+def test_bits_are_not_compared_without_batch_invariance(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference
 ) -> None:
-    """Every row length that gives equal bits on this processor is kept; the report says at which spacing."""
-    encoder = sound(tiny, make_weights, dtype)
-    report = prepare(encoder, reference)
-    assert report.rows == encoder.rows
-    assert report.rows[-1] == ROWS[-1]
-    assert {*report.rows, *report.dropped} == {*ROWS}
-    assert set(report.dropped.values()) <= {OTHER_BITS}
-    assert report.batch_invariant
-    assert report.spacing == encoder.spacing
-    assert report.spacing in SPACINGS
-    assert report.tokens_per_second > 0
-    assert 0 < report.largest_error < (FLOAT32_TOLERANCE if dtype == "float32" else 0.1)
+    """Accuracy still is, and the report promises nothing."""
+    result = compile_and_verify(make_encoder(), reference, batch_invariant=False)
+    assert (result.row_lengths, result.disabled, result.batch_invariant) == (LENGTHS, {}, False)
+    assert 0 < result.largest_error < FLOAT32_TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_are_cut_in_segments_that_change_no_bit(
-    tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]], dtype: Dtype
+def test_progress_counts_compiled_row_lengths(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference
 ) -> None:
-    """Every segment whose products give the whole row's bits is used, and no other; that spoils nothing else."""
-    architecture = dataclasses.replace(tiny, hidden_dim=96)
-    # Small enough for so many features.
-    weights = {
-        name: array if name.endswith(("gamma", "beta")) else array * np.float32(0.3)
-        for name, array in make_weights(architecture).items()
-    }
-    encoder = Encoder(architecture, weights, dtype=dtype, most_tokens=512, programs=Unlike)
-    encoder.keep_rows([64, 512])
-    report = prepare(encoder, lambda tokens: tuple(a.astype(np.float32) for a in oracle(weights, *tokens)))  # type: ignore[arg-type, return-value]
-    assert report.batch_invariant
-    assert encoder.segments == {512: (SEGMENTS[0], SEGMENTS[2])}
+    """From none to all."""
+    progress: list[tuple[int, int]] = []
+    compile_and_verify(make_encoder(), reference, progress=lambda done, of: progress.append((done, of)))
+    assert progress == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_rows_of_several_lengths_run_together_in_segments(
-    tiny: Architecture, make_weights: MakeWeights, oracle: Callable[..., tuple[Array, Array]]
-) -> None:
-    """Two devices with a full row and a short one: the short one runs as a full one, and no bit changes."""
-    weights = make_weights(tiny)
-    encoder = Encoder(tiny, weights, most_tokens=512, programs=Twofold)
-    encoder.keep_rows([96, 512])
-    encoder.compile(Spacing(8))
-    random = np.random.default_rng(1)
-    sequences = [
-        Tokens(random.integers(0, tiny.vocabulary_size, 16).astype(np.int32), np.zeros(16, np.int32)) for _ in range(37)
-    ]
-    # Whether it changes bits is another test's.
-    encoder.segments = {512: (64,)}
-    for tokens, found in zip(sequences, encoder.encode(sequences), strict=True):
-        true_sequence, true_pooled = oracle(weights, *tokens)
-        np.testing.assert_allclose(found.sequence_output, true_sequence, atol=1e-4)
-        np.testing.assert_allclose(found.pooled_output, true_pooled, atol=1e-4)
+@pytest.mark.parametrize(
+    "changes", [{"num_layers": 0}, {"max_sequence_length": 1}, {"hidden_dim": 1, "num_segments": 1}], ids=str
+)
+def test_smallest_networks_pass(tiny: Architecture, make_weights: MakeWeights, changes: dict[str, int]) -> None:
+    """No layers, one position, one feature."""
+    architecture = dataclasses.replace(tiny, **changes)
+    weights = make_weights(architecture)
+    encoder = PackedEncoder(architecture, weights, backend="openvino", max_batch_tokens=MAX_BATCH_TOKENS)
+    result = compile_and_verify(encoder, lambda tokens: encode_one(architecture, weights, *tokens))
+    assert result.row_lengths[-1] == LENGTHS[-1]
 
 
-def test_progress_is_passed_on(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
-    """Whoever waits is told how many row lengths are compiled."""
-    told: list[tuple[int, int]] = []
-    prepare(sound(tiny, make_weights), reference, progress=lambda done, of: told.append((done, of)))
-    assert told == [(done, 4) for done in range(5)]
+@pytest.mark.parametrize("backend_and_dtype", BACKENDS_AND_DTYPES)
+def test_bundled_preset_passes(backend_and_dtype: tuple[BackendName, Dtype]) -> None:
+    """A trained network, whose tokens have far more in common than random weights give them, in every dtype."""
+    backend, dtype = backend_and_dtype
+    preset = load_preset("fnet_mini_en")
+    weights = read_weights(preset.directory, preset.architecture)
+    encoder = PackedEncoder(preset.architecture, weights, dtype=dtype, backend=backend, max_batch_tokens=64)
+    result = compile_and_verify(encoder, lambda tokens: encode_one(preset.architecture, weights, *tokens))
+    assert result.row_lengths[-1] == 64
+    assert set(result.disabled.values()) <= {OTHER_BITS}
+    assert result.batch_invariant
 
 
-def test_without_invariance_there_are_no_gaps(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference
-) -> None:
-    """Who does not ask for equal bits gets the tightest packing, as true as ever."""
-    encoder = sound(tiny, make_weights)
-    report = prepare(encoder, reference, batch_invariant=False)
-    assert (report.spacing, encoder.spacing, report.batch_invariant) == (Spacing(), Spacing(), False)
-    assert report.rows == ROWS
-    random = np.random.default_rng(0)
-    sequences = [Tokens(random.integers(0, 40, n).astype(np.int32), np.zeros(n, np.int32)) for n in (3, 1, 24, 5, 7)]
-    assert encoder.lay(sequences).starts == (0, 3, 4, 28, 33)
-    for tokens, found in zip(sequences, encoder.encode(sequences), strict=True):
-        np.testing.assert_allclose(found.pooled_output, reference(tokens)[1], atol=1e-4)
+# --- The longest row is wrong ---
 
 
-@pytest.mark.parametrize("batch_invariant", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "wrong",
     [lambda length: True, lambda length: length == 24, lambda length: length < 24],  # noqa: ARG005
     ids=["all", "longest", "short"],
 )
-def test_an_encoder_that_is_wrong_throughout_is_refused(
-    tiny: Architecture,
-    make_weights: MakeWeights,
+def test_encoder_that_differs_from_the_reference_is_refused(
+    make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     wrong: Callable[[int], bool],
-    dtype: Dtype,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Where the plain network says otherwise of long or of short sequences, there is nothing to serve with."""
+    """Short sequences and those of several chunks are compared."""
 
-    def other(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        sequence, pooled = reference(tokens)
-        return (sequence[::-1], -pooled) if wrong(len(tokens.token_ids)) else (sequence, pooled)
+    def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
+        sequence_output, pooled_output = reference(tokens)
+        length = len(tokens.token_ids)
+        return (sequence_output[::-1], -pooled_output) if wrong(length) else (sequence_output, pooled_output)
 
-    with pytest.raises(SelfTestError, match="the row of 64 tokens differs from the plain backbone"):
-        prepare(sound(tiny, make_weights, dtype), other, batch_invariant=batch_invariant)
+    with pytest.raises(SelfTestError, match=WRONG):
+        compile_and_verify(make_encoder(), other, batch_invariant=batch_invariant)
 
 
 @pytest.mark.parametrize("output", [0, 1], ids=["sequence", "pooled"])
-def test_one_wrong_number_is_enough(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference, output: int
+def test_every_value_is_compared(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference, output: int
 ) -> None:
-    """Each value of both outputs is compared, not an average."""
+    """One value of one output that is off by 0.01 refuses the encoder."""
 
-    def other(tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
         outputs = reference(tokens)
         outputs[output].reshape(-1)[-1] += 0.01
         return outputs
 
-    with pytest.raises(SelfTestError, match="largest error 0"):
-        prepare(sound(tiny, make_weights), other)
+    with pytest.raises(SelfTestError, match=r"largest error 0\.0"):
+        compile_and_verify(make_encoder(), other)
 
 
-@pytest.mark.parametrize("batch_invariant", [True, False])
-@pytest.mark.parametrize("length", ROWS[:-1])
-def test_a_row_length_that_lies_is_dropped(
-    tiny: Architecture,
-    make_weights: MakeWeights,
+@pytest.mark.parametrize("program", ["embed", "feed_forward", "pool"])
+def test_wrong_longest_row_refuses_the_encoder(
+    make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
-    length: int,
+    program: str,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A row length that computes something else is dropped with the reason, and the others serve."""
-    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying({length: 1.5}))
-    report = prepare(encoder, reference, batch_invariant=batch_invariant)
-    assert report.dropped.pop(length) == "differs from the plain backbone"
-    # A processor may give other bits in further rows.
-    assert set(report.dropped.values()) <= ({OTHER_BITS} if batch_invariant else set())
-    assert report.rows == encoder.rows == tuple(row for row in ROWS if row != length and row not in report.dropped)
-    assert report.largest_error > FLOAT32_TOLERANCE
+    """The longest row cannot be dropped, since shorter ones would not hold all batches."""
+    encoder = make_encoder(FaultyBackend, **{f"{program}_factors": {LENGTHS[-1]: 1.5}})
+    with pytest.raises(SelfTestError, match=WRONG):
+        compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
+
+
+def test_wrong_second_chunk_refuses_the_encoder(
+    make_encoder: Callable[..., PackedEncoder],
+    reference: Reference,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """A sequence longer than the longest row is compared with the reference."""
+    with pytest.raises(SelfTestError, match=WRONG):
+        compile_and_verify(make_encoder(WrongInChunksBackend), reference, batch_invariant=batch_invariant)
+
+
+# --- A shorter row is wrong ---
+
+
+@pytest.mark.parametrize("program", ["embed", "feed_forward", "pool"])
+def test_row_length_that_is_wrong_is_dropped(
+    make_encoder: Callable[..., PackedEncoder],
+    reference: Reference,
+    program: str,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Results come from the other row lengths, and are accurate."""
+    encoder = make_encoder(FaultyBackend, **{f"{program}_factors": {LENGTHS[0]: 1.5}})
+    result = compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
+    assert result.disabled == {LENGTHS[0]: OTHER_BITS if batch_invariant else INACCURATE}
+    assert result.row_lengths == encoder.row_lengths == LENGTHS[1:]
+    assert result.batch_invariant == batch_invariant
     random = np.random.default_rng(1)
-    for size in (1, 10, 17, 24):
-        tokens = Tokens(random.integers(0, 40, size).astype(np.int32), np.zeros(size, np.int32))
-        np.testing.assert_allclose(encoder.encode([tokens])[0].pooled_output, reference(tokens)[1], atol=1e-4)
+    for size in (1, 7, 17, 24):
+        tokens = sequence(random, size, encoder.architecture)
+        assert is_accurate(encoder.encode([tokens])[0], reference(tokens), "float32")
 
 
-def test_a_row_length_with_other_last_bits_is_dropped(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+@pytest.mark.parametrize("program", ["embed", "feed_forward", "pool"])
+def test_row_length_with_other_bits_is_dropped(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference, program: str
 ) -> None:
-    """A row length that is true but not equal to the bit is dropped where equal bits are promised."""
-    lies = {32: 1 + 1e-6}
-    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying(lies))
-    report = prepare(encoder, reference)
-    assert report.dropped[32] == OTHER_BITS
-    assert report.batch_invariant
-    tolerant = prepare(
-        Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying(lies)), reference, batch_invariant=False
-    )
-    assert tolerant.dropped == {}
+    """A row length that is accurate, but not bit-identical, is dropped only where equal bits are promised."""
+    factors = {f"{program}_factors": {LENGTHS[0]: 1 + 1e-6}}
+    result = compile_and_verify(make_encoder(FaultyBackend, **factors), reference)
+    assert result.disabled == {LENGTHS[0]: OTHER_BITS}
+    assert result.batch_invariant
+    result = compile_and_verify(make_encoder(FaultyBackend, **factors), reference, batch_invariant=False)
+    assert result.disabled == {}
 
 
-@pytest.mark.parametrize("batch_invariant", [True, False])
-def test_a_row_that_is_wrong_for_longer_sequences_is_dropped(
-    tiny: Architecture,
-    make_weights: MakeWeights,
+def test_row_length_that_is_wrong_for_longer_sequences_is_dropped(
+    make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Each row length is tried with a sequence that takes most of it, whether or not bits are compared."""
-    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=WrongBehind)
-    report = prepare(encoder, reference, batch_invariant=batch_invariant)
-    assert ROWS[1] in report.dropped
-    assert ROWS[1] not in encoder.rows
+    """Each row length runs a sequence that takes most of it."""
+    encoder = make_encoder(WrongAtLatePositionsBackend)
+    result = compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
+    assert result.row_lengths == LENGTHS[1:]
 
 
-@pytest.mark.parametrize("batch_invariant", [True, False])
-def test_every_device_is_tested(
-    tiny: Architecture,
-    make_weights: MakeWeights,
+# --- Results that depend on the batch ---
+
+
+@pytest.mark.parametrize("backend", [BatchDependentBackend, PlaceDependentBackend])
+def test_dependence_on_the_batch_is_reported(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference, backend: type[Backend]
+) -> None:
+    """The encoder is accurate and runs, with all row lengths and without the promise."""
+    result = compile_and_verify(make_encoder(backend), reference)
+    assert not result.batch_invariant
+    assert result.disabled == {}
+    assert result.row_lengths == LENGTHS
+
+
+def test_every_device_is_compared(
+    make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A device that computes something else is found, and so is one with other last bits."""
+    """A second device with other bits breaks the promise."""
 
-    def report(factor: float) -> SelfTest:
-        programs = type("TwofoldHere", (Twofold,), {"factor": np.float32(factor)})
-        encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=programs)
-        return prepare(encoder, reference, batch_invariant=batch_invariant)
+    def result(factor: float) -> SelfTest:
+        return compile_and_verify(
+            make_encoder(TwoDeviceBackend, factor=factor), reference, batch_invariant=batch_invariant
+        )
 
-    assert report(1.0).batch_invariant == batch_invariant
-    assert not report(1 + 1e-6).batch_invariant
-    with pytest.raises(SelfTestError, match="the row of 64 tokens differs from the plain backbone"):
-        report(-1.0)
+    assert result(1.0).batch_invariant == batch_invariant
+    assert not result(1 + 1e-6).batch_invariant
 
 
-def test_the_longest_row_cannot_be_dropped(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
-    """A lie in the longest row, which has to hold any sequence, refuses the encoder."""
-    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=lying({64: 1.5}))
-    with pytest.raises(SelfTestError, match="the row of 64 tokens"):
-        prepare(encoder, reference)
-
-
-def test_dependence_on_company_is_found_and_said(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+@pytest.mark.parametrize("max_batch_tokens", [8, 16])
+def test_wrong_second_device_refuses_the_encoder(
+    make_encoder: Callable[..., PackedEncoder],
+    reference: Reference,
+    max_batch_tokens: int,
+    batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Where bits depend on company at every spacing, nothing is promised, and the gaps are the smallest again."""
-    encoder = Encoder(tiny, make_weights(tiny), most_tokens=64, programs=Sociable)
-    report = prepare(encoder, reference)
-    assert not report.batch_invariant
-    assert report.spacing == encoder.spacing == SPACINGS[0]
-    assert report.rows == ROWS
+    """A device that computes something else does not serve, whether or not bits are compared."""
+    encoder = make_encoder(TwoDeviceBackend, factor=-1, max_batch_tokens=max_batch_tokens)
+    with pytest.raises(SelfTestError, match="differs from the reference"):
+        compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
 
 
-@pytest.mark.parametrize("most_tokens", [64, 128])
-def test_dependence_on_the_place_is_found_and_said(
-    tiny: Architecture, make_weights: MakeWeights, reference: Reference, most_tokens: int
+# --- Outputs that are not finite ---
+
+
+@pytest.mark.parametrize("name", ["pooled_dense/kernel", "layers/0/output_dense/kernel"])
+def test_weights_that_are_not_finite_are_refused(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference, name: str
 ) -> None:
-    """Also of the short ones in a short row, which only alone begin it."""
-    encoder = Encoder(tiny, make_weights(tiny), programs=Sloping, most_tokens=most_tokens)
-    assert not prepare(encoder, reference).batch_invariant
-
-
-def test_weights_that_overflow_are_refused(tiny: Architecture, make_weights: MakeWeights, reference: Reference) -> None:
-    """A network whose outputs are not finite does not get as far as serving."""
+    """A network whose outputs are not finite does not serve."""
     weights = make_weights(tiny)
-    weights["pooled_dense/kernel"] = np.full_like(weights["pooled_dense/kernel"], np.nan)
-    with pytest.raises(NonFiniteOutputError):
-        prepare(Encoder(tiny, weights, most_tokens=64), reference)
+    weights[name] = np.full_like(weights[name], np.nan)
+    encoder = PackedEncoder(tiny, weights, backend="openvino", max_batch_tokens=MAX_BATCH_TOKENS)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        compile_and_verify(encoder, reference)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_bundled_preset_passes(dtype: Dtype) -> None:
-    """A trained network, whose tokens have far more in common than random weights give them, is true in both dtypes."""
-    preset = load_preset("fnet_mini_en")
-    weights = read_weights(preset.directory, preset.architecture)
-    encoder = PackedEncoder(preset.architecture, weights, dtype=dtype)
-    report = prepare(encoder, lambda tokens: encode_one(preset.architecture, weights, *tokens))
-    assert report.rows[-1] == 512
-    assert report.batch_invariant
+# --- Numerics fingerprint ---
+
+
+def test_fingerprint_is_equal_for_equal_encoders(
+    tiny: Architecture, make_weights: MakeWeights, reference: Reference
+) -> None:
+    """The maximum of tokens in a batch changes no bits, and so not the fingerprint."""
+    fingerprints = set()
+    for max_batch_tokens in (16, 16, 64):
+        encoder = PackedEncoder(tiny, make_weights(tiny), backend="openvino", max_batch_tokens=max_batch_tokens)
+        fingerprints.add(compile_and_verify(encoder, reference).numerics)
+    assert len(fingerprints) == 1
+
+
+def test_fingerprint_differs_where_bits_differ(tiny: Architecture, make_weights: MakeWeights) -> None:
+    """Another dtype, or other weights, in the position embeddings of the last token too."""
+    architecture = dataclasses.replace(tiny, hidden_dim=64, intermediate_dim=64)
+    weights = make_weights(architecture)
+    late = weights["position_embedding/embeddings"].copy()
+    late[-1, -1] += 0.01
+
+    def fingerprint(weights: Weights, dtype: Dtype) -> str:
+        encoder = PackedEncoder(architecture, weights, dtype=dtype, backend="openvino", max_batch_tokens=8)
+        return compile_and_verify(encoder, lambda tokens: encode_one(architecture, weights, *tokens)).numerics
+
+    fingerprints = {
+        fingerprint(weights, "float32"),
+        fingerprint(weights, "bfloat16"),
+        fingerprint(make_weights(architecture, 1), "float32"),
+        fingerprint(weights | {"position_embedding/embeddings": late}, "float32"),
+    }
+    assert len(fingerprints) == 4
+
+
+def test_fingerprint_is_that_of_the_retained_row_lengths(
+    make_encoder: Callable[..., PackedEncoder], reference: Reference
+) -> None:
+    """A row length that was dropped has no part in it."""
+    expected = compile_and_verify(make_encoder(), reference).numerics
+    result = compile_and_verify(make_encoder(FaultyBackend, feed_forward_factors={8: 1.5}), reference)
+    assert result.disabled
+    assert result.numerics == expected
+
+
+# --- Bounds ---
+
+
+def encoding_at(cosine: float, tokens: int = 100, changed: int = 100) -> tuple[Encoding, tuple[Float32s, Float32s]]:
+    """Return an encoding and a reference, `changed` of whose tokens have a given cosine."""
+    true = np.zeros((tokens, 2), np.float32)
+    true[:, 0] = 1
+    ours = true.copy()
+    ours[:changed] = cosine, np.sqrt(1 - cosine**2)
+    pooled = np.array([1, 0], np.float32)
+    return Encoding({"sequence_output": ours, "pooled_output": pooled}), (true, pooled)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cosine", "changed", "accurate"),
+    [
+        ("bfloat16", 0.9991, 100, True),
+        ("bfloat16", 0.9989, 2, False),
+        ("bfloat16", 0.9989, 1, True),
+        ("bfloat16", 0.9949, 1, False),
+        ("int8", 0.9989, 51, False),
+        ("int8", 0.9989, 50, True),
+        ("int8", 0.9851, 50, True),
+        ("int8", 0.9849, 1, False),
+    ],
+)
+def test_cosine_bounds_of_tokens(dtype: Dtype, cosine: float, changed: int, accurate: bool) -> None:  # noqa: FBT001 - a parameter
+    """Nearly all tokens reach the higher bound, and all the lower one."""
+    assert is_accurate(*encoding_at(cosine, changed=changed), dtype) is accurate
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.9999), ("int8", 0.995)])
+def test_cosine_bounds_of_pooled_outputs(dtype: Dtype, bound: float) -> None:
+    """The pooled output has a bound of its own."""
+    encoding, (tokens, _) = encoding_at(1)
+    for cosine, accurate in ((bound + 5e-5, True), (bound - 5e-5, False)):
+        pooled = np.array([cosine, np.sqrt(1 - cosine**2)], np.float32)
+        assert is_accurate(encoding, (tokens, pooled), dtype) is accurate
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_values_that_are_not_finite_are_inaccurate(dtype: Dtype) -> None:
+    """NaN is within no bounds."""
+    encoding, (tokens, pooled) = encoding_at(1)
+    assert is_accurate(encoding, (tokens, pooled), dtype)
+    assert not is_accurate(encoding, (tokens, pooled * np.float32(np.nan)), dtype)
+    assert not is_accurate(encoding, (tokens * np.float32(np.nan), pooled), dtype)
+
+
+def test_cosines_are_those_of_rows() -> None:
+    """One for each pair of rows."""
+    ours, theirs = np.array([[1, 0], [1, 1], [0, 2]], np.float32), np.array([[2, 0], [1, 0], [0, -1]], np.float32)
+    np.testing.assert_allclose(cosines(ours, theirs), [1, 0.5**0.5, -1], rtol=1e-6)
+
+
+def test_equal_bits_distinguishes_the_sign_of_zero() -> None:
+    """The comparison that the tests use is by bits."""
+    one, other = (Encoding({"pooled_output": np.array([value], np.float32)}) for value in (0.0, -0.0))
+    assert equal_bits(one, one)
+    assert not equal_bits(one, other)
