@@ -89,8 +89,9 @@ def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest
     assert states == ["loading", "compiling"]
     assert engine.state == "ready"
     loaded = engine.ready()
-    assert engine.progress == (1, 1)
-    assert loaded.test.rows == loaded.encoder.rows == (16,)
+    assert engine.progress == (2, 2)
+    assert loaded.test.row_lengths == loaded.encoder.row_lengths
+    assert sorted([*loaded.test.row_lengths, *loaded.test.disabled]) == [8, 16]
     assert loaded.tokenizer is None
     assert len(loaded.digest) == 64
     assert loaded.seconds > 0

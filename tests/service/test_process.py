@@ -189,9 +189,15 @@ def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], 
 @pytest.mark.parametrize(
     ("options", "environ", "line"),
     [
-        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32' or 'bfloat16'"),
+        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32', 'bfloat16' or 'int8'"),
         ([], {"FNET_PORT": "http"}, "fnet-service: FNET_PORT: Input should be a valid integer"),
         ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: no such setting"),
+        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE is now FNET_BACKEND: rename it"),
+        (
+            ["--dtype", "int8"],
+            {},
+            "fnet-service: --dtype: int8 is not available with the jax backend: use FNET_BACKEND",
+        ),
         (["--preset", "no_such_preset"], {}, "fnet-service: --preset: preset 'no_such_preset': no such preset"),
     ],
 )
@@ -447,7 +453,7 @@ class Stuck(engine.Engine):
     def __init__(self, *arguments):
         super().__init__(*arguments, patience=float(os.environ["PATIENCE"]))
 
-    def _run(self, batch):
+    def _run(self, plan, batch):
         print("running", file=sys.stderr, flush=True)
         threading.Event().wait()
 
@@ -495,7 +501,7 @@ def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..
 
 
 # The run of a batch goes on and on, most of the time inside of the library that computes.
-_BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(batch):\n            pass")
+_BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(plan, batch):\n            pass")
 
 
 def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:
