@@ -29,6 +29,7 @@ from service.engine import Engine, EngineOptions, _merged
 from service.records import Record
 from service.settings import Settings
 from tests.bundled import POISON, VOCABULARY
+from tests.service.process import Process
 
 T = TypeVar("T")
 
@@ -303,3 +304,17 @@ def random_ids() -> Callable[..., list[list[int]]]:
         return [[int(token) for token in random.integers(0, POISON, length)] for length in lengths]
 
     return make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Start a process, ended with the test; arguments are options and environment variables."""
+    started: list[Process] = []
+
+    def start(*options: str, **given: str) -> Process:
+        started.append(Process(*options, **given))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()

@@ -528,6 +528,36 @@ def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
     assert "may ever wait" in document["detail"]
 
 
+def test_requests_for_different_outputs_of_one_text_share_a_run(
+    service: Service, make_held: MakeHeld, wait_until: WaitUntil
+) -> None:
+    """Whatever protocol each comes by; the answers are those of each alone."""
+    held, gate = make_held()
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
+        ("/embed_all", {"inputs": "two outputs"}),
+        ("/v1/embeddings", {"input": "two outputs", "model": "tiny_en"}),
+    ]
+
+    async def meet() -> list[httpx.Response]:
+        running = asyncio.ensure_future(held.http.post("/embed", json={"inputs": "another"}))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = [asyncio.ensure_future(held.http.post(path, json=body)) for path, body in requests]
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_requests == len(requests))
+        gate.opened.set()
+        await running
+        return await asyncio.gather(*waiting)
+
+    answers = held.run(meet())
+    assert gate.outputs == [
+        [frozenset({"pooled_output"})],
+        [frozenset({"mean_output", "pooled_output", "sequence_output"})],
+    ]
+    for answer, (path, body) in zip(answers, requests, strict=True):
+        assert answer.status_code == 200
+        assert answer.json() == service.post(path, json=body).json()
+
+
 def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
     held, gate = make_held(max_queue_tokens=128)
