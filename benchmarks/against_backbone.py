@@ -20,9 +20,8 @@ import numpy as np
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
+from model.backends.base import Dtype
 from model.encoder import PackedEncoder, Tokens
-from model.packing import Spacing
-from model.programs import Dtype
 
 WORKLOADS = ((16, 32), (1, 512), (1, 32))
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
@@ -51,7 +50,7 @@ def main() -> None:
     encoders = {}
     for dtype in DTYPES:
         encoders[dtype] = PackedEncoder(architecture, backbone.named_weights(), dtype=dtype)
-        encoders[dtype].compile(Spacing(2, 32))
+        encoders[dtype].compile()
     random = np.random.default_rng(0)
     for batch, length in WORKLOADS:
         ids = random.integers(0, arguments.vocabulary, (batch, length)).astype(np.int32)

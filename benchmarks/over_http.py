@@ -1,6 +1,6 @@
 """Compare the service over HTTP with its own engine alone, in one run, alternating, by medians.
 
-    .venv/bin/python benchmarks/over_http.py --preset DIR [--engine openvino --dtype bfloat16] [--rounds 5]
+    .venv/bin/python benchmarks/over_http.py --preset DIR [--backend openvino --dtype bfloat16] [--rounds 5]
 
 Throughput: 32 clients, each sending one text after another, of log-normal lengths (median 24 tokens, 5 to 200), for the
 pooled output; the engine gets the same requests from as many tasks. Latency: one client, one sequence of 32 tokens. The
@@ -39,12 +39,12 @@ def main() -> None:
     """Measure, and print a line for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", required=True)
-    parser.add_argument("--engine", default="jax")
+    parser.add_argument("--backend", default="jax")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ("preset", "engine", "dtype")}
+    options = {name: getattr(arguments, name) for name in ("preset", "backend", "dtype")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

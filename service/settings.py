@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from model.backends import SUPPORTED_DTYPES
-from model.backends.base import BackendName, Dtype
 from model.errors import PresetError
 from model.presets import DEFAULT_PRESET, check_handle
 from service.keys import read_keys
@@ -56,12 +54,13 @@ class Settings(BaseModel):
         DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
     )
     load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
-    dtype: Dtype = Field(
+    # Both name what `model.backends` has; to import that here would make every command load numerical libraries.
+    dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32",
         description="Operands of the feed-forward products; all else is float32. int8 needs the openvino backend. "
         "Networks of fewer than 64 features always use float32.",
     )
-    backend: BackendName = Field(
+    backend: Literal["jax", "openvino"] = Field(
         "jax", description="Library that runs the network; openvino is an extra to install, faster on most processors."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -164,11 +163,10 @@ class Settings(BaseModel):
             check_handle(self.preset)
         except PresetError as error:
             yield "preset", str(error)
-        if self.dtype not in SUPPORTED_DTYPES[self.backend]:
-            able = [name for name, dtypes in SUPPORTED_DTYPES.items() if self.dtype in dtypes]
+        if self.dtype == "int8" and self.backend != "openvino":
             yield (
                 "dtype",
-                f"{self.dtype} is not available with the {self.backend} backend: use {variable('backend')}={able[0]}",
+                f"int8 is not available with the {self.backend} backend: use {variable('backend')}=openvino",
             )
         for name, wanted, extra, module in (
             ("backend", self.backend == "openvino", "openvino", "openvino"),

@@ -27,7 +27,7 @@ from benchmarks.peers.report import Measured, Report, as_json, machine, markdown
 from benchmarks.peers.timing import chosen, measure, summarize
 from benchmarks.peers.workloads import Workload, bert_flops, fnet_flops, token_ids, workloads
 from model.architecture import Architecture
-from model.fourier import Float32s
+from model.arrays import Float32s
 
 # Least cosines at which contenders count as one network.
 AGREEMENT = {"float32": 0.99999, "bfloat16": 0.99}

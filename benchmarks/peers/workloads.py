@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from model.architecture import Architecture
-from model.fourier import Int32s
+from model.arrays import Int32s
 
 MOST_TEXTS = 32
 

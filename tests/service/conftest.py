@@ -20,14 +20,16 @@ from fastapi import FastAPI
 
 from model.architecture import Architecture
 from model.checkpoints import WEIGHTS_FILE, write_weights
-from model.encoder import Encoding, Tokens
+from model.encoder import EncoderInput, Encoding, Output
+from model.packing import BatchPlan
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from service.app import create_app
 from service.batcher import Batcher
-from service.engine import Engine, EngineOptions
+from service.engine import Engine, EngineOptions, _merged
 from service.records import Record
 from service.settings import Settings
 from tests.bundled import POISON, VOCABULARY
+from tests.service.process import Process
 
 T = TypeVar("T")
 
@@ -43,14 +45,21 @@ SEGMENTS = 3
 
 
 def make_preset(
-    directory: Path, *, positions: int = POSITIONS, tokenizer: bool = True, **block: str | int | bool
+    directory: Path,
+    *,
+    positions: int = POSITIONS,
+    layers: int = 2,
+    hidden: int = 32,
+    intermediate: int = 48,
+    tokenizer: bool = True,
+    **block: str | int | bool,
 ) -> Path:
     """Write the preset of a tiny network with random weights; `block` is its `fnet_service` block."""
     architecture = Architecture(
         vocabulary_size=VOCABULARY,
-        num_layers=2,
-        hidden_dim=32,
-        intermediate_dim=48,
+        num_layers=layers,
+        hidden_dim=hidden,
+        intermediate_dim=intermediate,
         max_sequence_length=positions,
         num_segments=SEGMENTS,
     )
@@ -91,6 +100,7 @@ class Gate:
         opened: Lets batches through.
         death: Raised instead of running, if set.
         sizes: Sequences of each batch that came.
+        outputs: Outputs requested of each of those sequences.
     """
 
     engine: Engine
@@ -98,15 +108,17 @@ class Gate:
     opened: threading.Event = field(default_factory=threading.Event)
     death: BaseException | None = None
     sizes: list[int] = field(default_factory=list)
+    outputs: list[list[frozenset[Output]]] = field(default_factory=list)
 
-    def __call__(self, batch: list[Tokens]) -> list[Encoding]:
+    def __call__(self, plan: BatchPlan, batch: list[EncoderInput]) -> list[Encoding]:
         """Run a batch when the gate is open."""
         self.sizes.append(len(batch))
+        self.outputs.append([encoder_input.outputs for encoder_input in batch])
         self.entered.set()
         assert self.opened.wait(HANG)
         if self.death is not None:
             raise self.death
-        return self.engine._run(batch)
+        return self.engine._run(plan, batch)
 
 
 class Service:
@@ -211,8 +223,9 @@ def make_held(
         encoder = service.engine.loaded.encoder
         engine._batcher = Batcher(
             gate,
-            room=encoder.open_batch,
-            key=lambda tokens: tokens.key,
+            builder=encoder.batch_builder,
+            key=lambda encoder_input: encoder_input.tokens.key,
+            merge=_merged,
             max_queue_tokens=engine.options.max_queue_tokens,
             on_death=engine._fail,
         )
@@ -245,7 +258,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             "load_weights": True,
             "dtype": "float32",
             "max_batch_tokens": 16,
-            "engine": "jax",
+            "backend": "jax",
             "max_queue_tokens": 1024,
             "batch_invariant": True,
             "cache_dir": None,
@@ -266,8 +279,14 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture(scope="session")
 def smallest_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset with a single row length and no tokenizer, for tests that need an engine of their own."""
+    """A preset with two row lengths and no tokenizer, for tests that need an engine of their own."""
     return make_preset(tmp_path_factory.mktemp("presets") / "smallest_en", positions=16, tokenizer=False)
+
+
+@pytest.fixture(scope="session")
+def write_preset() -> Callable[..., Path]:
+    """Write the preset of a small network to a directory; arguments are those of `make_preset`."""
+    return make_preset
 
 
 @pytest.fixture(scope="session")
@@ -285,3 +304,17 @@ def random_ids() -> Callable[..., list[list[int]]]:
         return [[int(token) for token in random.integers(0, POISON, length)] for length in lengths]
 
     return make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Start a process, ended with the test; arguments are options and environment variables."""
+    started: list[Process] = []
+
+    def start(*options: str, **given: str) -> Process:
+        started.append(Process(*options, **given))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()

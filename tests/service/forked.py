@@ -16,7 +16,7 @@ _IMPORTED = [
     "service.commands.encode",
     "service.engine_options",
     "service.bulk.file_job",
-    "model.jax_programs",
+    "model.backends.jax_backend",
 ]
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -14,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import service.batcher
-from service.batcher import LOOK_AHEAD, Batcher, Job, Room
+from service.batcher import LOOK_AHEAD, Batcher, Builder, Job
 from service.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
 
 HANG = 30.0
 ROW = 10
 
-Make = Callable[..., Batcher[int, int]]
+Make = Callable[..., Batcher[int, int, list[int]]]
 
 
 @dataclass
@@ -35,34 +36,32 @@ class Clock:
 
 
 @dataclass
-class Shelf:
-    """The room of a run: tokens, and the multiples at which items lie.
+class FakeBatchBuilder:
+    """Collects items whose tokens add up to a row at most; its plan is their sizes.
 
     Attributes:
-        length: Tokens that it has.
-        alignment: Of every item's start.
-        used: Tokens up to the end of the last item.
+        capacity: Tokens of the row.
+        sizes: Tokens of each item, in the order of addition.
     """
 
-    length: int = ROW
-    alignment: int = 1
-    used: int = 0
+    capacity: int = ROW
+    sizes: list[int] = field(default_factory=list)
 
     @property
     def full(self) -> bool:
-        """Whether the next start is beyond the end."""
-        return self._start >= self.length
+        """Whether no further item fits."""
+        return sum(self.sizes) >= self.capacity
 
-    @property
-    def _start(self) -> int:
-        return -(-self.used // self.alignment) * self.alignment
-
-    def place(self, size: int) -> bool:
-        """Take an item, if it fits."""
-        fits = self._start + size <= self.length
+    def add(self, size: int) -> bool:
+        """Add an item, if it fits."""
+        fits = sum(self.sizes) + size <= self.capacity
         if fits:
-            self.used = self._start + size
+            self.sizes.append(size)
         return fits
+
+    def build(self) -> list[int]:
+        """Return the sizes."""
+        return self.sizes
 
 
 @dataclass
@@ -76,6 +75,7 @@ class Runner:
         held: Whether runs wait for `opened`.
         death: Raised by every run, if set.
         batches: The batches that came, in order.
+        plans: The plan of each.
         entered: Set when a batch has come.
         opened: Lets runs that are held go on.
     """
@@ -86,12 +86,15 @@ class Runner:
     held: bool = False
     death: BaseException | None = None
     batches: list[list[int]] = field(default_factory=list)
+    plans: list[list[int]] = field(default_factory=list)
     entered: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, batch: list[int]) -> Sequence[int]:
+    def __call__(self, plan: list[int], batch: list[int]) -> Sequence[int]:
         """Run a batch."""
+        assert len(plan) == len(batch)
         self.batches.append(batch)
+        self.plans.append(plan)
         self.entered.set()
         if self.held:
             assert self.opened.wait(HANG)
@@ -106,12 +109,18 @@ class Runner:
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Make a batcher, closed at the end of the test."""
-    made: list[tuple[Batcher[int, int], Runner]] = []
+    made: list[tuple[Batcher[int, int, list[int]], Runner]] = []
 
     def make(
-        runner: Runner, *, room: Callable[[], Room] = Shelf, most: int = 1000, **options: Any
-    ) -> Batcher[int, int]:
-        batcher = Batcher[int, int](runner, room=room, max_queue_tokens=most, clock=runner.clock, **options)
+        runner: Runner,
+        *,
+        builder: Callable[[], Builder[list[int]]] = FakeBatchBuilder,
+        most: int = 1000,
+        **options: Any,
+    ) -> Batcher[int, int, list[int]]:
+        batcher = Batcher[int, int, list[int]](
+            runner, builder=builder, max_queue_tokens=most, clock=runner.clock, **options
+        )
         made.append((batcher, runner))
         return batcher
 
@@ -121,7 +130,9 @@ def make() -> Iterator[Make]:
         batcher.close()
 
 
-def submit(batcher: Batcher[int, int], *sizes: int, first: int = 0, timeout: float = math.inf) -> Job[int, int]:
+def submit(
+    batcher: Batcher[int, int, list[int]], *sizes: int, first: int = 0, timeout: float = math.inf
+) -> Job[int, int]:
     """Submit items of the given sizes, numbered from `first`."""
     return batcher.submit(list(range(first, first + len(sizes))), sizes, timeout)
 
@@ -136,9 +147,11 @@ def error(job: Job[int, int]) -> BaseException | None:
     return job.future.exception(timeout=HANG)
 
 
-def taken(batcher: Batcher[int, int]) -> list[int]:
+def taken(batcher: Batcher[int, int, list[int]]) -> list[int]:
     """Form a batch, and return its items."""
-    return [work.item for work in batcher.take()]
+    batch, plan = batcher.take()
+    assert plan == [work.size for work in batch]
+    return [work.item for work in batch]
 
 
 # === Forming a batch ===
@@ -189,12 +202,31 @@ def test_looking_ahead_is_bounded(make: Make) -> None:
     assert taken(batcher) == [0]
 
 
-def test_gaps_between_items_count(make: Make) -> None:
-    """An item takes the room that it is said to take, except that the last needs no gap behind it."""
-    batcher = make(Runner(), room=lambda: Shelf(16, alignment=8))
-    submit(batcher, 3, 3, 3)
-    submit(batcher, 1, first=9)
-    assert [taken(batcher), taken(batcher)] == [[0, 1], [2, 9]]
+def test_run_gets_the_plan_of_its_items(make: Make) -> None:
+    """The plan that formed the batch is the one that runs, also for the parts of a batch that failed."""
+    runner = Runner(guilty=frozenset({1}))
+    batcher = make(runner)
+    jobs = [submit(batcher, size, first=first) for first, size in enumerate([5, 2, 3])]
+    batcher.start()
+    assert [error(job) is None for job in jobs] == [True, False, True]
+    assert list(zip(runner.batches, runner.plans, strict=True)) == [
+        ([0, 1, 2], [5, 2, 3]),
+        ([0], [5]),
+        ([1, 2], [2, 3]),
+        ([1], [2]),
+        ([2], [3]),
+    ]
+
+
+def test_part_of_a_failed_batch_may_need_several_runs(make: Make) -> None:
+    """A part is planned anew: it need not fit one run."""
+    runner = Runner(guilty=frozenset({0}))
+    capacities = chain([8], repeat(4))
+    batcher = make(runner, builder=lambda: FakeBatchBuilder(next(capacities)))
+    jobs = [submit(batcher, 2, first=number) for number in range(4)]
+    batcher.start()
+    assert [error(job) is None for job in jobs] == [False, True, True, True]
+    assert runner.batches == [[0, 1, 2, 3], [0, 1], [0], [1], [2, 3]]
 
 
 def test_a_job_of_many_rows_keeps_its_order(make: Make) -> None:
@@ -401,12 +433,12 @@ def test_a_guilty_item_fails_alone(make: Make) -> None:
 def test_running_out_of_memory_is_survived(make: Make) -> None:
     """A batch too large for the machine is split; what fits by itself gets its result."""
 
-    def run(batch: list[int]) -> list[int]:
+    def run(_plan: list[int], batch: list[int]) -> list[int]:
         if len(batch) > 1:
             raise MemoryError
         return [item * 10 for item in batch]
 
-    batcher = Batcher[int, int](run, room=Shelf, max_queue_tokens=100)
+    batcher = Batcher[int, int, list[int]](run, builder=FakeBatchBuilder, max_queue_tokens=100)
     jobs = [submit(batcher, 2, first=number) for number in range(5)]
     batcher.start()
     assert [result(job) for job in jobs] == [[number * 10] for number in range(5)]
@@ -509,8 +541,11 @@ def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
 def test_too_few_results_are_a_death_and_no_mix_up(make: Make) -> None:
     """A run that breaks its own promise must not hand one client's result to another."""
     died = threading.Event()
-    batcher = Batcher[int, int](
-        lambda batch: batch[:-1], room=Shelf, max_queue_tokens=100, on_death=lambda _error: died.set()
+    batcher = Batcher[int, int, list[int]](
+        lambda _plan, batch: batch[:-1],
+        builder=FakeBatchBuilder,
+        max_queue_tokens=100,
+        on_death=lambda _error: died.set(),
     )
     jobs = [submit(batcher, 1, first=1), submit(batcher, 1, first=2)]
     batcher.start()
@@ -612,7 +647,7 @@ def test_leaving_costs_no_more_than_was_asked_for(make: Make, leave: str) -> Non
             batcher.withdraw(job)
     else:
         runner.clock.now += 2.0
-        assert not batcher.take()
+        assert taken(batcher) == []
     assert looked_at <= len(jobs)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
 
@@ -626,6 +661,125 @@ def test_a_guilty_item_fails_all_who_asked_for_it(make: Make) -> None:
     assert [isinstance(error(job), ZeroDivisionError) for job in jobs] == [True, False, True]
     runner.guilty = frozenset()
     assert result(batcher.submit([1], [1])) == [10]
+
+
+# === Different outputs of one sequence ===
+
+# An item is a sequence, and a bit for each output of it that is requested.
+FIRST, SECOND = 0b01, 0b10
+
+
+def sequence(number: int, outputs: int) -> int:
+    """Return an item."""
+    return number << 2 | outputs
+
+
+def key_of(item: int) -> int:
+    """Return the sequence of an item."""
+    return item >> 2
+
+
+def merge(one: int, other: int) -> int:
+    """Return the item with the outputs of both."""
+    return one if one | other == one else one | other
+
+
+def test_queued_item_is_widened_to_serve_both_jobs(make: Make) -> None:
+    """It waits and runs once, with the outputs of both."""
+    runner = Runner()
+    batcher = make(runner, key=key_of, merge=merge)
+    jobs = [batcher.submit([sequence(1, outputs)], [3]) for outputs in (FIRST, SECOND, FIRST)]
+    assert (batcher.queue_tokens, batcher.queue_jobs) == (3, 3)
+    batcher.start()
+    merged = sequence(1, FIRST | SECOND)
+    assert [result(job) for job in jobs] == [[merged * 10]] * 3
+    assert runner.batches == [[merged]]
+
+
+def test_running_item_that_serves_is_joined(make: Make) -> None:
+    """A job for fewer outputs than the run computes does not wait, even where the queue is full."""
+    runner = Runner(held=True)
+    batcher = make(runner, key=key_of, merge=merge, most=10)
+    batcher.start()
+    running = sequence(1, FIRST | SECOND)
+    first = batcher.submit([running], [10])
+    assert runner.entered.wait(HANG)
+    batcher.submit([sequence(2, FIRST)], [10])
+    second = batcher.submit([sequence(1, SECOND)], [10])
+    assert (second.waiting, batcher.queue_jobs) == (0, 1)
+    runner.opened.set()
+    assert result(first) == result(second) == [running * 10]
+    assert [running] not in runner.batches[1:]
+
+
+def test_running_item_that_does_not_serve_is_not_joined(make: Make) -> None:
+    """The other outputs need a run of their own, and count as waiting tokens."""
+    runner = Runner(held=True)
+    batcher = make(runner, key=key_of, merge=merge, most=10)
+    batcher.start()
+    first = batcher.submit([sequence(1, FIRST)], [6])
+    assert runner.entered.wait(HANG)
+    second = batcher.submit([sequence(1, SECOND)], [6])
+    assert (second.waiting, batcher.queue_tokens) == (1, 6)
+    with pytest.raises(OverloadedError):
+        batcher.submit([sequence(2, FIRST)], [6])
+    runner.opened.set()
+    assert result(first) == [sequence(1, FIRST) * 10]
+    assert result(second) == [sequence(1, SECOND) * 10]
+    assert runner.batches == [[sequence(1, FIRST)], [sequence(1, SECOND)]]
+
+
+def test_queued_item_is_joined_after_an_equal_run_has_ended(make: Make) -> None:
+    """The end of a run does not hide the item of the same sequence that waits."""
+    runner = Runner()
+    batcher = make(runner, key=key_of, merge=merge)
+    first = batcher.submit([sequence(1, FIRST)], [3])
+    running = batcher.take()
+    second = batcher.submit([sequence(1, SECOND)], [3])
+    batcher._execute(*running)
+    third = batcher.submit([sequence(1, FIRST)], [3])
+    assert batcher.queue_tokens == 3
+    batcher.start()
+    assert result(first) == [sequence(1, FIRST) * 10]
+    assert result(second) == result(third) == [sequence(1, FIRST | SECOND) * 10]
+
+
+def test_failure_of_a_widened_item_fails_all_its_jobs(make: Make) -> None:
+    """They wait for the same run."""
+    runner = Runner(guilty=frozenset({sequence(1, FIRST | SECOND)}))
+    batcher = make(runner, key=key_of, merge=merge)
+    jobs = [batcher.submit([sequence(1, outputs)], [3]) for outputs in (FIRST, SECOND)]
+    other = batcher.submit([sequence(2, FIRST)], [3])
+    batcher.start()
+    assert [type(error(job)) for job in jobs] == [ZeroDivisionError] * 2
+    assert result(other) == [sequence(2, FIRST) * 10]
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7)), min_size=1, max_size=25
+    )
+)
+def test_every_job_gets_at_least_the_outputs_that_it_requests(jobs: list[tuple[list[int], int]]) -> None:
+    """Any sequences, any outputs, while others of the same wait or run."""
+    batcher = Batcher[int, int, list[int]](
+        lambda _plan, batch: batch,
+        builder=FakeBatchBuilder,
+        max_queue_tokens=10**6,
+        key=lambda item: item >> 3,
+        merge=merge,
+    )
+    submitted: list[tuple[list[int], Job[int, int]]] = []
+    for number, (sequences, outputs) in enumerate(jobs):
+        if number == len(jobs) // 2:
+            batcher.start()
+        items = [each << 3 | outputs for each in sequences]
+        submitted.append((items, batcher.submit(items, [1 + item // 16 for item in items])))
+    for items, job in submitted:
+        for item, served in zip(items, result(job), strict=True):
+            assert (served >> 3, served & item) == (item >> 3, item)
+    batcher.close()
+    assert (batcher.queue_tokens, batcher.queue_jobs, batcher._known) == (0, 0, {})
 
 
 # === Ending ===
@@ -754,12 +908,9 @@ def test_a_job_knows_where_its_time_went(make: Make) -> None:
 @given(
     jobs=st.lists(st.lists(st.integers(1, 16), min_size=1, max_size=6), min_size=1, max_size=25),
     row=st.integers(16, 40),
-    alignment=st.sampled_from([1, 4, 8]),
     guilty=st.sets(st.integers(0, 60), max_size=3),
 )
-def test_every_item_is_answered_once_and_no_row_overflows(
-    jobs: list[list[int]], row: int, alignment: int, guilty: set[int]
-) -> None:
+def test_every_item_is_answered_once_and_no_row_overflows(jobs: list[list[int]], row: int, guilty: set[int]) -> None:
     """Any jobs, any sizes, any guilty ones: each innocent job gets its own results in order, each guilty one its error.
 
     No batch is longer than the row, and no item runs again once it has a result.
@@ -767,18 +918,15 @@ def test_every_item_is_answered_once_and_no_row_overflows(
     sizes = [size for job in jobs for size in job]
     succeeded: list[int] = []
 
-    def room() -> Shelf:
-        return Shelf(row, alignment)
-
-    def run(batch: list[int]) -> list[int]:
-        shelf = room()
-        assert all(shelf.place(sizes[item]) for item in batch)
+    def run(plan: list[int], batch: list[int]) -> list[int]:
+        assert plan == [sizes[item] for item in batch]
+        assert sum(plan) <= row
         if guilty.intersection(batch):
             raise ZeroDivisionError
         succeeded.extend(batch)
         return [item * 10 for item in batch]
 
-    batcher = Batcher[int, int](run, room=room, max_queue_tokens=sum(sizes))
+    batcher = Batcher[int, int, list[int]](run, builder=lambda: FakeBatchBuilder(row), max_queue_tokens=sum(sizes))
     submitted: list[tuple[list[int], Future[list[int]]]] = []
     first = 0
     for number, job in enumerate(jobs):

@@ -582,7 +582,7 @@ def test_another_job_does_not_go_on_with_the_parts(
     told = encode("many.txt", "-o", "out.npy", code=1, FNET_LOAD_WEIGHTS="false").stderr.decode()
     assert "out.npy.part was begun with another digest, load_weights; --restart throws it away" in told
     job = json.loads((tmp_path / "out.npy.part" / "job.json").read_text())
-    assert (job["engine"], job["dtype"], job["preset"]) == ("jax", "float32", "tiny_en")
+    assert (job["backend"], job["dtype"], job["preset"]) == ("jax", "float32", "tiny_en")
     many.write_text("another first line\n" + many.read_text())
     told = encode("many.txt", "-o", "out.npy", code=1).stderr.decode()
     assert "the input is not what was begun with, at line 1 or behind it; --restart begins anew" in told

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import structlog
 
 from model.backbone import FNetBackbone
-from model.encoder import Encoding, Tokens
+from model.backends.base import BackendError
+from model.encoder import ALL_OUTPUTS, Encoding, Output, PackedEncoder, Tokens
 from model.errors import PresetError
+from model.selftest import SelfTest, compile_and_verify
 from service import errors
-from service.cache import ResultCache
 from service.engine import Engine
 from service.inputs import Text
 from service.records import (
@@ -89,8 +91,9 @@ def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest
     assert states == ["loading", "compiling"]
     assert engine.state == "ready"
     loaded = engine.ready()
-    assert engine.progress == (1, 1)
-    assert loaded.test.rows == loaded.encoder.rows == (16,)
+    assert engine.progress == (2, 2)
+    assert loaded.test.row_lengths == loaded.encoder.row_lengths
+    assert sorted([*loaded.test.row_lengths, *loaded.test.disabled]) == [8, 16]
     assert loaded.tokenizer is None
     assert len(loaded.digest) == 64
     assert loaded.seconds > 0
@@ -114,6 +117,86 @@ def test_an_untrained_preset_is_warned_of(make_engine: MakeEngine, smallest_pres
         engine = make_engine(untrained)
     assert engine.state == "ready"
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["preset not trained"]
+
+
+@pytest.mark.parametrize("faster", ["FNET_BACKEND=openvino", None])
+def test_ready_event_describes_what_runs(
+    make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch, faster: str | None
+) -> None:
+    """It names a faster choice that is installed and unused, if there is one."""
+    monkeypatch.setattr("service.engine.faster_choice", lambda _backend, _dtype: faster)
+    with structlog.testing.capture_logs() as logs:
+        engine = make_engine(smallest_preset)
+    (ready,) = [entry for entry in logs if entry["event"] == "ready"]
+    test = engine.ready().test
+    expected = {
+        "log_level": "info",
+        "preset": "smallest_en",
+        "backend": "jax",
+        "dtype": "float32",
+        "row_lengths": list(test.row_lengths),
+        "batch_invariant": test.batch_invariant,
+        "numerics": test.numerics[:12],
+    }
+    assert {name: ready[name] for name in expected} == expected
+    assert ready.get("faster") == faster
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace fields of the self-test's result."""
+
+    def replace(**fields: Any) -> None:
+        def verify(*arguments: Any, **options: Any) -> SelfTest:
+            return dataclasses.replace(compile_and_verify(*arguments, **options), **fields)
+
+        monkeypatch.setattr("service.engine.compile_and_verify", verify)
+
+    return replace
+
+
+def test_disabled_row_length_is_logged(
+    make_engine: MakeEngine, smallest_preset: Path, judge: Callable[..., None]
+) -> None:
+    """It costs a little speed and no exactness: no warning."""
+    judge(disabled={8: "not bit-identical to the longest row"})
+    with structlog.testing.capture_logs() as logs:
+        make_engine(smallest_preset)
+    (entry,) = [entry for entry in logs if entry["event"] == "row length disabled"]
+    assert (entry["log_level"], entry["row_length"]) == ("info", 8)
+    assert entry["reason"] == "not bit-identical to the longest row"
+    assert not [entry for entry in logs if entry["log_level"] == "warning"]
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_missing_batch_invariance_is_a_warning_where_it_is_required(
+    make_engine: MakeEngine, smallest_preset: Path, judge: Callable[..., None], *, required: bool
+) -> None:
+    """Whoever turned the guarantee off is not warned."""
+    judge(batch_invariant=False)
+    with structlog.testing.capture_logs() as logs:
+        make_engine(smallest_preset, batch_invariant=required)
+    warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [entry["event"] for entry in warnings] == ["not batch-invariant"] * required
+    assert all("depend on the rest of its batch" in entry["detail"] for entry in warnings)
+
+
+def test_backend_that_cannot_run_fails_the_engine(
+    make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has its message in one line, and no trace."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> PackedEncoder:
+        raise BackendError("int8 is not available on this processor: use FNET_DTYPE=float32")
+
+    monkeypatch.setattr("service.engine.PackedEncoder", refuse)
+    failures: list[BaseException] = []
+    with structlog.testing.capture_logs() as logs:
+        engine = make_engine(smallest_preset, on_failure=failures.append)
+    assert (engine.state, [type(failure) for failure in failures]) == ("failed", [BackendError])
+    (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert entry["reason"] == "int8 is not available on this processor: use FNET_DTYPE=float32"
+    assert "exc_info" not in entry
 
 
 @pytest.mark.parametrize(
@@ -397,25 +480,34 @@ def test_repeated_inputs_are_answered_from_the_kept_results(
     assert 0 < engine.result_bytes <= 1 << 20
 
 
-def test_results_are_copied_off_the_event_loop(
+def test_kept_result_serves_requests_for_fewer_outputs(
     make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
 ) -> None:
-    """Those of a large request are large; other requests do not wait for the copying."""
-    threads: list[threading.Thread] = []
+    """Another output of a known sequence is computed, and from then on kept next to the first."""
+    records: list[Record] = []
+    engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
+    known = tokens(9)
 
-    class Watched(ResultCache):
-        def put(self, tokens: Tokens, encoding: Encoding) -> None:
-            threads.append(threading.current_thread())
-            super().put(tokens, encoding)
+    def runs() -> int:
+        return sum(isinstance(record, BatchRan) for record in records)
 
-    engine = make_engine(smallest_preset, result_cache_bytes=1 << 20)
-    engine._cache = Watched(1 << 20)
-    asked = tokens(*[16] * 8)
-    first, _ = runner.run(engine.encode(asked, HANG))
-    assert len(threads) == 8
-    assert threading.main_thread() not in threads
-    again, timings = runner.run(engine.encode(asked, HANG))
-    assert (timings, same_bits(again, first)) == (Timings(), True)
+    def encode(*outputs: Output) -> Encoding:
+        ((encoding,), _) = runner.run(engine.encode(known, HANG, frozenset(outputs)))
+        return encoding
+
+    pooled = encode("pooled_output")
+    assert encode("pooled_output").pooled_output is pooled.pooled_output
+    assert runs() == 1
+    mean = encode("mean_output")
+    assert runs() == 2
+    both = encode("pooled_output", "mean_output")
+    assert runs() == 2
+    assert both.pooled_output is pooled.pooled_output
+    assert both.mean_output is mean.mean_output
+    encode("pooled_output", "sequence_output")
+    assert runs() == 3
+    assert same_bits([encode(*ALL_OUTPUTS)], runner.run(make_engine(smallest_preset).encode(known, HANG))[0])
+    assert runs() == 3
 
 
 def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHeld, runner: asyncio.Runner) -> None:
@@ -433,3 +525,62 @@ def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHel
     assert gate.sizes == [1]
     for answer in answers:
         assert same_bits(answer, answers[0])
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "running"])
+def test_requests_for_different_outputs_of_a_sequence_get_their_own(
+    make_held: MakeHeld, runner: asyncio.Runner, *, waits: bool
+) -> None:
+    """One run serves both while they wait; a run that lacks an output is not joined. The bits stay the same."""
+    held, gate = make_held()
+    (sequence, other) = tokens(9, 7)
+    pooled, both = frozenset[Output](("pooled_output",)), frozenset[Output](("mean_output", "sequence_output"))
+
+    async def encode(sequence: Tokens, outputs: frozenset[Output]) -> Encoding:
+        (encoding,), _ = await held.engine.encode([sequence], HANG, outputs)
+        return encoding
+
+    async def meet() -> list[Encoding]:
+        requests = [asyncio.ensure_future(encode(other, both))] if waits else []
+        requests += [] if waits else [asyncio.ensure_future(encode(sequence, pooled))]
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        late = ([pooled] if waits else []) + [both]
+        requests += [asyncio.ensure_future(encode(sequence, outputs)) for outputs in late]
+        await asyncio.sleep(0)
+        assert held.engine.queue_tokens == 9
+        gate.opened.set()
+        return (await asyncio.gather(*requests))[-2:]
+
+    first, second = held.run(meet())
+    assert gate.outputs == ([[both], [pooled | both]] if waits else [[pooled], [both]])
+    (alone,) = held.run(held.engine.encode([sequence], HANG))[0]
+    assert first.pooled_output.tobytes() == alone.pooled_output.tobytes()
+    assert second.mean_output.tobytes() == alone.mean_output.tobytes()
+    assert second.sequence_output.tobytes() == alone.sequence_output.tobytes()
+
+
+# === Memory of results ===
+
+
+@pytest.mark.parametrize("output", ["pooled_output", "mean_output"])
+def test_result_holds_the_requested_output_only(service: Service, output: Output) -> None:
+    """A request for one row per sequence keeps none of the token outputs, nor the memory of the batch's arrays."""
+    hidden = service.engine.ready().preset.architecture.hidden_dim
+    sequences = tokens(*[60] * 20, *range(1, 40))
+    encodings, _ = service.run(service.engine.encode(sequences, HANG, frozenset((output,))))
+    for encoding in encodings:
+        assert list(encoding.arrays) == [output]
+        assert encoding.arrays[output].base is None
+        assert encoding.nbytes == hidden * 4
+
+
+def test_token_outputs_are_arrays_of_their_own(service: Service) -> None:
+    """A result that outlives its batch does not hold the other sequences of the row."""
+    encodings, _ = service.run(service.engine.encode(tokens(3, 20, 7), HANG))
+    assert all(array.base is None for encoding in encodings for array in encoding.arrays.values())
+
+
+def test_results_cannot_be_written_to(service: Service) -> None:
+    """Several requests may share one."""
+    ((encoding,), _) = service.run(service.engine.encode(tokens(5), HANG))
+    assert not any(array.flags.writeable for array in encoding.arrays.values())

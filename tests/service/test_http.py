@@ -7,6 +7,7 @@ import base64
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -527,6 +528,36 @@ def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
     assert "may ever wait" in document["detail"]
 
 
+def test_requests_for_different_outputs_of_one_text_share_a_run(
+    service: Service, make_held: MakeHeld, wait_until: WaitUntil
+) -> None:
+    """Whatever protocol each comes by; the answers are those of each alone."""
+    held, gate = make_held()
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
+        ("/embed_all", {"inputs": "two outputs"}),
+        ("/v1/embeddings", {"input": "two outputs", "model": "tiny_en"}),
+    ]
+
+    async def meet() -> list[httpx.Response]:
+        running = asyncio.ensure_future(held.http.post("/embed", json={"inputs": "another"}))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = [asyncio.ensure_future(held.http.post(path, json=body)) for path, body in requests]
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_requests == len(requests))
+        gate.opened.set()
+        await running
+        return await asyncio.gather(*waiting)
+
+    answers = held.run(meet())
+    assert gate.outputs == [
+        [frozenset({"pooled_output"})],
+        [frozenset({"mean_output", "pooled_output", "sequence_output"})],
+    ]
+    for answer, (path, body) in zip(answers, requests, strict=True):
+        assert answer.status_code == 200
+        assert answer.json() == service.post(path, json=body).json()
+
+
 def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: WaitUntil) -> None:
     """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
     held, gate = make_held(max_queue_tokens=128)
@@ -749,7 +780,7 @@ def test_a_ready_service_says_so(service: Service) -> None:
     assert service.get("/health/live").json() == {"alive": True}
     for path in ("/health", "/health/ready"):
         response = service.get(path)
-        assert (response.status_code, response.json()) == (200, {"state": "ready", "done": 4, "of": 4})
+        assert (response.status_code, response.json()) == (200, {"state": "ready", "done": 6, "of": 6})
 
 
 def test_info_describes_what_is_served(service: Service) -> None:
@@ -771,7 +802,7 @@ def test_info_describes_what_is_served(service: Service) -> None:
     assert {name: info[name] for name in expected} == expected
     # Which lengths pass the self-test is the machine's business; the longest has to.
     dropped = [each["shape"] for each in info["shapes_dropped"]]
-    assert sorted([*info["shapes"], *dropped]) == [16, 32, 48, 64]
+    assert sorted([*info["shapes"], *dropped]) == [8, 16, 24, 32, 48, 64]
     assert info["shapes"][-1] == 64
     assert info["digest"].startswith("sha256:")
     assert len(info["digest"]) == 7 + 64
@@ -786,8 +817,9 @@ def test_info_describes_what_is_served(service: Service) -> None:
     }
     assert info["architecture"]["vocabulary_size"] == VOCABULARY
     assert info["parameters"] == service.engine.ready().preset.architecture.parameter_count
-    assert (info["alignment"], info["tile"]) in {(2, 32), (8, 1), (8, 32), (16, 1), (32, 1)}
-    assert info["engine"] == "jax"
+    assert info["backend"] == "jax"
+    assert re.fullmatch("sha256:[0-9a-f]{64}", info["numerics"])
+    assert not {"alignment", "tile", "engine"} & set(info)
     assert 0 <= info["largest_error"] <= 1e-4
     assert info["ready_seconds"] > 0
 
@@ -884,12 +916,14 @@ def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scra
     assert after["fnet_ready", ()] == 1
     assert after["fnet_queue_tokens", ()] == after["fnet_queue_requests", ()] == 0
     (info,) = (dict(labels) for name, labels in after if name == "fnet_model_info")
-    digest = service.get("/v1/info").json()["digest"]
+    described = service.get("/v1/info").json()
     assert info == {
         "preset": "tiny_en",
         "preset_version": "7",
-        "digest": digest,
+        "digest": described["digest"],
         "dtype": "float32",
+        "backend": "jax",
+        "numerics": described["numerics"],
         "version": __version__,
     }
 

@@ -8,6 +8,7 @@ import json
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.encoder import Encoding
+from model.architecture import Architecture
+from model.encoder import Encoding, Output
+from model.presets import Preset
 from service.engine import normalized
 from service.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.inputs import Text
@@ -26,6 +29,27 @@ from service.protocols.native import NPZ, EncodeCall, EncodeRequest, archived, p
 
 HIDDEN = 4
 MOST = 8
+PRESET = Preset(
+    name="tiny",
+    directory=Path(),
+    architecture=Architecture(
+        vocabulary_size=8,
+        num_layers=1,
+        hidden_dim=HIDDEN,
+        intermediate_dim=8,
+        max_sequence_length=8,
+        num_segments=2,
+    ),
+    dtype="float32",
+    has_tokenizer=False,
+    truncate="round_robin",
+    version="",
+    trained=True,
+    padding="none",
+    pooling="pooled",
+    description="",
+    matryoshka=False,
+)
 
 
 def call(accept: str = "application/json", **request: Any) -> EncodeCall:
@@ -314,41 +338,39 @@ def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
 
 
 def encodings(*lengths: int) -> list[Encoding]:
-    """Return results of awkward float32 values, the hidden axis out of order inside."""
+    """Return results of awkward float32 values."""
     random = np.random.default_rng(len(lengths))
-    order = np.array([2, 0, 3, 1], np.intp)
     results = []
     for length in lengths:
-        scale = np.float32(10) ** random.integers(-30, 30, (length + 1, HIDDEN)).astype(np.float32)
-        values = (random.normal(size=(length + 1, HIDDEN)) * scale).astype(np.float32)
-        results.append(Encoding(values[0], values[1:], order))
+        scale = np.float32(10) ** random.integers(-30, 30, (length + 2, HIDDEN)).astype(np.float32)
+        values = (random.normal(size=(length + 2, HIDDEN)) * scale).astype(np.float32)
+        results.append(Encoding({"sequence_output": values[2:], "pooled_output": values[0], "mean_output": values[1]}))
     return results
 
 
-def output(encoding: Encoding, name: str) -> npt.NDArray[np.float32]:
+def output(encoding: Encoding, name: Output) -> npt.NDArray[np.float32]:
     """Return one output of a result."""
-    array: npt.NDArray[np.float32] = getattr(encoding, name)
-    return array
+    return encoding.arrays[name]
 
 
 def answer(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, Any]:
     """Render JSON and read it back."""
-    document: dict[str, Any] = orjson.loads(b"".join(render_json(made, "tiny", results, 11)))
+    document: dict[str, Any] = orjson.loads(b"".join(render_json(made, PRESET, results, 11)))
     return document
 
 
 def archive(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
     """Render an archive and read it back."""
     lengths = [len(encoding.sequence_output) for encoding in results]
-    content = b"".join(npz(archived(made, results, lengths)))
-    assert npz_size(archived(made, results, lengths)) == len(content)
+    content = b"".join(npz(archived(made, PRESET, results, lengths)))
+    assert npz_size(archived(made, PRESET, results, lengths)) == len(content)
     with zipfile.ZipFile(io.BytesIO(content)) as members:
         assert members.testzip() is None
     with np.load(io.BytesIO(content), allow_pickle=False) as read:
         return dict(read)
 
 
-OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
+OUTPUTS: list[Output] = ["sequence_output", "pooled_output", "mean_output"]
 
 
 def test_numbers_survive_json_to_the_last_bit() -> None:
@@ -360,7 +382,7 @@ def test_numbers_survive_json_to_the_last_bit() -> None:
             read = np.array(document[name][index], np.float32)
             assert np.array_equal(read, output(encoding, name))
     # Python's own parser agrees with the fast one.
-    again = json.loads(b"".join(render_json(call(texts="a", outputs=OUTPUTS), "tiny", results, 11)))
+    again = json.loads(b"".join(render_json(call(texts="a", outputs=OUTPUTS), PRESET, results, 11)))
     assert again == document
 
 
@@ -388,7 +410,7 @@ def test_an_archive_has_arrays_end_to_end() -> None:
     assert arrays["lengths"].tolist() == [3, 1, 5]
     for part, encoding in zip(np.split(arrays["sequence_output"], [3, 4]), results, strict=True):
         assert np.array_equal(part, encoding.sequence_output)
-    for name in ("pooled_output", "mean_output"):
+    for name in OUTPUTS[1:]:
         assert np.array_equal(arrays[name], [output(encoding, name) for encoding in results])
 
 
@@ -397,14 +419,14 @@ def test_an_archive_takes_the_memory_of_a_sequence() -> None:
     (result,) = encodings(20_000)
     made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
     lengths = [20_000] * 50
-    pieces = npz(archived(made, [result] * 50, lengths))
+    pieces = npz(archived(made, PRESET, [result] * 50, lengths))
     tracemalloc.start()
     try:
         size = sum(map(len, pieces))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size == npz_size(archived(made, [result] * 50, lengths))
+    assert size == npz_size(archived(made, PRESET, [result] * 50, lengths))
     assert size > 50 * result.nbytes - 10_000
     assert peak < 8 * result.nbytes
 
@@ -413,8 +435,8 @@ def test_the_length_of_a_huge_archive_is_not_told() -> None:
     """Beyond 2 GB its format is another; it is sent all the same."""
     (result,) = encodings(1)
     made = call(NPZ, texts="a", outputs=["sequence_output"])
-    assert (npz_size(archived(made, [result], [100_000_000])) or 0) > 16 * 100_000_000
-    assert npz_size(archived(made, [result], [200_000_000])) is None
+    assert (npz_size(archived(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
+    assert npz_size(archived(made, PRESET, [result], [200_000_000])) is None
 
 
 @pytest.mark.parametrize(

@@ -518,15 +518,16 @@ def test_texts_survive_both_forms(data: list[str]) -> None:
 
 
 def result(sequences: int, length: int, hidden: int = 4) -> Result:
-    """Return results of awkward float32 values, the hidden axis out of order inside."""
+    """Return results of awkward float32 values."""
     random = np.random.default_rng(sequences)
-    order = np.random.default_rng(1).permutation(hidden)
     encodings = []
     for _ in range(sequences):
-        scale = np.float32(10) ** random.integers(-30, 30, (length + 1, hidden)).astype(np.float32)
-        values = (random.normal(size=(length + 1, hidden)) * scale).astype(np.float32)
-        encodings.append(Encoding(values[0], values[1:], order))
-    return Result(encodings, length)
+        scale = np.float32(10) ** random.integers(-30, 30, (length + 2, hidden)).astype(np.float32)
+        values = (random.normal(size=(length + 2, hidden)) * scale).astype(np.float32)
+        encodings.append(
+            Encoding({"sequence_output": values[2:], "pooled_output": values[0], "mean_output": values[1]})
+        )
+    return Result(encodings, length, hidden)
 
 
 def expected(made: Result, name: str) -> Array:

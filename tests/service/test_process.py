@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,90 +20,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.service.process import Process
+
 HANG = 120.0
-COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
-
-
-class Process:
-    """A running `fnet-service serve`, or a program that stands for it.
-
-    Attributes:
-        lines: What it wrote to standard error so far.
-        url: Where it listens.
-    """
-
-    def __init__(self, *options: str, program: str | None = None, **environ: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
-        self._process = subprocess.Popen(
-            [str(COMMAND), "serve", *options] if program is None else [sys.executable, "-c", program, *options],
-            env={**inherited, "FNET_PORT": "0", "FNET_LOG_FORMAT": "json", **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.lines.append(line.rstrip("\n"))
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
-        end = time.monotonic() + HANG
-        while not condition():
-            assert self._process.poll() is None, self.lines
-            assert time.monotonic() < end, self.lines
-            time.sleep(0.03)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Return its log lines of one event."""
-        found = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
-        return [line for line in found if line["event"] == name]
-
-    @property
-    def url(self) -> str:
-        """Return where it listens, once it says so."""
-        self.wait_until(lambda: bool(self.events("listening")))
-        return str(self.events("listening")[0]["url"])
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        self._process.send_signal(number)
-
-    def end(self) -> int:
-        """Wait for its end and return its exit code."""
-        code = self._process.wait(HANG)
-        self._reader.join(HANG)
-        assert self._process.stdout is not None
-        assert self._process.stdout.read() == ""
-        return code
-
-    def close(self) -> None:
-        """End it, whatever it does."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(HANG)
-        self._reader.join(HANG)
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Start a process, ended with the test; arguments are options and environment variables."""
-    started: list[Process] = []
-
-    def start(*options: str, **given: str) -> Process:
-        started.append(Process(*options, **given))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.close()
 
 
 def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Process]) -> None:
@@ -189,9 +104,15 @@ def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], 
 @pytest.mark.parametrize(
     ("options", "environ", "line"),
     [
-        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32' or 'bfloat16'"),
+        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32', 'bfloat16' or 'int8'"),
         ([], {"FNET_PORT": "http"}, "fnet-service: FNET_PORT: Input should be a valid integer"),
         ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: no such setting"),
+        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE is now FNET_BACKEND: rename it"),
+        (
+            ["--dtype", "int8"],
+            {},
+            "fnet-service: --dtype: int8 is not available with the jax backend: use FNET_BACKEND",
+        ),
         (["--preset", "no_such_preset"], {}, "fnet-service: --preset: preset 'no_such_preset': no such preset"),
     ],
 )
@@ -223,6 +144,21 @@ def test_a_broken_preset_ends_the_process(
     (line,) = [json.loads(line) for line in process.lines if json.loads(line)["level"] == "error"]
     assert line["event"] == "cannot load the preset"
     assert line["reason"].startswith(reason)
+    assert "Traceback" not in "".join(process.lines)
+
+
+def test_backend_that_cannot_run_ends_the_process(
+    start: Callable[..., Process], write_preset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its exit code is 1, and one clear line has the reason and what to do."""
+    preset = write_preset(tmp_path / "odd_en", hidden=72, intermediate=100, tokenizer=False)
+    process = start(FNET_PRESET=str(preset), FNET_BACKEND="openvino", FNET_DTYPE="int8")
+    assert process.end() == 1
+    (line,) = [json.loads(line) for line in process.lines if json.loads(line)["level"] == "error"]
+    assert line["reason"] == (
+        "int8 needs a hidden and an intermediate size that are multiples of 32; this network has 72 and 100: "
+        "use FNET_DTYPE=float32 or bfloat16"
+    )
     assert "Traceback" not in "".join(process.lines)
 
 
@@ -447,7 +383,7 @@ class Stuck(engine.Engine):
     def __init__(self, *arguments):
         super().__init__(*arguments, patience=float(os.environ["PATIENCE"]))
 
-    def _run(self, batch):
+    def _run(self, plan, batch):
         print("running", file=sys.stderr, flush=True)
         threading.Event().wait()
 
@@ -495,7 +431,7 @@ def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..
 
 
 # The run of a batch goes on and on, most of the time inside of the library that computes.
-_BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(batch):\n            pass")
+_BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(plan, batch):\n            pass")
 
 
 def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from model.backends import SUPPORTED_DTYPES
+from model.backends.base import BackendName, Dtype
 from model.presets import DEFAULT_PRESET
 from service.settings import Settings, SettingsError, option, variable
 
@@ -19,6 +21,7 @@ from service.settings import Settings, SettingsError, option, variable
 DEFAULTS: dict[str, Any] = {
     "preset": DEFAULT_PRESET,
     "dtype": "float32",
+    "backend": "jax",
     "host": "127.0.0.1",
     "port": 8000,
     "batch_invariant": True,
@@ -79,6 +82,7 @@ def test_every_setting_says_what_it_means(name: str) -> None:
         ("batch_invariant", "TRUE", True),
         ("load_weights", "off", False),
         ("dtype", "bfloat16", "bfloat16"),
+        ("backend", "openvino", "openvino"),
         ("pooling", "mean", "mean"),
         ("cors_origins", "http://a, http://b ,", ["http://a", "http://b"]),
         ("cors_origins", "null,*", ["null", "*"]),
@@ -122,6 +126,31 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
     assert all(variable(name) in message for name in Settings.model_fields)
 
 
+def test_renamed_setting_is_refused_with_its_new_name() -> None:
+    """A deployment of an earlier version does not silently run with the default."""
+    assert refusal({"FNET_ENGINE": "openvino"}) == "FNET_ENGINE is now FNET_BACKEND: rename it"
+    assert Settings.load({"FNET_ENGINE": ""}) == Settings.load({})
+
+
+def test_dtype_and_backend_have_the_values_of_the_model() -> None:
+    """The settings do not import them, which would load numerical libraries."""
+    for name, known in (("dtype", Dtype), ("backend", BackendName)):
+        assert get_args(Settings.model_fields[name].annotation) == get_args(known)
+
+
+@pytest.mark.parametrize("backend", get_args(BackendName))
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_dtype_that_the_backend_lacks_is_refused(backend: BackendName, dtype: Dtype) -> None:
+    """The line names the backend that has it."""
+    environ = {"FNET_BACKEND": backend, "FNET_DTYPE": dtype}
+    if dtype in SUPPORTED_DTYPES[backend]:
+        assert (Settings.load(environ).backend, Settings.load(environ).dtype) == (backend, dtype)
+    else:
+        problem = f"{dtype} is not available with the {backend} backend: use FNET_BACKEND=openvino"
+        assert refusal(environ) == f"FNET_DTYPE: {problem}"
+        assert refusal({"FNET_BACKEND": backend}, {"dtype": dtype}) == f"--dtype: {problem}"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -129,6 +158,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
         ("port", "65536"),
         ("port", "-1"),
         ("dtype", "float16"),
+        ("backend", "tensorflow"),
         ("max_batch_tokens", "0"),
         ("max_queue_tokens", "1.5"),
         ("max_sequences", "-3"),

@@ -201,4 +201,4 @@ def test_serving_loads_no_other_framework() -> None:
 
 def test_help_is_quick() -> None:
     """The command itself loads no numerical library."""
-    assert not loaded_by("service.cli") & {"jax", "numpy", "keras", "fastapi"}
+    assert not loaded_by("service.cli") & {"jax", "numpy", "scipy", "keras", "fastapi"}

@@ -1,0 +1,91 @@
+"""`fnet-service serve` as a process of its own, with a real port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HANG = 120.0
+COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
+
+
+class Process:
+    """A running `fnet-service serve`, or a program that stands for it.
+
+    Attributes:
+        lines: What it wrote to standard error so far.
+        url: Where it listens.
+    """
+
+    def __init__(self, *options: str, program: str | None = None, **environ: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
+        self._process = subprocess.Popen(
+            [str(COMMAND), "serve", *options] if program is None else [sys.executable, "-c", program, *options],
+            env={**inherited, "FNET_PORT": "0", "FNET_LOG_FORMAT": "json", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
+        end = time.monotonic() + HANG
+        while not condition():
+            assert self._process.poll() is None, self.lines
+            assert time.monotonic() < end, self.lines
+            time.sleep(0.03)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return its log lines of one event."""
+        found = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [line for line in found if line["event"] == name]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def url(self) -> str:
+        """Return where it listens, once it says so."""
+        self.wait_until(lambda: bool(self.events("listening")))
+        return str(self.events("listening")[0]["url"])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for its end and return its exit code."""
+        code = self._process.wait(HANG)
+        self._reader.join(HANG)
+        assert self._process.stdout is not None
+        assert self._process.stdout.read() == ""
+        return code
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(HANG)
+        self._reader.join(HANG)
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
