@@ -1,1 +1,1 @@
-"""Measure this machine: what `fnet-service bench` does. Nothing that serves imports it."""
+"""Measure this machine: the implementation of `fnet-service bench`. The server does not import it."""

@@ -1,4 +1,4 @@
-"""What kind of machine this is."""
+"""Description of this machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from pathlib import Path
 
 from service.bench.results import Machine
 
-_PACKAGES = ("fnet-encode", "numpy", "jax", "openvino", "torch")
+_PACKAGES = ("fnet-encode", "numpy", "scipy", "jax", "openvino", "torch")
 # By their names in Linux, on Intel's and AMD's processors and on ARM's.
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+_INSTRUCTIONS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "bf16",
+    "i8mm",
+)
 
 
 def this_machine() -> Machine:
-    """Describe the machine, as far as it tells."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+    """Describe the machine, as far as the system reports it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     return Machine(
@@ -31,11 +43,11 @@ def this_machine() -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that are installed and matter to speed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that affect speed."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

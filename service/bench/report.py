@@ -1,91 +1,172 @@
-"""What was measured, as a table for people and as JSON for programs."""
+"""Results as text: a table with a recommendation for people, and JSON for programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from service.bench.results import Measured, Result, best
+from service.bench.results import (
+    DEFAULT_CANDIDATE,
+    Accuracy,
+    BenchResult,
+    CandidateResult,
+    Choice,
+    Machine,
+    Product,
+    Recommendation,
+    roofline,
+)
 
 _MIB = 1 << 20
-_NOTHING = "-"
+_ABSENT = "-"
+_NUMERICS_DIGITS = 12
+# Load per core above which other processes affect the measurement.
+_MAX_LOAD = 0.25
 
 
-def as_json(result: Result) -> str:
+def as_json(result: BenchResult) -> str:
     """Return everything, in seconds, bytes and tokens."""
     return json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n"
 
 
-def table(result: Result) -> str:
-    """Return a Markdown table with a column for every engine and dtype, and what belongs to none of them around it."""
+def text(result: BenchResult) -> str:
+    """Return the machine, a Markdown table with a column for each backend and dtype, and the recommendation."""
     machine = result.machine
     instructions = f" ({', '.join(machine.instructions)})" if machine.instructions else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    products = ", ".join(f"{product.library} {product.dtype} {_tera_ops(product)}" for product in result.products)
     lines = [
         f"{result.preset}, {result.parameters / 1e6:.1f} million parameters, {result.date}",
         f"{machine.cpu}{instructions}, {machine.cores} cores, load {machine.load:.1f} before, {machine.system}",
         f"{versions}; medians of {result.rounds} rounds",
+        *_warnings(machine),
         "",
+        *_table([["", *(candidate.name for candidate in result.candidates)], *_rows(result)]),
+        "",
+        f"Matrix products alone: {products}",
+        *(f"{failure.backend} {failure.dtype} does not run here: {failure.reason}" for failure in result.failures),
+        *(
+            f"{candidate.name} is not recommended: its outputs are outside the accuracy bounds"
+            for candidate in result.candidates
+            if not candidate.accuracy.within_bounds
+        ),
+        "",
+        *_recommendation(result.recommendation),
     ]
-    rows = [["", *(each.name for each in result.measured)], *_rows(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _warnings(machine: Machine) -> Iterator[str]:
+    if machine.load > _MAX_LOAD * machine.cores:
+        yield "WARNING: the machine was busy before the measurement; its speeds and latencies are not reliable"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table; the first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         first, *others = (
             cell.rjust(width) if column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append(f"| {' | '.join([first, *others])} |")
+        yield f"| {' | '.join([first, *others])} |"
         if not number:
             rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-            lines.append(f"| {' | '.join(rules)} |")
-    products = ", ".join(f"{each.library} {each.dtype} {each.tflops:.2f}" for each in result.products)
-    lines += ["", f"Matrix products alone, TFLOP/s: {products}"]
-    batcher = ", ".join(f"{each.sequences_per_second:,.0f} in requests of {each.request}" for each in result.batcher)
-    lines += [f"The batcher alone, sequences/s: {batcher}"]
-    lines += [f"{each.backend} {each.dtype} does not run here: {each.reason}" for each in result.failures]
-    return "\n".join(lines) + "\n"
+            yield f"| {' | '.join(rules)} |"
 
 
-def _rows(result: Result) -> Iterator[list[str]]:
-    def row(label: str, tell: Callable[[Measured], str]) -> list[str]:
-        return [label, *(tell(each) for each in result.measured)]
+def _rows(result: BenchResult) -> Iterator[list[str]]:
+    def row(label: str, cell: Callable[[CandidateResult], str]) -> list[str]:
+        return [label, *(cell(candidate) for candidate in result.candidates)]
 
-    yield row("ready, first start, s", lambda each: f"{each.start.first_seconds:.2f}")
-    yield row("ready, next start, s", lambda each: f"{each.start.again_seconds:.2f}")
-    yield row("of it imports, s", lambda each: f"{each.start.import_seconds:.2f}")
-    yield row("memory when ready, MiB", lambda each: f"{each.start.ready_bytes / _MIB:,.0f}")
-    yield row("most memory, MiB", lambda each: f"{each.start.peak_bytes / _MIB:,.0f}")
-    for length in sorted({speed.tokens for each in result.measured for speed in each.rows}):
-        yield row(f"row of {length}: ms, tokens/s, of limit", partial(_speed, length))
-    limits = {each.dtype: best(result.products, each.dtype) for each in result.measured}
-    yield row("limit, TFLOP/s", lambda each: f"{limits[each.dtype].tflops:.2f} by {limits[each.dtype].library}")
-    for place, latency in enumerate(result.measured[0].latencies):
-        yield row(f"1 x {latency.tokens}: ms, 95th percentile", partial(_latency, place))
-    for place, workload in enumerate(result.measured[0].throughputs):
-        yield row(f"{workload.workload}: tokens/s, rows filled", partial(_throughput, place))
-    counts = [point.sequences for point in result.measured[0].queue if point.full]
-    if counts:
-        label = f"queues of {counts[0]} to {counts[-1]}: off the line"
-        yield row(label, lambda each: f"{each.line.deviation:.1%}" if each.line else _NOTHING)
-    shortest, longest = result.measured[0].lengths[0].length, result.measured[0].lengths[-1].length
-    label = f"lengths {shortest} to {longest}: off the median a token"
-    yield row(label, lambda each: f"{each.length_deviation:.1%}")
+    yield row("ready, cold start (s)", lambda each: f"{each.start.cold_seconds:.2f}")
+    yield row("ready, warm start (s)", lambda each: f"{each.start.warm_seconds:.2f}")
+    yield row("imports (s)", lambda each: f"{each.start.import_seconds:.2f}")
+    yield row("memory when ready (MiB)", lambda each: f"{each.start.ready_bytes / _MIB:,.0f}")
+    yield row("peak memory (MiB)", lambda each: f"{each.start.peak_bytes / _MIB:,.0f}")
+    for length in sorted({speed.tokens for each in result.candidates for speed in each.rows}):
+        yield row(f"row of {length}: ms, tokens/s, of roofline", partial(_speed, length))
+    if any(each.disabled for each in result.candidates):
+        yield row("disabled row lengths", lambda each: " ".join(map(str, each.disabled)) or _ABSENT)
+    limits = {each.name: roofline(result.products, each.compute_dtype) for each in result.candidates}
+    yield row("roofline", lambda each: f"{_tera_ops(limits[each.name])} {limits[each.name].library}")
+    for index, latency in enumerate(result.candidates[0].latencies):
+        yield row(f"1 x {latency.tokens}: ms median, p95", partial(_latency, index))
+    for index, workload in enumerate(result.candidates[0].throughputs):
+        yield row(f"{workload.workload}: tokens/s, x default, fill", partial(_throughput, index))
+    yield row("token cosine: median, lowest", lambda each: _pair(each.accuracy.token_median, each.accuracy.token_min))
+    yield row(
+        "pooled cosine: median, lowest", lambda each: _pair(each.accuracy.pooled_median, each.accuracy.pooled_min)
+    )
+    yield row("within accuracy bounds", lambda each: "yes" if each.accuracy.within_bounds else "NO")
+    yield row("batch-invariant", lambda each: "yes" if each.batch_invariant else "no")
+    yield row("numerics", lambda each: each.numerics[:_NUMERICS_DIGITS])
 
 
-def _speed(length: int, each: Measured) -> str:
-    for row in each.rows:
+def _speed(length: int, candidate: CandidateResult) -> str:
+    for row in candidate.rows:
         if row.tokens == length:
-            return f"{row.seconds * 1e3:.2f} {row.tokens_per_second:8,.0f} {row.share:4.0%}"
-    return _NOTHING
+            return f"{row.seconds * 1e3:.2f} {row.tokens_per_second:8,.0f} {row.roofline_share:4.0%}"
+    return _ABSENT
 
 
-def _latency(place: int, each: Measured) -> str:
-    latency = each.latencies[place]
+def _latency(index: int, candidate: CandidateResult) -> str:
+    latency = candidate.latencies[index]
     return f"{latency.median_seconds * 1e3:.2f} {latency.p95_seconds * 1e3:8.2f}"
 
 
-def _throughput(place: int, each: Measured) -> str:
-    found = each.throughputs[place]
-    return f"{found.tokens_per_second:,.0f} {found.fill:4.0%}"
+def _throughput(index: int, candidate: CandidateResult) -> str:
+    throughput = candidate.throughputs[index]
+    speedup = _ABSENT if throughput.speedup is None else f"{throughput.speedup:.2f}"
+    return f"{throughput.tokens_per_second:,.0f} {speedup:>5} {throughput.fill:4.0%}"
+
+
+def _tera_ops(product: Product) -> str:
+    unit = "TOP/s" if product.dtype == "int8" else "TFLOP/s"
+    return f"{product.tera_ops_per_second:.2f} {unit}"
+
+
+def _pair(median: float, lowest: float) -> str:
+    return f"{_cosine(median)} {_cosine(lowest)}"
+
+
+def _cosine(value: float) -> str:
+    """Return five digits, rounded down; float32's own rounding errors are not shown."""
+    return f"{math.floor(value * 1e5 + 0.01) / 1e5:.5f}"
+
+
+def _recommendation(recommendation: Recommendation | None) -> Iterator[str]:
+    if recommendation is None:
+        yield "No recommendation: no candidate is within the accuracy bounds."
+        return
+    fastest = recommendation.fastest
+    default = " (the default)" if fastest.name == DEFAULT_CANDIDATE else ""
+    yield f"Recommended for this machine and preset: {fastest.settings}{default}"
+    yield f"  {_choice(fastest)}"
+    for purpose, choice in (
+        ("Closest to float32", recommendation.closest_to_float32),
+        ("Least memory", recommendation.least_memory),
+    ):
+        if choice is not None:
+            yield f"{purpose}: {choice.settings}"
+            yield f"  {_choice(choice)}"
+
+
+def _choice(choice: Choice) -> str:
+    relative = ""
+    if choice.speedup is not None and choice.name != DEFAULT_CANDIDATE:
+        relative = f" ({choice.speedup:.2f} x {DEFAULT_CANDIDATE})"
+    return (
+        f"{choice.tokens_per_second:,.0f} tokens/s of mixed texts{relative}, {choice.latency_seconds * 1e3:.1f} ms for "
+        f"one text of {choice.latency_tokens} tokens, {choice.peak_bytes / _MIB:,.0f} MiB, {_cosines(choice.accuracy)}"
+    )
+
+
+def _cosines(accuracy: Accuracy) -> str:
+    return (
+        f"cosine to float32: tokens {_cosine(accuracy.token_median)} (lowest {_cosine(accuracy.token_min)}), "
+        f"pooled {_cosine(accuracy.pooled_median)} (lowest {_cosine(accuracy.pooled_min)})"
+    )

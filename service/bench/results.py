@@ -1,26 +1,29 @@
-"""What a measurement found: numbers and names, in seconds, bytes and tokens. Standard library only."""
+"""Results of a measurement: numbers and names, in seconds, bytes and tokens. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# The candidate that speeds are relative to: the default settings.
+DEFAULT_CANDIDATE = "jax float32"
+
 
 class BenchError(RuntimeError):
-    """What was to be measured does not run. The message is one line."""
+    """A measurement cannot run. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where it was measured.
+    """The machine.
 
     Attributes:
         cpu: Name of the processor.
-        instructions: Those of its instruction sets that matrix products gain most by.
-        cores: How many this process may use.
-        load: Processes that ran or wanted to when the measurement began, the mean of a minute.
+        instructions: The instruction sets that affect matrix products most.
+        cores: Number of cores that this process may use.
+        load: Load average over the minute before the measurement.
         system: Operating system and architecture.
-        versions: Of Python and the packages at hand, by name.
+        versions: Versions of Python and of packages, by name.
     """
 
     cpu: str
@@ -33,18 +36,18 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A fresh process, from its start until it can answer.
+    """A new process, from its start until it is ready.
 
     Attributes:
-        first_seconds: With nothing compiled before.
-        again_seconds: With compiled programs kept from an earlier start.
-        import_seconds: What of the second was spent on importing libraries.
+        cold_seconds: Time to ready without compiled programs of an earlier start.
+        warm_seconds: Time to ready with them.
+        import_seconds: The part of a warm start that imports libraries.
         ready_bytes: Resident memory when ready.
-        peak_bytes: Most resident memory ever, after a row of every length has run.
+        peak_bytes: Peak resident memory, after a row of every length has run.
     """
 
-    first_seconds: float
-    again_seconds: float
+    cold_seconds: float
+    warm_seconds: float
     import_seconds: float
     ready_bytes: int
     peak_bytes: int
@@ -55,28 +58,28 @@ class RowSpeed:
     """A full row on one device.
 
     Attributes:
-        tokens: Its length.
-        seconds: Median of a run, laying the arrays out included.
-        tokens_per_second: Of that.
-        tflops: 10^12 floating-point operations a second, the matrix products' alone.
-        share: That, of what the best library reaches in matrix products.
+        tokens: Row length.
+        seconds: Median time of a run.
+        tokens_per_second: Speed.
+        tera_ops_per_second: Operations of the dense products per second, in 10^12.
+        roofline_share: That as a share of the best library's matrix product.
     """
 
     tokens: int
     seconds: float
     tokens_per_second: float
-    tflops: float
-    share: float
+    tera_ops_per_second: float
+    roofline_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """One sequence alone, from the request's entry into the engine to its answer.
+    """One sequence alone, from the request's entry into the engine to its result.
 
     Attributes:
-        tokens: Its length.
-        median_seconds: Half of the answers came sooner.
-        p95_seconds: All but one in twenty did.
+        tokens: Length of the sequence.
+        median_seconds: Median.
+        p95_seconds: 95th percentile.
     """
 
     tokens: int
@@ -89,12 +92,13 @@ class Throughput:
     """Many requests of one sequence each, sent at once.
 
     Attributes:
-        workload: What they hold.
-        sequences: How many.
-        tokens: Theirs together.
-        seconds: Until the last answer, median.
-        tokens_per_second: Of that.
-        fill: Their tokens as a share of those of the rows that they ran in.
+        workload: Name of the workload.
+        sequences: Number of sequences.
+        tokens: Tokens of all sequences.
+        seconds: Median time until the last result.
+        tokens_per_second: Speed.
+        speedup: Speed as a multiple of the default candidate's, None where that was not measured.
+        fill: Share of the rows' tokens that belong to sequences.
     """
 
     workload: str
@@ -102,84 +106,66 @@ class Throughput:
     tokens: int
     seconds: float
     tokens_per_second: float
+    speedup: float | None
     fill: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """A queue of equally long sequences that enters at once.
+class Accuracy:
+    """Cosines to the float32 NumPy reference on a fixed set of sequences.
 
     Attributes:
-        sequences: How many.
-        length: Tokens of each.
-        tokens: Tokens of all.
-        seconds: Until all are done, median.
-        seconds_per_token: Of that.
-        full: Whether they fill a longest row on every device.
+        token_median: Median over all tokens.
+        token_min: Lowest of all tokens.
+        pooled_median: Median over the pooled outputs.
+        pooled_min: Lowest of the pooled outputs.
+        max_error: Largest absolute difference of an output, relative to the outputs' scale where that is above 1.
+        within_bounds: Whether the documented bounds of the dtype hold.
     """
 
-    sequences: int
-    length: int
-    tokens: int
-    seconds: float
-    seconds_per_token: float
-    full: bool
+    token_median: float
+    token_min: float
+    pooled_median: float
+    pooled_min: float
+    max_error: float
+    within_bounds: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A straight line through times, `seconds = intercept + slope * tokens`.
-
-    Attributes:
-        intercept: Seconds.
-        slope: Seconds a token.
-        deviation: Largest distance of a time from the line, as a share of the line.
-    """
-
-    intercept: float
-    slope: float
-    deviation: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One engine in one dtype.
+class CandidateResult:
+    """One backend with one dtype.
 
     Attributes:
         backend: The library that runs the network.
-        dtype: That of its matrix products.
-        devices: What it runs on.
-        dropped: Row lengths that failed the self-test, each with the reason.
-        spacing: Alignment and tile of the places where sequences may start.
-        batch_invariant: Whether results are the same to the bit in any company.
+        dtype: Operands of the matrix products, as set.
+        compute_dtype: Operands of the feed-forward products, as computed: float32 for small networks.
+        devices: Names of the devices.
+        disabled: Row lengths that failed the self-test, with the reasons.
+        batch_invariant: Whether results are bit-identical regardless of batch composition.
+        numerics: Fingerprint of the output bits.
         start: Time to ready, and memory.
-        rows: Every row length in use.
-        latencies: By length.
-        throughputs: By workload.
-        queue: Cost by the number of sequences.
-        lengths: Cost by their length, the tokens together about the same.
-        line: Through the costs by number that fill rows; nothing if these are fewer than three.
-        length_deviation: Largest distance of a length's cost a token from their median, as a share of it.
+        rows: Speed by row length.
+        latencies: Latency by length of a sequence alone.
+        throughputs: Throughput by workload, mixed texts first.
+        accuracy: Cosines to the reference.
     """
 
     backend: str
     dtype: str
+    compute_dtype: str
     devices: tuple[str, ...]
-    dropped: dict[int, str]
-    spacing: tuple[int, int]
+    disabled: dict[int, str]
     batch_invariant: bool
+    numerics: str
     start: Start
     rows: tuple[RowSpeed, ...]
     latencies: tuple[Latency, ...]
     throughputs: tuple[Throughput, ...]
-    queue: tuple[Cost, ...]
-    lengths: tuple[Cost, ...]
-    line: Line | None
-    length_deviation: float
+    accuracy: Accuracy
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Backend and dtype."""
         return f"{self.backend} {self.dtype}"
 
 
@@ -188,36 +174,23 @@ class Product:
     """Matrix products of 512 rows between hidden and intermediate size by one library in one dtype.
 
     Attributes:
-        library: Its name.
-        dtype: Of the operands.
-        tflops: 10^12 floating-point operations a second.
+        library: Name of the library.
+        dtype: Operands.
+        tera_ops_per_second: Operations per second, in 10^12.
     """
 
     library: str
     dtype: str
-    tflops: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatcherSpeed:
-    """The batcher with a network that takes no time.
-
-    Attributes:
-        request: Sequences in a request.
-        sequences_per_second: Through queue, batches and answers.
-    """
-
-    request: int
-    sequences_per_second: float
+    tera_ops_per_second: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An engine and dtype that did not become ready.
+    """A backend and dtype that did not become ready.
 
     Attributes:
         backend: The library.
-        dtype: That of its matrix products.
+        dtype: Operands of the matrix products.
         reason: One line.
     """
 
@@ -227,20 +200,67 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """All that was measured in one run.
+class Choice:
+    """A recommended candidate.
 
     Attributes:
-        date: When it began, in UTC, ISO 8601.
-        preset: The preset's name.
-        parameters: Values in its weights.
+        backend: The library.
+        dtype: Operands of the matrix products.
+        settings: Environment variables that select it.
+        tokens_per_second: Throughput of mixed texts.
+        speedup: That as a multiple of the default candidate's, None where that was not measured.
+        latency_tokens: Length of the short text that was timed alone.
+        latency_seconds: Its median latency.
+        peak_bytes: Peak resident memory.
+        accuracy: Cosines to the reference.
+    """
+
+    backend: str
+    dtype: str
+    settings: str
+    tokens_per_second: float
+    speedup: float | None
+    latency_tokens: int
+    latency_seconds: float
+    peak_bytes: int
+    accuracy: Accuracy
+
+    @property
+    def name(self) -> str:
+        """Backend and dtype."""
+        return f"{self.backend} {self.dtype}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """The choice for this machine and preset, and alternatives.
+
+    Attributes:
+        fastest: The fastest candidate for mixed texts within the accuracy bounds.
+        closest_to_float32: The fastest float32 candidate, None where it is the same or was not measured.
+        least_memory: The candidate that needs least memory, None where it saves little.
+    """
+
+    fastest: Choice
+    closest_to_float32: Choice | None
+    least_memory: Choice | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """The result of one run.
+
+    Attributes:
+        date: Start of the measurement in UTC, ISO 8601.
+        preset: Name of the preset.
+        parameters: Number of values in its weights.
         architecture: The numbers that define its network.
-        machine: Where.
-        rounds: How often every contender had its turn.
-        products: The machine's matrix products, by library and dtype.
-        batcher: The batcher alone.
-        measured: Every engine in every dtype that runs here.
+        machine: The machine.
+        rounds: Number of rounds.
+        products: Matrix products alone, by library and dtype.
+        candidates: Every backend and dtype that runs here.
         failures: Those that do not.
+        recommendation: What to use here, None where no candidate is within the accuracy bounds.
     """
 
     date: str
@@ -250,11 +270,13 @@ class Result:
     machine: Machine
     rounds: int
     products: tuple[Product, ...]
-    batcher: tuple[BatcherSpeed, ...]
-    measured: tuple[Measured, ...]
+    candidates: tuple[CandidateResult, ...]
     failures: tuple[Failure, ...]
+    recommendation: Recommendation | None
 
 
-def best(products: Iterable[Product], dtype: str) -> Product:
-    """Return the fastest library's products in a dtype."""
-    return max((product for product in products if product.dtype == dtype), key=lambda product: product.tflops)
+def roofline(products: Iterable[Product], dtype: str) -> Product:
+    """Return the fastest library's matrix product in a dtype."""
+    return max(
+        (product for product in products if product.dtype == dtype), key=lambda product: product.tera_ops_per_second
+    )

@@ -1,6 +1,6 @@
-"""Time to ready, and memory: a fresh process that does nothing but become ready and run a row of every length.
+"""Time to ready and memory, measured in a new process that becomes ready and runs a row of every length.
 
-Run as a program it is that process. It writes `ready` when it is, and at its end a line of JSON.
+As a program it is that process. It prints `ready` when it is, and one line of JSON at its end.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 from service.bench.results import BenchError
 
 _READY = "ready"
-_POLL = 0.002
+_POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
-    """One fresh process.
+class ProcessStart:
+    """The start of one process.
 
     Attributes:
-        seconds: From its start until it was ready.
-        import_seconds: What of that went into importing libraries.
+        seconds: Time from its start until it was ready.
+        import_seconds: The part of it that imports libraries.
         ready_bytes: Resident memory when ready.
-        peak_bytes: Most resident memory until its end.
+        peak_bytes: Peak resident memory until its end.
     """
 
     seconds: float
@@ -38,14 +38,14 @@ class Fresh:
     peak_bytes: int
 
 
-def start_once(options: Mapping[str, Any]) -> Fresh:
-    """Start a process and have it become ready.
+def start_process(options: Mapping[str, Any]) -> ProcessStart:
+    """Start a process and wait until it was ready and has ended.
 
     Args:
         options: The fields of `service.engine.EngineOptions`.
 
     Raises:
-        BenchError: It does not get there; says why.
+        BenchError: It does not become ready; the message is the reason.
     """
     arguments = [sys.executable, "-m", __name__, json.dumps(dict(options), default=str)]
     started = time.perf_counter()
@@ -54,19 +54,19 @@ def start_once(options: Mapping[str, Any]) -> Fresh:
     ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         seconds = 0.0
-        told: dict[str, Any] = {}
+        report: dict[str, Any] = {}
         for line in process.stdout:
             if line.strip() == _READY:
                 seconds = time.perf_counter() - started
             elif line.startswith("{"):
-                told = json.loads(line)
-    if process.returncode or not told:
-        raise BenchError(told.get("failed") or f"a fresh process ended with {process.returncode}")
-    return Fresh(seconds, **told)
+                report = json.loads(line)
+    if process.returncode or not report:
+        raise BenchError(report.get("failed") or f"the process exited with code {process.returncode}")
+    return ProcessStart(seconds, **report)
 
 
 def memory() -> tuple[int, int]:
-    """Return this process's resident bytes now and at most; where the system does not tell, at most twice."""
+    """Return the resident and the peak resident bytes of this process; the peak twice where no more is known."""
     status = Path("/proc/self/status")
     if not status.exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -77,16 +77,16 @@ def memory() -> tuple[int, int]:
 
 
 def main() -> None:
-    """Be that process."""
-    began = time.perf_counter()
+    """Run as the measured process."""
+    started = time.perf_counter()
     options = json.loads(sys.argv[1])
     from model.backends import backend_type  # noqa: PLC0415
-    from service import logs  # noqa: PLC0415 - this and all below is what is timed
-    from service.bench.workloads import filling, sequences  # noqa: PLC0415
+    from service import logs  # noqa: PLC0415 - these imports are measured
+    from service.bench.candidate import full_row, one_line  # noqa: PLC0415
     from service.engine import Engine, EngineOptions  # noqa: PLC0415
 
     backend_type(options["backend"])
-    import_seconds = time.perf_counter() - began
+    import_seconds = time.perf_counter() - started
     logs.configure("json", "error")
     failures: list[BaseException] = []
     cache_dir = options["cache_dir"]
@@ -94,21 +94,19 @@ def main() -> None:
     engine = Engine(EngineOptions(**options), on_failure=failures.append)
     engine.start()
     while engine.state != "ready" and not failures:
-        time.sleep(_POLL)
+        time.sleep(_POLL_SECONDS)
     if failures:
-        print(json.dumps({"failed": " ".join(str(failures[0]).split())}))  # noqa: T201 - what is asked for
+        print(json.dumps({"failed": one_line(failures[0])}))  # noqa: T201 - read by the parent process
         sys.exit(1)
     print(_READY, flush=True)  # noqa: T201
     ready_bytes, _ = memory()
     encoder = engine.ready().encoder
-    for length in encoder.rows:
-        lengths = filling(length, encoder.architecture.max_sequence_length, encoder.spacing)
-        row = sequences(lengths, encoder.architecture)
-        encoder.run(encoder.lay(row, length), row)
+    for length in encoder.row_lengths:
+        full_row(encoder, length)()
     _, peak_bytes = memory()
     engine.close()
-    found = {"import_seconds": import_seconds, "ready_bytes": ready_bytes, "peak_bytes": peak_bytes}
-    print(json.dumps(found))  # noqa: T201
+    report = {"import_seconds": import_seconds, "ready_bytes": ready_bytes, "peak_bytes": peak_bytes}
+    print(json.dumps(report))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contenders take turns, round by round, and what they took is summed up."""
+"""Timing: cases take turns, round by round, so that a change of the machine's speed affects all of them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.bench.results import Line
-
-# Told what is measured, how fast it is, and how far the whole has come.
-Tell = Callable[[str], None]
-# Who does what: what the times of a cell are found by.
+# Receives one line: what is measured, how fast it is, and how much is done.
+Progress = Callable[[str], None]
+# Identifies a case.
 Key = tuple[str | int, ...]
 
-# Threads of the last contender still spin for a moment, in case more work comes.
-_PAUSE = 0.02
-# More calls in one turn tell nothing new.
-_MOST_CALLS = 50
-# A line through two points deviates from neither.
-_FEWEST_POINTS = 3
+# Threads of the previous case spin for a moment in case more work arrives.
+_PAUSE_SECONDS = 0.02
+_MAX_CALLS = 50
+# A call that takes as many turns needs no warm-up.
+_LONG_CALL_TURNS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One contender on one workload.
+class Case:
+    """One candidate on one workload.
 
     Attributes:
-        key: What its times are found by.
-        label: What people see while it is measured.
-        amount: How much a call does.
-        unit: Of what.
-        time: Does it once and returns the seconds.
+        key: Identifies its times.
+        label: Its name in progress lines.
+        amount: Work of one call, in `unit`.
+        unit: Unit of the work, such as tokens.
+        time: Makes one call and returns its seconds.
     """
 
     key: Key
@@ -44,97 +41,100 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How much of everything is measured.
+class Budget:
+    """How long is measured.
 
     Attributes:
-        rounds: How many.
-        turn: Seconds that a cell's turn lasts at least; one call at least, 50 at most.
-        budget: Seconds after which a cell takes part in no further round.
+        rounds: Maximum number of turns of each case.
+        turn_seconds: Minimum length of a turn, reached by repeating the call up to 50 times after a warm-up.
+        case_seconds: A case that has used more takes part in no further round.
     """
 
     rounds: int
-    turn: float
-    budget: float
+    turn_seconds: float
+    case_seconds: float
 
 
 class Times:
-    """The seconds of a cell's calls, turn by turn."""
+    """The seconds of a case's calls, turn by turn."""
 
     def __init__(self) -> None:
         self.turns: list[list[float]] = []
 
     @property
+    def turn_medians(self) -> list[float]:
+        """The median of each turn."""
+        return [statistics.median(turn) for turn in self.turns]
+
+    @property
     def median(self) -> float:
-        """The median of the turns' medians: a slow spell of the machine is one turn's, however many calls that had."""
-        return statistics.median(statistics.median(turn) for turn in self.turns)
+        """The median of the turns' medians: a slow spell of the machine counts as one turn, however many its calls."""
+        return statistics.median(self.turn_medians)
 
     @property
     def p95(self) -> float:
-        """What 95 % of all calls did not exceed."""
-        return float(np.percentile([seconds for turn in self.turns for seconds in turn], 95))
+        """The 95th percentile of all calls, at least the median: few calls may fall into a slow turn."""
+        percentile = float(np.percentile([seconds for turn in self.turns for seconds in turn], 95))
+        return max(percentile, self.median)
 
 
-def clocked(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that calls and returns the seconds."""
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that makes the call and returns its seconds."""
 
-    def timed() -> float:
+    def run() -> float:
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
 
-    return timed
+    return run
 
 
-def alternate(cells: Sequence[Cell], pace: Pace, tell: Tell) -> dict[Key, Times]:
-    """Measure cells in turn, so that a change of the machine's speed meets all of them.
+def alternate(cases: Sequence[Case], budget: Budget, progress: Progress = lambda _text: None) -> dict[Key, Times]:
+    """Measure cases in turn.
 
-    Every other round goes backwards, so that nobody always runs after the same neighbour.
+    Every second round runs in reverse order, so that no case always follows the same neighbor. Cases with equal keys
+    share their times.
+
+    Args:
+        cases: The cases, ready to run.
+        budget: How long is measured.
+        progress: Receives a line after every turn.
+
+    Returns:
+        The times by key. A case that exceeds its budget has fewer turns: those of the first rounds.
     """
-    times = {cell.key: Times() for cell in cells}
+    times = {case.key: Times() for case in cases}
     spent = dict.fromkeys(times, 0.0)
-    done, of = 0, len(cells) * pace.rounds
-    for number in range(pace.rounds):
-        for cell in cells if number % 2 == 0 else reversed(cells):
+    done, of = 0, len(cases) * budget.rounds
+    for number in range(budget.rounds):
+        for case in cases if number % 2 == 0 else reversed(cases):
             done += 1
-            if number and spent[cell.key] >= pace.budget:
+            if number and spent[case.key] >= budget.case_seconds:
                 continue
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE_SECONDS)
             started = time.perf_counter()
-            turn = _turn(cell, pace.turn)
-            spent[cell.key] += time.perf_counter() - started
-            times[cell.key].turns.append(turn)
-            rate = cell.amount / max(statistics.median(turn), 1e-9)
-            tell(f"{done}/{of}  {cell.label}  {rate:,.0f} {cell.unit}/s")
+            turn = _turn(case, budget.turn_seconds)
+            spent[case.key] += time.perf_counter() - started
+            times[case.key].turns.append(turn)
+            rate = case.amount / max(statistics.median(turn), 1e-9)
+            progress(f"{done}/{of}  {case.label}  {rate:,.0f} {case.unit}/s")
     return times
 
 
-def _turn(cell: Cell, seconds: float) -> list[float]:
-    first = cell.time()
-    if first >= seconds:
-        return [first]
-    # The first call brought its weights back into the caches, which others have used meanwhile.
-    taken: list[float] = []
-    while not taken or (sum(taken) < seconds and len(taken) < _MOST_CALLS):
-        taken.append(cell.time())
-    return taken
-
-
-def straight_line(tokens: Sequence[float], seconds: Sequence[float]) -> Line | None:
-    """Return the line with the least squares of relative distances, or nothing for fewer than three points.
-
-    Relative, for else the longest queue alone would say where the line lies.
-    """
-    if len(tokens) < _FEWEST_POINTS:
-        return None
-    x, y = np.asarray(tokens, np.float64), np.asarray(seconds, np.float64)
-    (intercept, slope), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)
-    return Line(
-        intercept=float(intercept), slope=float(slope), deviation=float(np.abs(y / (intercept + slope * x) - 1).max())
+def speedup(times: Times, baseline: Times) -> float:
+    """Return the speed as a multiple of a baseline's: the median of the ratios within the rounds that both ran in."""
+    # Rounds without one of them are the last ones.
+    return statistics.median(
+        theirs / ours for ours, theirs in zip(times.turn_medians, baseline.turn_medians, strict=False)
     )
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return the largest distance from the median, as a share of it."""
-    middle = statistics.median(values)
-    return max(abs(value / middle - 1) for value in values)
+def _turn(case: Case, seconds: float) -> list[float]:
+    first = case.time()
+    if first >= _LONG_CALL_TURNS * seconds:
+        return [first]
+    # The first call was a warm-up: other cases have used the processor's caches and threads since the last turn.
+    turn: list[float] = []
+    while not turn or (sum(turn) < seconds and len(turn) < _MAX_CALLS):
+        turn.append(case.time())
+    return turn

@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import click
 
+from model.backends import SUPPORTED_DTYPES, is_installed
 from service.commands.progress import progress
 from service.commands.stop import stop
 from service.settings import Settings, SettingsError
@@ -19,15 +19,19 @@ from service.settings import Settings, SettingsError
 
 @click.command()
 @click.option("--preset", default=None, metavar="VALUE", help="As for `serve`.")
-@click.option("--engine", "engines", multiple=True, metavar="VALUE", help="Repeatable; every installed one by default.")
-@click.option("--dtype", "dtypes", multiple=True, metavar="VALUE", help="Repeatable; float32 and bfloat16 by default.")
-@click.option("--rounds", type=click.IntRange(1), help="Turns that each has; 5 by default, 2 with --quick.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for everything that is measured.")
+@click.option(
+    "--backend", "backends", multiple=True, metavar="VALUE", help="Repeatable; every installed one by default."
+)
+@click.option(
+    "--dtype", "dtypes", multiple=True, metavar="VALUE", help="Repeatable; all that a backend supports by default."
+)
+@click.option("--rounds", type=click.IntRange(1), help="Turns of each candidate; 5 by default, 2 with --quick.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for all results.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="File for a plot, .png or .svg.")
 @click.option("--quick", is_flag=True, help="Fewer and shorter turns, for a first look.")
 def bench(
     preset: str | None,
-    engines: Sequence[str],
+    backends: Sequence[str],
     dtypes: Sequence[str],
     rounds: int | None,
     json_file: Path | None,
@@ -35,17 +39,17 @@ def bench(
     *,
     quick: bool,
 ) -> None:
-    """Measure this machine: a table of speed, latency, memory and time to ready.
+    """Measure this machine and recommend a backend and dtype for a preset.
 
-    Engines and dtypes take turns, and are held against what the best library at hand reaches in matrix products in the
-    same run. The settings FNET_… hold as they do for `serve`, but for engine and dtype. Exits with 1 if the preset
+    Prints a table of speed, latency, memory, time to ready and accuracy. Backends and dtypes take turns, and are
+    compared with the fastest matrix product of any installed library in the same run. Accuracy is the cosine to the
+    float32 reference. The settings FNET_… apply as for `serve`, except backend and dtype. Exits with 1 if the preset
     cannot be loaded or does not run, and 2 for a bad setting.
     """
-    engines = engines or [name for name in _choices("engine") if name == "jax" or find_spec(name) is not None]
     try:
         chosen = [
-            Settings.load(os.environ, {"preset": preset, "engine": engine, "dtype": dtype})
-            for engine, dtype in itertools.product(dict.fromkeys(engines), dict.fromkeys(dtypes or _choices("dtype")))
+            Settings.load(os.environ, {"preset": preset, "backend": backend, "dtype": dtype})
+            for backend, dtype in _combinations(backends, dtypes)
         ]
     except SettingsError as error:
         stop(error, 2)
@@ -54,24 +58,24 @@ def bench(
     if plot_file is not None and find_spec("matplotlib") is None:
         stop("--plot: matplotlib is not installed: pip install 'fnet-encode[bench]'", 2)
     for name, file in (("--json", json_file), ("--plot", plot_file)):
-        # Told now, not after minutes of measuring.
+        # Before minutes of measuring.
         if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
             stop(f"{name}: {file}: cannot be written", 2)
     from service import logs  # noqa: PLC0415 - as in `serve`
     from service.bench import measure, report, results  # noqa: PLC0415
 
     logs.configure("console", "error")
-    # What the engine cannot do is told in one line, below.
+    # Failures of a candidate are lines of the report.
     logging.getLogger("fnet").setLevel(logging.CRITICAL)
-    tell = progress()
+    show = progress()
     try:
         plan = measure.quick_plan(rounds) if quick else measure.full_plan(rounds)
-        result = measure.measure([measure.measured_options(settings) for settings in chosen], plan, tell)
+        result = measure.measure([measure.measured_options(settings) for settings in chosen], plan, show)
     except results.BenchError as error:
-        tell("")
+        show("")
         stop(error, 1)
-    tell("")
-    click.echo(report.table(result), nl=False)
+    show("")
+    click.echo(report.text(result), nl=False)
     try:
         if json_file is not None:
             json_file.write_text(report.as_json(result), "utf-8")
@@ -83,5 +87,24 @@ def bench(
         stop(f"{error.filename}: {error.strerror}", 1)
 
 
-def _choices(setting: str) -> tuple[str, ...]:
-    return get_args(Settings.model_fields[setting].annotation)
+def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the backends and dtypes to measure, without those that are not supported.
+
+    A line on standard error names each that was requested. Unknown names are kept, and so is a choice of which nothing
+    is supported: `Settings` refuses them.
+    """
+    supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
+    known_backends = dict.fromkeys(backend for backend, _ in supported)
+    known_dtypes = dict.fromkeys(dtype for _, dtype in supported)
+    backends = backends or [name for name in SUPPORTED_DTYPES if is_installed(name)]
+    pairs = list(dict.fromkeys(itertools.product(backends, dtypes or known_dtypes)))
+    left_out = [
+        (backend, dtype)
+        for backend, dtype in pairs
+        if backend in known_backends and dtype in known_dtypes and (backend, dtype) not in supported
+    ]
+    if len(left_out) == len(pairs):
+        return pairs
+    for backend, dtype in left_out if dtypes else ():
+        click.echo(f"fnet-service: {dtype} is not available with the {backend} backend: left out", err=True)
+    return [pair for pair in pairs if pair not in left_out]

@@ -1,7 +1,8 @@
-"""How fast this machine multiplies matrices, by every library at hand: what bounds any encoder here."""
+"""The roofline: speed of matrix products alone in every installed library, the upper bound of any encoder here."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,36 +10,47 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from model.fourier import Float32s
-from model.programs import Dtype
+
+from model.arrays import Float32s
+from model.backends.base import Dtype
+from model.quantization import quantize
 
 ROWS = 512
-# Products in one call, so that calling costs nothing: there and back, as often.
+# Products to and from the intermediate size in one call, so that the cost of the call itself is negligible.
 _PAIRS = 4
 _SEED = 20210509
-_PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16"}
+_PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+# Features that share a scale; as in `model.backends.openvino_backend`.
+_MAX_GROUP_SIZE = 128
 
 
 def product_flops(hidden: int, inner: int) -> int:
-    """Return the floating-point operations of one call."""
+    """Return the operations of one call of a product."""
     return 2 * ROWS * hidden * inner * 2 * _PAIRS
 
 
 def products(hidden: int, inner: int, dtype: Dtype) -> dict[str, Callable[[], object]]:
     """Return by library a call that multiplies `[512, hidden]` to `[512, inner]` and back, several times.
 
-    Kernels are `[out, in]`, as in the network. Libraries that are not installed are left out.
+    Kernels are `[out, in]`. Libraries that are not installed, or do not multiply in the dtype, are left out.
+
+    Args:
+        hidden: Hidden size.
+        inner: Intermediate size; in int8 both are multiples of 32.
+        dtype: Operands; activations are float32 where it is int8, and quantized by the library.
     """
     random = np.random.default_rng(_SEED)
     shapes = ((inner, hidden), (hidden, inner)) * _PAIRS
     kernels = [random.normal(0, shape[1] ** -0.5, shape).astype(np.float32) for shape in shapes]
     x = random.normal(size=(ROWS, hidden)).astype(np.float32)
-    makers = {"jax": _in_jax, "openvino": _in_openvino, "torch": _in_torch}
+    makers = {"openvino": _in_openvino}
+    if dtype != "int8":
+        makers |= {"jax": _in_jax, "torch": _in_torch}
     return {library: make(x, kernels, dtype) for library, make in makers.items() if find_spec(library) is not None}
 
 
 def _in_jax(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[[], object]:
-    import jax  # noqa: PLC0415 - each library only if it is there
+    import jax  # noqa: PLC0415 - only where it is installed
     import jax.numpy as jnp  # noqa: PLC0415
 
     def chain(x: Any, kernels: Sequence[Any]) -> Any:
@@ -54,16 +66,27 @@ def _in_jax(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[
 
 
 def _in_openvino(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[[], object]:
-    # As in `model.openvino_programs`: without its reporter OpenVINO tells nobody, and forks no process to do so.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks what is not there
+    # As in `model.backends.openvino_backend`: no telemetry.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as missing
     import openvino  # noqa: PLC0415
     from openvino import opset15 as ops  # noqa: PLC0415
+
+    def constant(kernel: Float32s) -> Any:
+        if dtype != "int8":
+            return ops.constant(kernel)
+        integers, scales = quantize(kernel)
+        return ops.multiply(ops.convert(ops.constant(integers), np.float32), ops.constant(scales))
 
     start = ops.parameter(list(x.shape), np.float32)
     node = start
     for kernel in kernels:
-        node = ops.matmul(node, ops.constant(kernel), False, True)
-    hints = {"INFERENCE_PRECISION_HINT": _PRECISION[dtype], "PERFORMANCE_HINT": "LATENCY"}
+        node = ops.matmul(node, constant(kernel), False, True)
+    group = math.gcd(*kernels[0].shape, _MAX_GROUP_SIZE) if dtype == "int8" else 0
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
+    }
     compiled = openvino.Core().compile_model(openvino.Model([ops.result(node)], [start], "products"), "CPU", hints)
     return partial(compiled.create_infer_request().infer, [x], share_inputs=True)
 
@@ -71,12 +94,12 @@ def _in_openvino(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Call
 def _in_torch(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[[], object]:
     import torch  # noqa: PLC0415
 
-    of = getattr(torch, dtype)
-    placed = [torch.from_numpy(kernel).to(of) for kernel in kernels]
-    begin = torch.from_numpy(x).to(of)
+    operand_dtype = getattr(torch, dtype)
+    placed = [torch.from_numpy(kernel).to(operand_dtype) for kernel in kernels]
+    start = torch.from_numpy(x).to(operand_dtype)
 
     def chain() -> object:
-        y = begin
+        y = start
         with torch.inference_mode():
             for kernel in placed:
                 y = torch.nn.functional.linear(y, kernel)
