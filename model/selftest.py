@@ -139,8 +139,10 @@ def is_accurate(encoding: Encoding, truth: tuple[Float32s, Float32s], dtype: Dty
     bounds = COSINE_BOUNDS[dtype]
     tokens = cosines(encoding.sequence_output, truth[0])
     pooled = cosines(encoding.pooled_output[None], truth[1][None])[0]
-    below = (tokens < bounds.tokens).mean()
-    return bool(pooled >= bounds.pooled and below <= bounds.quantile and tokens.min() >= bounds.token)
+    # One token of a short sequence is more than its share.
+    allowed = max(1.0, bounds.quantile * len(tokens))
+    below = np.count_nonzero(~(tokens >= bounds.tokens))
+    return bool(pooled >= bounds.pooled and below <= allowed and tokens.min() >= bounds.token)
 
 
 def cosines(ours: Float32s, theirs: Float32s) -> Float32s:
