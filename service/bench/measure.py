@@ -95,32 +95,38 @@ def measure(options: Sequence[EngineOptions], plan: Plan, progress: Progress = l
         loop = stack.enter_context(asyncio.Runner()).get_loop()
         candidates: list[Candidate] = []
         failures: list[Failure] = []
-        for each in options:
-            progress(f"loading  {each.backend} {each.dtype}")
+        for candidate_options in options:
+            progress(f"loading  {candidate_options.backend} {candidate_options.dtype}")
             # The directory, so that a new process with an empty cache does not download.
-            local = dataclasses.replace(each, preset=str(preset.directory))
+            local = dataclasses.replace(candidate_options, preset=str(preset.directory))
             try:
                 candidates.append(stack.enter_context(load_candidate(local, loop)))
             except BenchError as error:
-                failures.append(Failure(backend=each.backend, dtype=each.dtype, reason=str(error)))
+                failures.append(
+                    Failure(backend=candidate_options.backend, dtype=candidate_options.dtype, reason=str(error))
+                )
         if not candidates:
             raise BenchError(failures[0].reason)
         accuracies = _accuracies(candidates, preset, progress)
         starts = _starts([candidate.engine.options for candidate in candidates], plan.starts, progress)
         work = _Work.of(preset.architecture)
-        product_cases = _product_cases(preset.architecture, sorted({each.compute_dtype for each in candidates}))
+        product_cases = _product_cases(
+            preset.architecture, sorted({candidate.compute_dtype for candidate in candidates})
+        )
         cases = [*_row_cases(candidates, list(product_cases.values())), *_request_cases(candidates, work)]
         times = alternate(cases, plan.budget, progress)
         fills = {
-            (each.name, workload.name): each.fill(workload.lengths) for each in candidates for workload in work.sent
+            (candidate.name, workload.name): candidate.fill(workload.lengths)
+            for candidate in candidates
+            for workload in work.sent
         }
     speeds = tuple(
         Product(library=library, dtype=dtype, tera_ops_per_second=case.amount / times[case.key].median / 1e3)
         for (library, dtype), case in product_cases.items()
     )
     results = tuple(
-        _result(each, start, accuracy, work, times, fills, roofline(speeds, each.compute_dtype))
-        for each, start, accuracy in zip(candidates, starts, accuracies, strict=True)
+        _result(candidate, start, accuracy, work, times, fills, roofline(speeds, candidate.compute_dtype))
+        for candidate, start, accuracy in zip(candidates, starts, accuracies, strict=True)
     )
     return BenchResult(
         date=date,
@@ -168,10 +174,10 @@ def _starts(options: Sequence[EngineOptions], count: int, progress: Progress) ->
     cold: list[list[ProcessStart]] = [[] for _ in options]
     warm: list[list[ProcessStart]] = [[] for _ in options]
     for number in range(1, count + 1):
-        for each, colds, warms in zip(options, cold, warm, strict=True):
-            label = f"time to ready {number}/{count}  {each.backend} {each.dtype}"
+        for candidate_options, colds, warms in zip(options, cold, warm, strict=True):
+            label = f"time to ready {number}/{count}  {candidate_options.backend} {candidate_options.dtype}"
             with tempfile.TemporaryDirectory(prefix="fnet-bench-") as directory:
-                fields = dataclasses.asdict(dataclasses.replace(each, cache_dir=Path(directory)))
+                fields = dataclasses.asdict(dataclasses.replace(candidate_options, cache_dir=Path(directory)))
                 for name, starts in (("cold", colds), ("warm", warms)):
                     starts.append(start_process(fields))
                     progress(f"{label}  {name} {starts[-1].seconds:.1f} s")

@@ -37,7 +37,7 @@ def recommend(candidates: Sequence[CandidateResult]) -> Recommendation | None:
     return Recommendation(
         fastest=_choice(best),
         closest_to_float32=None if closest is best else _choice(closest),
-        least_memory=_choice(smallest) if saves else None,
+        min_memory=_choice(smallest) if saves else None,
     )
 
 

@@ -82,28 +82,32 @@ def _rows(result: BenchResult) -> Iterator[list[str]]:
     def row(label: str, cell: Callable[[CandidateResult], str]) -> list[str]:
         return [label, *(cell(candidate) for candidate in result.candidates)]
 
-    yield row("ready, cold start (s)", lambda each: f"{each.start.cold_seconds:.2f}")
-    yield row("ready, warm start (s)", lambda each: f"{each.start.warm_seconds:.2f}")
-    yield row("imports (s)", lambda each: f"{each.start.import_seconds:.2f}")
-    yield row("memory when ready (MiB)", lambda each: f"{each.start.ready_bytes / _MIB:,.0f}")
-    yield row("peak memory (MiB)", lambda each: f"{each.start.peak_bytes / _MIB:,.0f}")
-    for length in sorted({speed.tokens for each in result.candidates for speed in each.rows}):
+    yield row("ready, cold start (s)", lambda candidate: f"{candidate.start.cold_seconds:.2f}")
+    yield row("ready, warm start (s)", lambda candidate: f"{candidate.start.warm_seconds:.2f}")
+    yield row("imports (s)", lambda candidate: f"{candidate.start.import_seconds:.2f}")
+    yield row("memory when ready (MiB)", lambda candidate: f"{candidate.start.ready_bytes / _MIB:,.0f}")
+    yield row("peak memory (MiB)", lambda candidate: f"{candidate.start.peak_bytes / _MIB:,.0f}")
+    for length in sorted({speed.tokens for candidate in result.candidates for speed in candidate.rows}):
         yield row(f"row of {length}: ms, tokens/s, of roofline", partial(_speed, length))
-    if any(each.disabled for each in result.candidates):
-        yield row("disabled row lengths", lambda each: " ".join(map(str, each.disabled)) or _ABSENT)
-    limits = {each.name: roofline(result.products, each.compute_dtype) for each in result.candidates}
-    yield row("roofline", lambda each: f"{_tera_ops(limits[each.name])} {limits[each.name].library}")
+    if any(candidate.disabled for candidate in result.candidates):
+        yield row("disabled row lengths", lambda candidate: " ".join(map(str, candidate.disabled)) or _ABSENT)
+    limits = {candidate.name: roofline(result.products, candidate.compute_dtype) for candidate in result.candidates}
+    yield row("roofline", lambda candidate: f"{_tera_ops(limits[candidate.name])} {limits[candidate.name].library}")
     for index, latency in enumerate(result.candidates[0].latencies):
         yield row(f"1 x {latency.tokens}: ms median, p95", partial(_latency, index))
     for index, workload in enumerate(result.candidates[0].throughputs):
         yield row(f"{workload.workload}: tokens/s, x default, fill", partial(_throughput, index))
-    yield row("token cosine: median, lowest", lambda each: _pair(each.accuracy.token_median, each.accuracy.token_min))
     yield row(
-        "pooled cosine: median, lowest", lambda each: _pair(each.accuracy.pooled_median, each.accuracy.pooled_min)
+        "token cosine: median, lowest",
+        lambda candidate: _pair(candidate.accuracy.token_median, candidate.accuracy.token_min),
     )
-    yield row("within accuracy bounds", lambda each: "yes" if each.accuracy.within_bounds else "NO")
-    yield row("batch-invariant", lambda each: "yes" if each.batch_invariant else "no")
-    yield row("numerics", lambda each: each.numerics[:_NUMERICS_DIGITS])
+    yield row(
+        "pooled cosine: median, lowest",
+        lambda candidate: _pair(candidate.accuracy.pooled_median, candidate.accuracy.pooled_min),
+    )
+    yield row("within accuracy bounds", lambda candidate: "yes" if candidate.accuracy.within_bounds else "NO")
+    yield row("batch-invariant", lambda candidate: "yes" if candidate.batch_invariant else "no")
+    yield row("numerics", lambda candidate: candidate.numerics[:_NUMERICS_DIGITS])
 
 
 def _speed(length: int, candidate: CandidateResult) -> str:
@@ -148,7 +152,7 @@ def _recommendation(recommendation: Recommendation | None) -> Iterator[str]:
     yield f"  {_choice(fastest)}"
     for purpose, choice in (
         ("Closest to float32", recommendation.closest_to_float32),
-        ("Least memory", recommendation.least_memory),
+        ("Lowest memory", recommendation.min_memory),
     ):
         if choice is not None:
             yield f"{purpose}: {choice.settings}"

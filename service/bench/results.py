@@ -238,12 +238,12 @@ class Recommendation:
     Attributes:
         fastest: The fastest candidate for mixed texts within the accuracy bounds.
         closest_to_float32: The fastest float32 candidate, None where it is the same or was not measured.
-        least_memory: The candidate that needs least memory, None where it saves little.
+        min_memory: The candidate with the lowest memory, None where it saves little.
     """
 
     fastest: Choice
     closest_to_float32: Choice | None
-    least_memory: Choice | None
+    min_memory: Choice | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,8 +90,8 @@ def bench(
 def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, str]]:
     """Return the backends and dtypes to measure, without those that are not supported.
 
-    A line on standard error names each that was requested. Unknown names are kept, and so is a choice of which nothing
-    is supported: `Settings` refuses them.
+    A line on standard error names a requested combination that is left out. Unknown names are kept, and so are the
+    combinations where none is supported: `Settings` refuses them.
     """
     supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
     known_backends = dict.fromkeys(backend for backend, _ in supported)

@@ -134,7 +134,7 @@ def run_measurement() -> Iterator[Callable[..., BenchResult]]:
             Settings.load({}, {"preset": str(preset), "max_batch_tokens": "32", "backend": backend, "dtype": dtype})
             for backend, dtype in (name.split() for name in names)
         ]
-        return measure([measured_options(each) for each in settings], SHORTEST, progress)
+        return measure([measured_options(combination) for combination in settings], SHORTEST, progress)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_module, "start_process", lambda _options: PROCESS_START)
@@ -171,7 +171,7 @@ def test_shapes_are_those_of_the_network(result: BenchResult) -> None:
         rows = [row.tokens for row in candidate.rows]
         assert rows == [length for length in (8, 16, 32) if length not in candidate.disabled]
         assert [latency.tokens for latency in candidate.latencies] == [8, 16, 32, 64]
-        assert [(each.workload, each.sequences) for each in candidate.throughputs] == [
+        assert [(throughput.workload, throughput.sequences) for throughput in candidate.throughputs] == [
             ("256 mixed", 256),
             ("16 x 64", 16),
         ]
@@ -259,7 +259,7 @@ def test_json_holds_everything(result: BenchResult) -> None:
     assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert {"python", "numpy", "scipy", "jax", "openvino"} <= set(document["machine"]["versions"])
     assert document["date"].endswith("+00:00")
-    assert [each["dtype"] for each in document["candidates"]] == [each.dtype for each in result.candidates]
+    assert [entry["dtype"] for entry in document["candidates"]] == [candidate.dtype for candidate in result.candidates]
     assert document["recommendation"]["fastest"]["settings"].startswith("FNET_BACKEND=")
 
 
@@ -296,7 +296,7 @@ def test_progress_has_label_and_rate(partial_result: tuple[BenchResult, list[str
 
 
 def test_command_reports_to_standard_output(make_preset: MakePreset, tmp_path: Path) -> None:
-    """A whole run: what is not supported is left out with a line; a small network multiplies in float32."""
+    """Unsupported combinations are left out with a line; a small network multiplies in float32."""
     preset = make_preset(hidden=32, tokenizer=False)
     json_file, plot_file = tmp_path / "result.json", tmp_path / "plot.png"
     options = ["--preset", str(preset), "--quick", "--rounds", "1", "--json", str(json_file), "--plot", str(plot_file)]
@@ -388,7 +388,7 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, library: str, a
 def test_default_combinations_are_all_that_is_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is left out with a line that nobody requested."""
+    """Only requested combinations are reported as left out."""
     assert [" ".join(pair) for pair in _combinations((), ())] == COMBINATIONS
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert _combinations((), ()) == [("jax", "float32"), ("jax", "bfloat16")]
@@ -396,7 +396,7 @@ def test_default_combinations_are_all_that_is_installed(
 
 
 def test_requested_combinations_keep_their_order_without_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a backend does not support is named."""
+    """Unsupported combinations are reported."""
     pairs = _combinations(("openvino", "jax", "jax"), ("int8", "float32"))
     assert pairs == [("openvino", "int8"), ("openvino", "float32"), ("jax", "float32")]
     assert capsys.readouterr().err == "fnet-service: int8 is not available with the jax backend: left out\n"
@@ -484,7 +484,7 @@ def candidate_result(name: str, speed: float, **changes: Any) -> CandidateResult
 def chosen(recommendation: Recommendation | None) -> list[str | None]:
     """Return the names of a recommendation's choices."""
     assert recommendation is not None
-    choices = (recommendation.fastest, recommendation.closest_to_float32, recommendation.least_memory)
+    choices = (recommendation.fastest, recommendation.closest_to_float32, recommendation.min_memory)
     return [None if choice is None else choice.name for choice in choices]
 
 
@@ -528,11 +528,11 @@ def test_more_accurate_candidate_wins_a_tie() -> None:
     assert chosen(recommend(both)) == ["openvino float32", None, None]
 
 
-@pytest.mark.parametrize(("peak_mib", "least"), [(90, "openvino int8"), (96, None)])
-def test_least_memory_is_named_where_it_saves_enough(peak_mib: int, least: str | None) -> None:
+@pytest.mark.parametrize(("peak_mib", "expected"), [(90, "openvino int8"), (96, None)])
+def test_min_memory_is_named_where_it_saves_enough(peak_mib: int, expected: str | None) -> None:
     """At least 5 % of what the fastest needs."""
     small = candidate_result("openvino int8", 900, pooled_min=0.999, peak_bytes=peak_mib * MIB)
-    assert chosen(recommend([candidate_result("jax float32", 1000), small])) == ["jax float32", None, least]
+    assert chosen(recommend([candidate_result("jax float32", 1000), small])) == ["jax float32", None, expected]
 
 
 def test_report_explains_every_recommendation(result: BenchResult) -> None:
@@ -567,7 +567,7 @@ def test_report_explains_every_recommendation(result: BenchResult) -> None:
 def test_accuracy_texts_are_mixed_and_unpadded() -> None:
     """From two words to more than a hundred."""
     preset = load_preset(DEFAULT_PRESET)
-    lengths = [len(each.token_ids) for each in accuracy_sequences(preset, FNetTokenizer.from_preset(preset))]
+    lengths = [len(tokens.token_ids) for tokens in accuracy_sequences(preset, FNetTokenizer.from_preset(preset))]
     assert len(lengths) == len(TEXTS)
     assert min(lengths) < 6
     assert max(lengths) > 100
@@ -604,7 +604,7 @@ def encodings_at(cosines: list[float]) -> tuple[list[Encoding], list[tuple[Float
     """Return one sequence for each cosine: the outputs of its only token, and the reference's."""
     truth = np.array([1.0, 0.0], np.float32)
     outputs = [np.array([cosine, np.sqrt(1 - cosine**2)], np.float32) for cosine in cosines]
-    encodings = [Encoding({"sequence_output": each[None], "pooled_output": each}) for each in outputs]
+    encodings = [Encoding({"sequence_output": output[None], "pooled_output": output}) for output in outputs]
     return encodings, [(truth[None], truth)] * len(cosines)
 
 
