@@ -19,8 +19,9 @@ from model.arrays import Float32s
 _INT8_MAX = 127
 # Standard deviations from the mean at which a feature's magnitude is taken.
 _DEVIATIONS = 2.0
-# Largest magnitude of GELU where its input is negative: a feature that is never active still reaches it.
-_MIN_ACTIVATION = 0.17
+# Features that are estimated to be seldom active are taken as this active: the estimate is too rough for less, and
+# single tokens pay for it.
+_MIN_ACTIVATION = 0.5
 
 
 def quantize(kernel: Float32s) -> tuple[npt.NDArray[np.int8], Float32s]:
