@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy.fft  # noqa: F401 - what the imports below import late
 import uvicorn.lifespan.on
-import uvicorn.loops.auto  # noqa: F401
+import uvicorn.loops.auto  # noqa: F401 - imported late, as the modules below are
 
+import model.backends.jax_backend
 import model.encoder
 import model.selftest
 import model.tokenizer

@@ -45,7 +45,7 @@ sum by (route, status) (rate(fnet_requests_total[5m]))
 histogram_quantile(0.99, sum by (le) (rate(fnet_request_duration_seconds_bucket{route="/v1/encode"}[5m])))
 # tokens a second through the network
 sum(rate(fnet_batch_tokens_sum[5m]))
-# share of a row that is used; what is left is room, not padding
+# share of a row that its tokens take
 sum(rate(fnet_batch_fill_ratio_sum[5m])) / sum(rate(fnet_batch_fill_ratio_count[5m]))
 ```"""
 _ERRORS = """# Errors

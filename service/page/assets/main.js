@@ -231,14 +231,14 @@ async function describe() {
     else if (error.status === undefined) throw error;
     return;
   }
-  const { preset, preset_version: version, hidden_dim: size, architecture, dtype, engine, parameters, trained, tokenizer, pooling, limits } = info;
+  const { preset, preset_version: version, hidden_dim: size, architecture, dtype, backend, parameters, trained, tokenizer, pooling, limits } = info;
   const facts = [
     [preset, version].filter(Boolean).join(" "),
     counted(architecture.num_layers, "layer"),
     `${count(size)} wide`,
     `${fixed(parameters / 1e6, 1)} M parameters`,
     `up to ${count(architecture.max_sequence_length)} tokens`,
-    `${dtype} by ${engine}`,
+    `${dtype} by ${backend}`,
     ...(trained ? [] : ["random weights"]),
   ];
   byId("facts").replaceChildren(...facts.map((fact) => make("span", {}, fact)));
