@@ -113,7 +113,8 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     app.state.engine, app.state.metrics = engine, metrics
     for protocol in protocols:
-        app.include_router(protocol.routes)
+        # Not included as a router, which would match every path once more.
+        app.router.routes.extend(protocol.routes.routes)
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
     add_docs(app)

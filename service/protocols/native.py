@@ -20,6 +20,7 @@ from service.protocols.accept import prefers
 from service.protocols.body import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
 from service.protocols.protocol import Protocol
+from service.protocols.route import DirectRoute
 from service.protocols.statuses import headers, status, title
 from service.protocols.stream import answered
 from service.records import Timings
@@ -280,7 +281,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine: What encodes.
         most_sequences: Sequences that one request may hold.
     """
-    routes = APIRouter(tags=["native"])
+    routes = APIRouter(route_class=DirectRoute, tags=["native"])
 
     async def run(
         call: EncodeCall, size: int, time_left: Callable[[], float]

@@ -46,6 +46,7 @@ from service.protocols.oip_tensors import (
     texts,
 )
 from service.protocols.protocol import Protocol
+from service.protocols.route import DirectRoute
 from service.protocols.statuses import headers, status
 from service.protocols.stream import answered, streamed
 
@@ -623,7 +624,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine: What encodes.
         most_sequences: Sequences that one request may hold.
     """
-    routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    routes = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["open inference protocol"])
     _add_server(routes, engine)
     _add_model(routes, engine)
     _add_infer(routes, engine, most_sequences)

@@ -19,6 +19,7 @@ from service.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.body import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
 from service.protocols.codec import Array, base64_array, json_array, json_bytes
 from service.protocols.protocol import Protocol
+from service.protocols.route import DirectRoute
 from service.protocols.statuses import headers, status
 from service.protocols.stream import answered
 
@@ -265,7 +266,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine: What encodes.
         most_sequences: Sequences that one request may hold.
     """
-    routes = APIRouter(tags=["openai"])
+    routes = APIRouter(route_class=DirectRoute, tags=["openai"])
     created = int(time.time())
 
     async def tokens_of(call: Call) -> list[Tokens]:

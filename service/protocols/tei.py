@@ -26,6 +26,7 @@ from service.protocols.body import Flag, IdList, OneText, Wire, read_json, readi
 from service.protocols.codec import Array, json_array, json_bytes
 from service.protocols.native import Ids
 from service.protocols.protocol import Protocol
+from service.protocols.route import DirectRoute
 from service.protocols.statuses import STATUSES, headers, status
 from service.protocols.stream import answered
 from service.protocols.tokens import pieces_of, texts_of
@@ -438,7 +439,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine: What encodes.
         most_sequences: Sequences that one request may hold.
     """
-    routes = APIRouter(tags=["tei"])
+    routes = APIRouter(route_class=DirectRoute, tags=["tei"])
 
     async def embed(request: Request) -> Response:
         """Embed each input, exactly as if it were alone; `/` is the same as `/embed`."""

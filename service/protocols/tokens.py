@@ -19,6 +19,7 @@ from service.protocols.body import Flag, read_json, reading, refuse_too_many, re
 from service.protocols.codec import json_bytes
 from service.protocols.native import PROBLEM, Ids, PaddingField, ProblemDocument, Texts, Usage, render_error
 from service.protocols.protocol import Protocol
+from service.protocols.route import DirectRoute
 
 # === Wire types ===
 
@@ -211,7 +212,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         engine: Whose tokenizer it is.
         most_sequences: Texts or lists of ids that one request may hold.
     """
-    routes = APIRouter(tags=["native"])
+    routes = APIRouter(route_class=DirectRoute, tags=["native"])
     refusal = {
         "description": "Refused or failed, with the reason",
         "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
