@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from model.backends import SUPPORTED_DTYPES, is_installed
 from service.commands.progress import progress
 from service.commands.stop import stop
 from service.settings import Settings, SettingsError
@@ -93,6 +92,9 @@ def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[
     A line on standard error names a requested combination that is left out. Unknown names are kept, and so are the
     combinations where none is supported: `Settings` refuses them.
     """
+    # `--help` of any command imports this module, and is to load no numerical library.
+    from model.backends import SUPPORTED_DTYPES, is_installed  # noqa: PLC0415
+
     supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
     known_backends = dict.fromkeys(backend for backend, _ in supported)
     known_dtypes = dict.fromkeys(dtype for _, dtype in supported)
