@@ -418,7 +418,7 @@ class Engine:
             batch_invariant=loaded.test.batch_invariant,
             numerics=loaded.test.numerics[:12],
             seconds=round(loaded.seconds, 1),
-            **_faster(self.options),
+            **_faster(self.options, loaded),
         )
 
     def _make_ready(self) -> Loaded:
@@ -487,9 +487,11 @@ def _merged(one: EncoderInput, other: EncoderInput) -> EncoderInput:
     return one if other.outputs <= one.outputs else EncoderInput(one.tokens, one.outputs | other.outputs)
 
 
-def _faster(options: EngineOptions) -> dict[str, str]:
+def _faster(options: EngineOptions, loaded: Loaded) -> dict[str, str]:
     """Return what to set for more speed, where an installed backend and this processor allow it."""
-    choice = faster_choice(options.backend, options.dtype)
+    if not loaded.encoder.devices[0].startswith("cpu"):
+        return {}
+    choice = faster_choice(loaded.preset.architecture, options.backend, options.dtype)
     return {} if choice is None else {"faster": choice}
 
 

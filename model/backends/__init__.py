@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.backends.base import Backend, BackendName, Dtype
+from model.architecture import Architecture
+from model.backends.base import MIN_GROUP_SIZE, Backend, BackendName, Dtype, feed_forward_dtype
 
 SUPPORTED_DTYPES: dict[BackendName, tuple[Dtype, ...]] = {
     "jax": ("float32", "bfloat16"),
@@ -38,14 +39,22 @@ def is_installed(backend: BackendName) -> bool:
     return find_spec(backend) is not None
 
 
-def faster_choice(backend: BackendName, dtype: Dtype) -> str | None:
-    """Return which settings are faster on this processor with what is installed, or nothing if none are known to be."""
+def faster_choice(architecture: Architecture, backend: BackendName, dtype: Dtype) -> str | None:
+    """Return which settings run a network faster on this processor with what is installed, if any are known to.
+
+    Args:
+        architecture: The network.
+        backend: The backend that runs it, on a processor.
+        dtype: Its dtype.
+    """
     if not is_installed("openvino"):
         return None
     flags = _processor_flags()
-    if dtype != "int8" and flags & _INT8_FLAGS:
+    narrow = feed_forward_dtype(architecture, "int8") == "int8"
+    sizes = architecture.hidden_dim, architecture.intermediate_dim
+    if dtype != "int8" and narrow and flags & _INT8_FLAGS and not any(size % MIN_GROUP_SIZE for size in sizes):
         return "FNET_BACKEND=openvino FNET_DTYPE=int8"
-    if dtype == "float32" and flags & _BFLOAT16_FLAGS:
+    if dtype == "float32" and narrow and flags & _BFLOAT16_FLAGS:
         return "FNET_BACKEND=openvino FNET_DTYPE=bfloat16"
     return None if backend == "openvino" else "FNET_BACKEND=openvino"
 

@@ -27,6 +27,8 @@ LAYER_NORM_EPSILON = 1e-12
 # Matrix units sum 32 narrow terms at a time: with fewer than two such steps a narrow dtype brings no speed, and the
 # rounding errors of so few features do not average out.
 _MIN_NARROW_FEATURES = 64
+# Features that share a scale in int8; hidden and intermediate size have to be multiples of it.
+MIN_GROUP_SIZE = 32
 
 
 class BackendError(RuntimeError):

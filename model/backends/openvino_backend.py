@@ -25,6 +25,7 @@ from model.architecture import Architecture  # noqa: E402
 from model.arrays import Float32s, Int32s  # noqa: E402
 from model.backends.base import (  # noqa: E402
     LAYER_NORM_EPSILON,
+    MIN_GROUP_SIZE,
     Backend,
     BackendError,
     Dtype,
@@ -36,7 +37,7 @@ from model.quantization import quantize, smoothing_factors  # noqa: E402
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 # Features that share a scale. Larger groups are no faster and less accurate; a group that does not divide the features
 # is not quantized at all.
-_GROUP_SIZES = (128, 64, 32)
+_GROUP_SIZES = (128, 64, MIN_GROUP_SIZE)
 # Relative error above which a product was quantized: rounding to 8 bits costs 1e-3 and more, to float32 1e-6.
 _MIN_QUANTIZATION_ERROR = 1e-4
 _PROBE_TOKENS = 8
@@ -128,7 +129,7 @@ def _group_size(architecture: Architecture) -> int:
         if not any(size % group for size in sizes):
             return group
     raise BackendError(
-        f"int8 needs a hidden and an intermediate size that are multiples of {_GROUP_SIZES[-1]}; this network has "
+        f"int8 needs a hidden and an intermediate size that are multiples of {MIN_GROUP_SIZE}; this network has "
         f"{sizes[0]} and {sizes[1]}: use FNET_DTYPE=float32 or bfloat16"
     )
 

@@ -124,7 +124,7 @@ def test_ready_event_describes_what_runs(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch, faster: str | None
 ) -> None:
     """It names a faster choice that is installed and unused, if there is one."""
-    monkeypatch.setattr("service.engine.faster_choice", lambda _backend, _dtype: faster)
+    monkeypatch.setattr("service.engine.faster_choice", lambda _architecture, _backend, _dtype: faster)
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset)
     (ready,) = [entry for entry in logs if entry["event"] == "ready"]
