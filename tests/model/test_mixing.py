@@ -98,9 +98,7 @@ def test_padding_is_not_written(threads: int) -> None:
     threads=st.sampled_from(list(MIXINGS)),
     offset=st.integers(0, 3),
 )
-def test_bits_depend_on_the_sequence_alone(
-    runs: list[tuple[int, int]], hidden: int, threads: int, offset: int
-) -> None:
+def test_bits_depend_on_the_sequence_alone(runs: list[tuple[int, int]], hidden: int, threads: int, offset: int) -> None:
     """A sequence has the same bits alone and in a row, at any place of row and memory, with any number of threads."""
     sizes = [size for count, size in runs for _ in range(count)]
     x = random_array(offset + sum(sizes) + 3, hidden)[offset:]

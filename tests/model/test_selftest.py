@@ -1,4 +1,4 @@
-"""The self-test: encoders are compared with the reference and with themselves, and row lengths that fail are dropped."""
+"""The self-test: encoders are compared with the reference and with themselves; row lengths that fail are dropped."""
 
 from __future__ import annotations
 
@@ -182,9 +182,7 @@ def test_bits_are_not_compared_without_batch_invariance(
     assert 0 < result.largest_error < FLOAT32_TOLERANCE
 
 
-def test_progress_counts_compiled_row_lengths(
-    make_encoder: Callable[..., PackedEncoder], reference: Reference
-) -> None:
+def test_progress_counts_compiled_row_lengths(make_encoder: Callable[..., PackedEncoder], reference: Reference) -> None:
     """From none to all."""
     progress: list[tuple[int, int]] = []
     compile_and_verify(make_encoder(), reference, progress=lambda done, of: progress.append((done, of)))
@@ -242,9 +240,7 @@ def test_encoder_that_differs_from_the_reference_is_refused(
 
 
 @pytest.mark.parametrize("output", [0, 1], ids=["sequence", "pooled"])
-def test_every_value_is_compared(
-    make_encoder: Callable[..., PackedEncoder], reference: Reference, output: int
-) -> None:
+def test_every_value_is_compared(make_encoder: Callable[..., PackedEncoder], reference: Reference, output: int) -> None:
     """One value of one output that is off by 0.01 refuses the encoder."""
 
     def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
