@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ def oracle() -> Callable[..., tuple[Array, Array]]:
         return x, np.tanh(dense(x[:1], "pooled_dense"))[0]
 
     return network
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """Compile JAX programs without most optimizations, which take longer than a few calls of tiny networks."""
+    import jax  # noqa: PLC0415 - most tests need none
+
+    jax.config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call] # JAX leaves this one out
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

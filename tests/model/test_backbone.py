@@ -21,6 +21,8 @@ from model.backbone import FNetBackbone
 from model.errors import PresetError
 from model.presets import read_preset
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = npt.NDArray[Any]
 MakeWeights = Callable[..., dict[str, npt.NDArray[np.float32]]]
 

@@ -77,11 +77,9 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 @pytest.fixture
 def damaged(tmp_path: Path) -> Callable[[str, bytes], Path]:
     """Make a copy of a preset with one file's content replaced."""
-    copy = tmp_path / "damaged"
+    copy = Path(shutil.copytree(GOLDEN, tmp_path / "damaged"))
 
     def make(file: str, content: bytes) -> Path:
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(GOLDEN, copy)
         (copy / file).write_bytes(content)
         return copy
 

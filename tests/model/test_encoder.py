@@ -33,7 +33,9 @@ MakeWeights = Callable[..., Weights]
 Oracle = Callable[..., tuple[Array, Array]]
 
 MAX_BATCH_TOKENS = 64
-# Shorter than a row, of several rows, and prime.
+# Some of its row lengths, so that there is less to compile.
+ROW_LENGTHS = (24, 48, 64)
+# One token more than a row, a prime, rows without a remainder, and all positions.
 LONG_TOKENS = (65, 101, 128, 300)
 POOLED: frozenset[Output] = frozenset(("pooled_output",))
 
@@ -66,6 +68,15 @@ def reference(oracle: Oracle, weights: Weights) -> Callable[[Tokens], tuple[Arra
     return outputs
 
 
+@pytest.fixture(scope="module")
+def backbone_outputs(weights: Weights) -> list[tuple[Tokens, tuple[Array, Array]]]:
+    """Sequences, and what the readable backbone with the same weights gives for each alone."""
+    backbone = FNetBackbone.from_architecture(MEDIUM)
+    backbone.assign_weights(weights)
+    random = np.random.default_rng(2)
+    return [(tokens, backbone.encode_one(*tokens)) for tokens in (sequence(random, length) for length in (1, 17, 70))]
+
+
 @pytest.fixture(scope="module", params=BACKENDS_AND_DTYPES)
 def verified(
     request: pytest.FixtureRequest,
@@ -76,6 +87,7 @@ def verified(
     """An encoder of each backend and dtype, verified as before serving, and the result of its self-test."""
     backend, dtype = request.param
     encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, backend=backend, max_batch_tokens=MAX_BATCH_TOKENS)
+    encoder.retain_row_lengths(ROW_LENGTHS)
     return encoder, compile_and_verify(encoder, reference)
 
 
@@ -150,17 +162,13 @@ def test_outputs_equal_the_reference(
         assert np.quantile(tokens_cosines, bounds.quantile) >= bounds.tokens
 
 
-def test_outputs_equal_those_of_the_backbone(weights: Weights) -> None:
-    """`FNetBackbone` called on each sequence alone, unpadded, gives the same."""
-    backbone = FNetBackbone.from_architecture(MEDIUM)
-    backbone.assign_weights(weights)
-    random = np.random.default_rng(2)
-    sequences = [sequence(random, length) for length in (1, 17, 70)]
-    true = [backbone.encode_one(*tokens) for tokens in sequences]
-    for backend in BACKENDS:
-        encodings = compiled(MEDIUM, weights, backend=backend).encode(sequences)
-        for encoding, outputs in zip(encodings, true, strict=True):
-            assert_accurate(encoding, outputs, "float32")
+def test_outputs_equal_those_of_the_backbone(
+    encoder: PackedEncoder, backbone_outputs: list[tuple[Tokens, tuple[Array, Array]]]
+) -> None:
+    """`FNetBackbone` called on each sequence alone, unpadded, gives the same within each dtype's bounds."""
+    encodings = encoder.encode([tokens for tokens, _ in backbone_outputs])
+    for encoding, (_, true) in zip(encodings, backbone_outputs, strict=True):
+        assert_accurate(encoding, true, encoder.dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -189,8 +197,9 @@ def test_smallest_sizes_equal_the_oracle(
         assert_accurate(encoding, oracle(weights, *tokens), "float32")
 
 
-@pytest.mark.parametrize(("hidden", "narrow"), [(63, False), (64, True)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "hidden", "narrow"), [("jax", 63, False), ("openvino", 63, False), ("openvino", 64, True)]
+)
 def test_networks_below_64_features_multiply_in_float32(backend: BackendName, hidden: int, narrow: bool) -> None:  # noqa: FBT001 - a parameter
     """Below 64 features the results of bfloat16 are those of float32, bit for bit."""
     architecture = dataclasses.replace(MEDIUM, hidden_dim=hidden, intermediate_dim=64)
@@ -233,7 +242,7 @@ def test_bits_are_equal_at_every_offset_of_a_row(encoder: PackedEncoder) -> None
 
 
 def test_bits_are_equal_in_every_row_length(encoder: PackedEncoder) -> None:
-    """A short sequence, and one that takes several chunks of every row length but the longest."""
+    """A short sequence, and one that takes several chunks of each."""
     random = np.random.default_rng(4)
     for tokens in (sequence(random, 5), sequence(random, 61)):
         (expected,) = run(encoder, [tokens], encoder.row_lengths[-1])
@@ -289,11 +298,10 @@ def test_bits_are_equal_for_other_maximum_batch_tokens(
     backend, dtype = backend_and_dtype
     random = np.random.default_rng(6)
     sequences = [sequence(random, length) for length in (7, 50, *LONG_TOKENS)]
-    # Short rows, which some processors compute with other bits, are left out.
     results = []
     for max_batch_tokens in (64, 128):
         encoder = PackedEncoder(MEDIUM, weights, backend=backend, dtype=dtype, max_batch_tokens=max_batch_tokens)
-        encoder.retain_row_lengths(length for length in encoder.row_lengths if length >= 48)
+        encoder.retain_row_lengths(encoder.row_lengths[-1:])
         encoder.compile()
         results.append(encoder.encode(sequences))
     assert all(equal_bits(one, other) for one, other in zip(*results, strict=True))
@@ -384,16 +392,14 @@ def test_only_retained_row_lengths_run(
 ) -> None:
     """Without a row length, its sequences run in the next longer one."""
     weights = make_weights(tiny)
-    encoder = compiled(tiny, weights, backend=backend, max_batch_tokens=24)
+    encoder = compiled(tiny, weights, backend=backend)
     assert encoder.row_lengths == (8, 16)
-    encoder = compiled(tiny, weights, backend=backend, max_batch_tokens=32)
-    encoder.retain_row_lengths([16, 32])
-    assert encoder.row_lengths == (16, 32)
+    encoder.retain_row_lengths([16])
+    assert encoder.row_lengths == (16,)
     random = np.random.default_rng(12)
     sequences = [sequence(random, length, tiny) for length in (5, 12, 24)]
-    for tokens, encoding in zip(sequences, encoder.encode(sequences), strict=True):
-        assert_accurate(encoding, oracle(weights, *tokens), "float32")
-    assert_accurate(encoder.encode(sequences[:1])[0], oracle(weights, *sequences[0]), "float32")
+    for tokens in sequences:
+        assert_accurate(encoder.encode([tokens])[0], oracle(weights, *tokens), "float32")
 
 
 def test_devices_are_named(encoder: PackedEncoder) -> None:
@@ -463,9 +469,9 @@ def test_nothing_is_compiled_after_compile(encoder: PackedEncoder, compilations:
     assert compilations, "compiling is counted"
     before = len(compilations)
     random = np.random.default_rng(11)
-    for count in (*range(1, 20), 60):
+    for count in (1, 2, 5, 9, 60):
         encoder.encode([sequence(random, int(length)) for length in random.integers(1, 65, count)])
-    for length in (*range(1, 65), *LONG_TOKENS):
+    for length in (*range(1, 65, 4), *LONG_TOKENS):
         encoder.encode([sequence(random, length)], POOLED)
     assert len(compilations) == before
 
@@ -494,15 +500,16 @@ def test_progress_counts_row_lengths(tiny: Architecture, make_weights: MakeWeigh
 # --- Outputs that are not finite ---
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("backend", "name", "value"),
     [
-        ("embedding_projection/bias", np.inf),
-        ("layers/1/output_dense/kernel", np.nan),
-        ("layers/0/mixing_layer_norm/gamma", np.float32(3e38)),
-        ("pooled_dense/bias", np.nan),
-        ("pooled_dense/kernel", np.nan),
+        ("openvino", "embedding_projection/bias", np.inf),
+        ("openvino", "layers/1/output_dense/kernel", np.nan),
+        ("openvino", "layers/0/mixing_layer_norm/gamma", 3e38),
+        ("openvino", "pooled_dense/bias", np.nan),
+        ("openvino", "pooled_dense/kernel", np.nan),
+        ("jax", "layers/0/mixing_layer_norm/gamma", 3e38),
+        ("jax", "pooled_dense/kernel", np.nan),
     ],
 )
 def test_output_that_is_not_finite_is_an_error(
@@ -520,7 +527,7 @@ def test_mean_that_overflows_is_an_error(tiny: Architecture, make_weights: MakeW
     """Finite tokens may have a sum that is not."""
     weights = make_weights(tiny)
     weights["layers/1/output_layer_norm/beta"][:] = 3e38
-    encoder = compiled(tiny, weights, max_batch_tokens=8)
+    encoder = compiled(tiny, weights, backend="openvino", max_batch_tokens=8)
     tokens = sequence(np.random.default_rng(13), 5, tiny)
     assert np.isfinite(encoder.encode([tokens], frozenset(("sequence_output",)))[0].sequence_output).all()
     with pytest.raises(NonFiniteOutputError), np.errstate(over="ignore"):
@@ -534,7 +541,7 @@ def test_encoder_recovers_from_output_that_is_not_finite(
     """An embedding that is not finite fails only the runs that look it up, and changes nothing for later ones."""
     weights = make_weights(tiny)
     weights["token_embedding/embeddings"][7] = np.inf
-    encoder = compiled(tiny, weights, backend=backend)
+    encoder = compiled(tiny, weights, backend=backend, max_batch_tokens=8)
     failing = Tokens(np.array([4, 7, 5], np.int32), np.zeros(3, np.int32))
     healthy = Tokens(np.array([4, 8, 5], np.int32), np.zeros(3, np.int32))
     for _ in range(2):
@@ -546,12 +553,9 @@ def test_encoder_recovers_from_output_that_is_not_finite(
 # --- Sequences that cannot be encoded ---
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("length", [0, 25])
-def test_sequence_without_tokens_or_positions_is_refused(
-    tiny: Architecture, make_weights: MakeWeights, backend: BackendName, length: int
-) -> None:
+@pytest.mark.parametrize("length", [0, 301])
+def test_sequence_without_tokens_or_positions_is_refused(encoder: PackedEncoder, length: int) -> None:
     """A sequence is neither empty nor longer than the table of positions, which would be read out of bounds."""
-    encoder = compiled(tiny, make_weights(tiny), backend=backend, max_batch_tokens=32)
-    with pytest.raises(ValueError, match=f"a sequence has {length} tokens; between 1 and 24 are needed"):
-        encoder.encode([sequence(np.random.default_rng(10), length, tiny)])
+    random = np.random.default_rng(10)
+    with pytest.raises(ValueError, match=f"a sequence has {length} tokens; between 1 and 300 are needed"):
+        encoder.encode([sequence(random, 5), sequence(random, length)])

@@ -15,10 +15,13 @@ import numpy.typing as npt
 import pytest
 
 from model import FNetBackbone, FNetTokenizer, PackedEncoder
+from model.backends.base import BackendName, Dtype
 from model.checkpoints import read_weights
 from model.encoder import Encoding, Tokens
+from model.plain import encode_one
 from model.presets import Preset, load_preset
-from model.selftest import prepare
+from model.selftest import compile_and_verify
+from tests.support.encoders import BACKENDS_AND_DTYPES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORKS = sorted(path.parent.name for path in GOLDEN.glob("*/expected.npz"))
@@ -76,12 +79,11 @@ def texts(name: str, kind: str) -> list[dict[str, Any]]:
     return cases
 
 
-def prepared(preset: Preset, dtype: Any) -> PackedEncoder:
+def verified(preset: Preset, backend: BackendName, dtype: Dtype = "float32") -> PackedEncoder:
     """Return a preset's packed encoder, self-tested."""
     weights = read_weights(preset.directory, preset.architecture)
-    encoder = PackedEncoder(preset.architecture, weights, dtype=dtype, most_tokens=64)
-    reference = FNetBackbone.from_preset(preset.directory, dtype="float32")
-    prepare(encoder, lambda tokens: reference.encode_one(*tokens))
+    encoder = PackedEncoder(preset.architecture, weights, dtype=dtype, backend=backend, max_batch_tokens=16)
+    compile_and_verify(encoder, lambda tokens: encode_one(preset.architecture, weights, *tokens))
     return encoder
 
 
@@ -95,6 +97,7 @@ def test_every_kind_of_preset_is_here() -> None:
     assert len(list((GOLDEN / "sharded").glob("model_*.weights.h5"))) > 1
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", FLOAT32_NETWORKS)
 def test_the_backbone_computes_what_keras_hub_computes(name: str) -> None:
     """A preset of keras-hub gives its outputs within float32's rounding, for every length from one token on."""
@@ -103,14 +106,17 @@ def test_the_backbone_computes_what_keras_hub_computes(name: str) -> None:
         assert_close(computed(backbone, arrays), arrays, 1e-5)
 
 
-@pytest.mark.parametrize("name", FLOAT32_NETWORKS)
-def test_the_packed_encoder_computes_what_keras_hub_computes(name: str) -> None:
-    """So does the program that serves, with several sequences in a row."""
-    encoder = prepared(load_preset(str(GOLDEN / name)), "float32")
+@pytest.mark.parametrize(
+    ("backend", "name"), [("jax", "even"), ("jax", "odd"), *(("openvino", name) for name in FLOAT32_NETWORKS)]
+)
+def test_packed_encoder_computes_what_keras_hub_computes(name: str, backend: BackendName) -> None:
+    """Several sequences in a row, and those that run in several chunks."""
+    encoder = verified(load_preset(str(GOLDEN / name)), backend)
     for arrays in expected(name):
         assert_close(packed(encoder, arrays), arrays, 1e-4)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_weights_are_computed_with_in_float32() -> None:
     """A preset saved in bfloat16 and loaded in float32 computes as keras-hub does then."""
     backbone = FNetBackbone.from_preset(GOLDEN / "bfloat16", dtype="float32")
@@ -119,6 +125,7 @@ def test_bfloat16_weights_are_computed_with_in_float32() -> None:
         assert_close(computed(backbone, arrays), arrays, 1e-5, "float32_")
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_bfloat16_preset_is_computed_in_bfloat16() -> None:
     """Asked for bfloat16, it computes what keras-hub's bfloat16 network does, as far as eight bits go."""
     assert FNetBackbone.from_preset(GOLDEN / "bfloat16").dtype_policy.name == "float32"
@@ -129,10 +136,11 @@ def test_a_bfloat16_preset_is_computed_in_bfloat16() -> None:
         assert_close(found, arrays, 0.1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_packed_encoder_runs_bfloat16_presets(dtype: str) -> None:
-    """The program that serves, in either dtype, agrees with keras-hub's float32 outputs of the same weights."""
-    encoder = prepared(load_preset(str(GOLDEN / "bfloat16")), dtype)
+@pytest.mark.parametrize("backend_and_dtype", BACKENDS_AND_DTYPES)
+def test_packed_encoder_runs_bfloat16_presets(backend_and_dtype: tuple[BackendName, Dtype]) -> None:
+    """Every dtype agrees with keras-hub's float32 outputs of the same weights."""
+    backend, dtype = backend_and_dtype
+    encoder = verified(load_preset(str(GOLDEN / "bfloat16")), backend, dtype)
     for arrays in expected("bfloat16"):
         wanted = {name: arrays[f"float32_{name}"] for name in OUTPUTS}
         if dtype == "float32":

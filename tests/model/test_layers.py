@@ -13,6 +13,8 @@ from keras import ops
 from model.architecture import Architecture
 from model.layers import FNetEncoder, PositionEmbedding, fourier_mixing, gelu_approximate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = npt.NDArray[Any]
 
 RANDOM = np.random.default_rng(5)

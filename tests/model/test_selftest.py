@@ -1,4 +1,4 @@
-"""The self-test: encoders are compared with the reference and with themselves, and row lengths that fail are dropped."""
+"""The self-test: encoders are compared with the reference and with themselves; row lengths that fail are dropped."""
 
 from __future__ import annotations
 

@@ -8,8 +8,10 @@ import random
 import string
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -333,11 +335,17 @@ def places(tokenizer: FNetTokenizer, text: str) -> list[str]:
     return [text[piece.start : piece.stop] for piece in tokenizer.pieces(text)]
 
 
-def normalized(proto: bytes, text: str) -> str:
-    """Return what SentencePiece makes of a text before it cuts it into pieces."""
+@lru_cache(maxsize=1)
+def processor_of(proto: bytes) -> Any:
+    """Return the SentencePiece processor of a vocabulary."""
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(proto)
-    return str(processor.Normalize(text))
+    return processor
+
+
+def normalized(proto: bytes, text: str) -> str:
+    """Return the text that SentencePiece splits into pieces."""
+    return str(processor_of(proto).Normalize(text))
 
 
 @given(

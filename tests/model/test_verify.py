@@ -15,6 +15,8 @@ from model.checkpoints import WEIGHTS_FILE
 from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET, VOCABULARY_FILE
 from model.verify import fingerprint, verify
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
