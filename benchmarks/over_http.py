@@ -1,10 +1,10 @@
 """Compare the service over HTTP with its own engine alone, in one run, alternating, by medians.
 
-    .venv/bin/python benchmarks/over_http.py --preset DIR [--backend openvino --dtype bfloat16] [--rounds 5]
+    .venv/bin/python benchmarks/over_http.py --preset DIR [--backend openvino --dtype int8] [--rounds 5]
 
 Throughput: 32 clients, each sending one text after another, of log-normal lengths (median 24 tokens, 5 to 200), for the
-pooled output; the engine gets the same requests from as many tasks. Latency: one client, one sequence of 32 tokens. The
-clients run in a process of their own, on the same machine, and take their share of it.
+pooled output; the engine receives the same requests from as many tasks. Latency: one client, one sequence of 32 tokens.
+The clients run in a separate process on the same machine and use a part of its processor time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         "error",
     ]
     command += [part for name, value in options.items() for part in (f"--{name}", value)]
-    with subprocess.Popen(command) as process:  # noqa: S603 - our own
+    with subprocess.Popen(command) as process:  # noqa: S603 - this project's own
         try:
             _wait_until_ready(port)
             asyncio.run(_compare(Settings.load({}, options), port, arguments.rounds, arguments.seconds))
@@ -68,7 +68,7 @@ def main() -> None:
 async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -> None:
     engine = Engine(engine_options(settings))
     engine.start()
-    while engine.state != "ready":  # noqa: ASYNC110 - it has no event to wait for
+    while engine.state != "ready":  # noqa: ASYNC110 - it has no event to await
         await asyncio.sleep(0.1)
     random = np.random.default_rng(0)
     size = engine.ready().preset.architecture.vocabulary_size
@@ -84,7 +84,7 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     for _ in range(rounds):
         found["engine"].append(await _throughput([alone] * _CLIENTS, texts, seconds))
         latency["engine"].append(await _latency(alone, singles, seconds / 3))
-        # New ones: the service closes those that have been idle while the engine had its turn.
+        # The service closes connections that are idle while the engine alone is measured.
         connections = [await _Connection.open(port) for _ in range(_CLIENTS)]
         over_http: list[Send] = [connection.encode for connection in connections]
         found["http"].append(await _throughput(over_http, texts, seconds))
@@ -101,7 +101,7 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
 
 
 async def _throughput(senders: Sequence[Send], texts: Sequence[list[int]], seconds: float) -> float:
-    """Return tokens a second answered while all senders are at work."""
+    """Return the tokens per second that are answered while all senders run."""
     end = time.perf_counter() + seconds
     done = [0] * len(senders)
 
@@ -118,7 +118,7 @@ async def _throughput(senders: Sequence[Send], texts: Sequence[list[int]], secon
 
 
 async def _latency(send: Send, texts: Sequence[list[int]], seconds: float) -> float:
-    """Return the median seconds of one request after another."""
+    """Return the median seconds of consecutive requests."""
     end = time.perf_counter() + seconds
     times: list[float] = []
     while time.perf_counter() < end:
@@ -129,7 +129,7 @@ async def _latency(send: Send, texts: Sequence[list[int]], seconds: float) -> fl
 
 
 class _Connection:
-    """One kept-alive connection: no more client than needed, so that the server is what is measured."""
+    """One persistent connection: a minimal client, so that the server dominates the measurement."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer

@@ -1,1 +1,1 @@
-"""Speed beside other libraries: one run, contenders taking turns; `make bench-peers`."""
+"""Speed compared with other libraries and servers in one run, candidates alternating; `make bench-peers`."""

@@ -1,4 +1,4 @@
-"""What was measured, for people, programs and eyes: Markdown, JSON and a plot."""
+"""The report as Markdown, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -10,42 +10,54 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from benchmarks.peers.products import limits
 
-LIBRARIES = ("jax", "keras", "keras-hub", "torch", "transformers", "openvino", "numpy", "aiohttp")
+LIBRARIES = ("jax", "keras", "keras-hub", "torch", "transformers", "openvino", "numpy", "scipy", "aiohttp")
+_INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"}
 _PART = "†"
+_TITLE_CHARACTERS = 120
 _SERVERS = (
-    "Both answer OpenAI's `/v1/embeddings` with 384 floats as JSON. The networks differ: ours is the bundled preset, "
-    "an FNet distilled from the all-MiniLM-L6-v2 that infinity-emb serves. The clients run on the same cores."
+    "All answer OpenAI's `/v1/embeddings` with 384 floats as JSON. The networks differ: ours is the bundled preset, an "
+    "FNet distilled from the all-MiniLM-L6-v2 that infinity-emb serves. The lowest cosine compares a server's vectors "
+    "of the same texts with those of the first server of its network in the table. The clients run on the same cores."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One contender on one workload.
+    """One candidate on one workload.
 
     Attributes:
+        group: Group of the workload.
         workload: Name of the workload.
-        contender: Name of the contender.
+        candidate: Label and variant of the candidate.
+        weights: Preset, or kind of weights.
+        backend: The library that computes.
+        dtype: Operands of its dense products.
         seconds: Median time of the whole workload.
-        tokens: Tokens of the workload, padding not counted.
-        ratio: Median over the rounds of its time as a multiple of the reference's.
-        rounds: How many rounds it took part in.
+        tokens: Tokens of the workload, without padding.
+        ratio: Median over the rounds of its time divided by the reference's.
+        rounds: Number of rounds it took part in.
         flops: Floating-point operations of the workload, counted from the architecture.
-        dtype: Of its matrix products.
-        part: Texts that it encoded, its time scaled up to all; nothing where it encoded all.
+        cosine: Lowest cosine similarity of its vectors to those of the reference of its network.
+        part: Number of texts that it encoded, its time being scaled up; None if all.
     """
 
+    group: str
     workload: str
-    contender: str
+    candidate: str
+    weights: str
+    backend: str
+    dtype: str
     seconds: float
     tokens: int
     ratio: float
     rounds: int
     flops: float
-    dtype: str
+    cosine: float
     part: int | None = None
 
 
@@ -54,61 +66,61 @@ class Report:
     """Everything of one run.
 
     Attributes:
-        title: What was run, in a line.
-        reference: The contender that ratios are of.
-        rounds: Rounds asked for.
-        machine: Facts of the machine.
+        title: What was run, in one line.
+        rounds: Requested number of rounds.
+        machine: Facts about the machine.
         versions: Versions of libraries.
+        references: By group, the candidate that ratios refer to.
         products: TFLOP/s of matrix products, by library and dtype.
-        agreement: Least cosine of each contender's vectors with those of the reference of its network.
-        skipped: Contenders that did not run, with the reason.
-        measured: Every contender on every workload.
-        served: Every server: answers a second, their ratio, median and 99th percentile of the latency in seconds.
+        skipped: Candidates that did not run, with the reason.
+        measured: Every candidate on every workload.
+        served: Every server: requests per second, their ratio, latencies in seconds.
     """
 
     title: str
-    reference: str = ""
     rounds: int = 0
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     products: dict[str, float] = field(default_factory=dict)
-    agreement: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     served: list[dict[str, Any]] = field(default_factory=list)
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor, its cores, and the matrix instructions that it has."""
+    """Return the processor, its cores and its matrix instructions."""
     lines = _lines(Path("/proc/cpuinfo"))
     flags = set(next((line for line in lines if line.startswith("flags")), "").split())
     return {
         "cpu": next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        "instructions": sorted(flags & _INSTRUCTIONS),
         "python": platform.python_version(),
     }
 
 
-def versions(other: Path) -> dict[str, str]:
-    """Return versions of the libraries here, and of infinity-emb's in the environment `other`."""
-    found = {}
+def versions(infinity: Path) -> dict[str, str]:
+    """Return versions of the libraries here, and of infinity-emb and its libraries in the environment `infinity`."""
+    installed_versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed_versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    for packages in other.glob("lib/python*/site-packages"):
+    for packages in infinity.glob("lib/python*/site-packages"):
         installed = {
-            each.name.lower().replace("_", "-"): each.version for each in metadata.distributions(path=[str(packages)])
+            package.name.lower().replace("_", "-"): package.version
+            for package in metadata.distributions(path=[str(packages)])
         }
         if "infinity-emb" in installed:
-            found["infinity-emb"] = f"{installed['infinity-emb']} (torch {installed.get('torch', '-')})"
-    return found
+            libraries = ", ".join(f"{name} {installed.get(name, '-')}" for name in ("torch", "onnxruntime"))
+            installed_versions["infinity-emb"] = f"{installed['infinity-emb']} ({libraries})"
+    return installed_versions
 
 
 def markdown(report: Report) -> str:
-    """Return the report as Markdown: a table for each workload, and how to read them."""
+    """Return the report as Markdown: one table per workload, and how to read them."""
     facts = report.machine
     instructions = ", ".join(facts["instructions"]) or "no matrix instructions known"
     libraries = ", ".join(f"{name} {version}" for name, version in report.versions.items())
@@ -118,99 +130,132 @@ def markdown(report: Report) -> str:
     ]
     if report.products:
         rows = [[name, f"{speed:.3f}"] for name, speed in report.products.items()]
-        parts += ["### Matrix products, the limit", table(("through", "TFLOP/s"), rows)]
-    for workload in dict.fromkeys(each.workload for each in report.measured):
-        members = [each for each in report.measured if each.workload == workload]
+        parts += ["### Matrix products, the limit", table(("library and dtype", "TFLOP/s"), rows, texts=1)]
+    for group, workload in dict.fromkeys((measured.group, measured.workload) for measured in report.measured):
+        members = [measured for measured in report.measured if (measured.group, measured.workload) == (group, workload)]
+        header = (
+            "candidate",
+            "weights",
+            "backend",
+            "dtype",
+            "time",
+            "tokens/s",
+            "time / reference",
+            "of the limit",
+            "lowest cosine",
+        )
         parts += [
-            f"### {workload} tokens" if " x " in workload else f"### {workload}, {members[0].tokens} tokens",
-            table(
-                ("contender", "time", "tokens/s", "time / reference's", "of the limit"),
-                [_row(each, report) for each in members],
-            ),
+            f"### {group}: {workload}, {members[0].tokens:,} tokens",
+            table(header, [_row(measured, report) for measured in members], texts=4),
         ]
     if report.measured:
-        parts.append(_explained(report))
+        parts.append(_explanation(report))
     if report.served:
         rows = [
             [
-                each["name"],
-                f"{each['requests']:,.0f}",
-                _number(each["ratio"]),
-                f"{each['median'] * 1e3:.0f} ms",
-                f"{each['slowest'] * 1e3:.0f} ms",
+                *(server[name] for name in ("server", "weights", "backend", "dtype")),
+                f"{server['requests']:,.0f}",
+                _number(server["ratio"]),
+                f"{server['median'] * 1e3:.0f} ms",
+                f"{server['slowest'] * 1e3:.0f} ms",
+                _cosine(server["cosine"]),
             ]
-            for each in report.served
+            for server in report.served
         ]
-        parts += [
-            "### Over HTTP, one short text a request",
-            table(("server", "requests/s", "x reference", "median", "99th percentile"), rows),
-            _SERVERS,
-        ]
+        header = (
+            "server",
+            "weights",
+            "backend",
+            "dtype",
+            "requests/s",
+            "x reference",
+            "median",
+            "99th percentile",
+            "lowest cosine",
+        )
+        parts += ["### http: one short text per request", table(header, rows, texts=4), _SERVERS]
     if report.skipped:
         parts.append("Not run:\n\n" + "\n".join(f"* {name}: {reason}" for name, reason in report.skipped.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its columns after the first aligned to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
+    """Return a Markdown table; the first columns are texts, the others are aligned to the right."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
-def _row(each: Measured, report: Report) -> list[str]:
-    name = each.contender
-    if each.part is not None:
-        name += f" {_PART} {each.part} texts"
-    if each.rounds < report.rounds:
-        name += f" ({each.rounds} rounds)"
-    speed = each.tokens / each.seconds
-    limit = limits(report.products).get(each.dtype)
-    share = f"{each.flops / each.seconds / 1e12 / limit:.0%}" if limit else ""
-    return [name, f"{each.seconds * 1e3:,.1f} ms", f"{speed:,.0f}", _number(each.ratio), share]
+def _row(measured: Measured, report: Report) -> list[str]:
+    name = measured.candidate
+    if measured.part is not None:
+        name += f" {_PART} {measured.part} texts"
+    if measured.rounds < report.rounds:
+        name += f" ({measured.rounds} of {report.rounds} rounds)"
+    limit = limits(report.products).get(measured.dtype)
+    return [
+        name,
+        measured.weights,
+        measured.backend,
+        measured.dtype,
+        f"{measured.seconds * 1e3:,.1f} ms",
+        f"{measured.tokens / measured.seconds:,.0f}",
+        _number(measured.ratio),
+        f"{measured.flops / measured.seconds / 1e12 / limit:.0%}" if limit else "",
+        _cosine(measured.cosine),
+    ]
 
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
 
 
-def _explained(report: Report) -> str:
-    agreement = ", ".join(f"{name} {cosine:.6f}" for name, cosine in report.agreement.items())
+def _cosine(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.5f}"
+
+
+def _explanation(report: Report) -> str:
+    references = ", ".join(f"{name} ({group})" for group, name in report.references.items())
     return (
-        f"Medians of {report.rounds} rounds in which contenders took turns; the ratio is the median of the rounds' "
-        f"ratios to {report.reference}. {_PART}: ran that many of the texts, its time scaled up by their number, for "
-        "each takes equally long. *Of the limit*: floating-point operations counted from the architecture, padding and "
-        "FFTs left out, over the best product speed of that dtype above, measured before, between and after.\n\n"
-        "Before timing, mean and pooled vectors of all texts were compared with those of each network's float32 "
-        f"reference. Least cosines: {agreement}. Padding changes an FNet's vectors, which is why that contender's "
-        "cosine is what it is; all others had to agree."
+        f"Medians of {report.rounds} rounds in which candidates alternate; the ratio is the median of the rounds' "
+        f"ratios to {references}. {_PART}: the candidate encoded that many of the texts and its time is scaled up by "
+        "their number, because every text takes the same time. *Of the limit*: floating-point operations of the dense "
+        "layers, counted from the architecture without padding and Fourier transforms, over the highest product speed "
+        "of that dtype above, measured before, between and after the workloads.\n\n"
+        "Before timing, the mean and pooled vectors of all texts were compared with those of a float32 reference of "
+        "the same network: lowest cosine. Padding changes an FNet's vectors; all other FNets have to agree."
     )
 
 
 def as_json(report: Report) -> str:
-    """Return the report as JSON, what is not a number being null."""
+    """Return the report as JSON, with null for numbers that are not finite."""
     return json.dumps(_finite(asdict(report)), indent=2) + "\n"
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plot(report: Report, file: Path) -> None:
-    """Draw tokens/s of every workload, and requests/s, as bars; the suffix of the file chooses the format."""
-    import matplotlib as mpl  # noqa: PLC0415 - for this alone
+    """Draw tokens/s of every workload, and requests/s, as bars; the suffix of the file determines the format."""
+    import matplotlib as mpl  # noqa: PLC0415 - needed only here
 
     mpl.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
     panels: dict[str, dict[str, float]] = {}
-    for each in report.measured:
-        panels.setdefault(f"{each.workload}: tokens/s", {})[each.contender] = each.tokens / each.seconds
+    for measured in report.measured:
+        bar = f"{measured.candidate}, {measured.backend} {measured.dtype}"
+        panels.setdefault(f"{measured.group}, {measured.workload}: tokens/s", {})[bar] = (
+            measured.tokens / measured.seconds
+        )
     if report.served:
-        panels["over HTTP: requests/s"] = {each["name"]: each["requests"] for each in report.served}
+        panels["over HTTP: requests/s"] = {
+            f"{server['server']}, {server['backend']} {server['dtype']}": server["requests"] for server in report.served
+        }
     if not panels:
         return
     heights = [len(bars) + 1.5 for bars in panels.values()]
@@ -218,8 +263,8 @@ def plot(report: Report, file: Path) -> None:
         len(panels), figsize=(9, 0.27 * sum(heights) + 1), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axis, (title, bars) in zip(axes[:, 0], panels.items(), strict=True):
-        colours = ["tab:orange" if name.startswith("ours") else "tab:blue" for name in bars]
-        drawn = axis.barh(list(bars), list(bars.values()), color=colours)
+        colors = ["tab:orange" if name.startswith("ours") else "tab:blue" for name in bars]
+        drawn = axis.barh(list(bars), list(bars.values()), color=colors)
         axis.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.12)
@@ -228,7 +273,7 @@ def plot(report: Report, file: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     libraries = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     cpu = f"{report.machine['cpu']}, {report.machine['cores']} cores"
-    figure.suptitle(f"{report.title}\n{cpu}\n{libraries}", fontsize=7)
+    figure.suptitle("\n".join([report.title, cpu, *wrap(libraries, _TITLE_CHARACTERS)]), fontsize=7)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
 

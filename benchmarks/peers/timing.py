@@ -1,4 +1,4 @@
-"""Take turns, and sum up: medians, and medians of the ratios within each round."""
+"""Alternating measurement, and summaries: medians, and medians of the ratios within each round."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-# A turn lasts at least so many seconds, in as many calls as that takes: one call of a few milliseconds is no measure.
-_TURN = 0.2
-_MOST_CALLS = 50
-# Threads of the last contender still spin for a moment in case more work comes.
-_PAUSE = 0.05
+# One call of a few milliseconds is not a measurement: a turn repeats short calls for this long.
+_TURN_SECONDS = 0.2
+_MAX_CALLS = 50
+# Threads of the previous candidate spin for a moment after its last call.
+_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One contender on one workload.
+    """One candidate on one workload.
 
     Attributes:
         seconds: Median time.
-        ratio: Median over the rounds of its time as a multiple of the reference's in the same round.
-        rounds: How many rounds it took part in.
+        ratio: Median over the rounds of its time divided by the reference's time in the same round.
+        rounds: Number of rounds it took part in.
     """
 
     seconds: float
@@ -30,55 +30,44 @@ class Summary:
 
 
 def measure(
-    contenders: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Callable[[], float]],
     rounds: int,
-    budget: float,
+    budget_seconds: float,
     *,
-    clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, list[float]]:
-    """Return each contender's seconds in every round; they take turns, so a change of the machine's speed meets all.
+    """Return each candidate's seconds in every round; candidates alternate, so that drift affects all of them.
 
     Args:
-        contenders: What to call, warmed up before.
-        rounds: How many rounds there are.
-        budget: Seconds after which a contender takes part in no further round.
-        clock: Tells seconds.
-        sleep: Waits for seconds.
+        candidates: Calls that run once and return their seconds; already warmed up.
+        rounds: Number of rounds.
+        budget_seconds: A candidate that has run for this long takes part in no further round.
+        sleep: Waits for the given seconds.
 
     Returns:
-        By name, the median of each turn's calls. A contender out of budget has fewer, those of the first rounds.
+        By name, the median seconds of each turn's calls. A candidate out of budget has only its first rounds.
     """
-    estimates = {}
-    for name, call in contenders.items():
-        started = clock()
-        call()
-        estimates[name] = clock() - started
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    spent = dict.fromkeys(contenders, 0.0)
+    estimates = {name: call() for name, call in candidates.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    spent = dict.fromkeys(candidates, 0.0)
     for turn in range(rounds):
-        # There and back, so that nobody always runs after the same neighbour.
-        for name in list(contenders) if turn % 2 == 0 else reversed(list(contenders)):
-            if turn and spent[name] >= budget:
+        # The order alternates, so that no candidate always follows the same one.
+        for name in list(candidates) if turn % 2 == 0 else reversed(list(candidates)):
+            if turn and spent[name] >= budget_seconds:
                 continue
-            sleep(_PAUSE)
-            began = clock()
-            seconds[name].append(_turn(contenders[name], estimates[name], clock))
-            spent[name] += clock() - began
+            sleep(_PAUSE_SECONDS)
+            durations = _turn(candidates[name], estimates[name])
+            seconds[name].append(statistics.median(durations))
+            spent[name] += sum(durations)
     return seconds
 
 
-def _turn(call: Callable[[], object], estimate: float, clock: Callable[[], float]) -> float:
-    """Return the median seconds of a turn's calls."""
-    calls = max(1, min(_MOST_CALLS, round(_TURN / max(estimate, 1e-6))))
-    if calls > 1:  # bring its weights back into the caches, which others have just used
+def _turn(call: Callable[[], float], estimate: float) -> list[float]:
+    """Return the seconds of a turn's calls."""
+    calls = max(1, min(_MAX_CALLS, round(_TURN_SECONDS / max(estimate, 1e-6))))
+    if calls > 1:  # other candidates have evicted its weights from the caches
         call()
-    taken = []
-    for _ in range(calls):
-        started = clock()
-        call()
-        taken.append(clock() - started)
-    return statistics.median(taken)
+    return [call() for _ in range(calls)]
 
 
 def summarize(
@@ -87,21 +76,21 @@ def summarize(
     """Return medians, and medians of the ratios to the reference within a round.
 
     Args:
-        seconds: Of every round, by contender.
-        reference: The contender that ratios are of; it needs not be there, then ratios are NaN.
-        scale: What a contender's seconds are multiplied with, where it ran a part of the workload alone.
+        seconds: Seconds of every round, by candidate.
+        reference: The candidate that ratios refer to; if it did not run, ratios are NaN.
+        scale: Factors for the seconds of candidates that ran only a part of the workload.
     """
     base = seconds.get(reference, ())
     summaries = {}
     for name, times in seconds.items():
         factor = (scale or {}).get(name, 1.0)
-        # One of them may have left earlier: only rounds that both were in compare.
-        ratios = [factor * mine / other for mine, other in zip(times, base, strict=False)]
+        # One of the two may have fewer rounds: only common rounds are compared.
+        ratios = [factor * own / other for own, other in zip(times, base, strict=False)]
         ratio = statistics.median(ratios) if ratios else float("nan")
         summaries[name] = Summary(factor * statistics.median(times), ratio, len(times))
     return summaries
 
 
-def chosen(names: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return the names that hold any of the words, or all of them if no word means any."""
+def matching(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the names that contain any of the words, or all names if no name does."""
     return [name for name in names if any(word in name for word in words)] or list(names)

@@ -1,26 +1,23 @@
-"""What is encoded, how contenders without packing batch it, and how much arithmetic it is. Integers only."""
+"""Workloads, the batches of candidates that do not pack, and floating-point operation counts. Integers only."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import numpy as np
 
 from model.architecture import Architecture
 from model.arrays import Int32s
 
-MOST_TEXTS = 32
+MAX_BATCH_TEXTS = 32
 
-Axis = Literal["hidden", "row"]
-
-# Lengths of searches and sentences: most are short, a few are long.
-_MEDIAN, _SIGMA, _SHORTEST, _LONGEST = 24, 0.7, 5, 200
+# Lengths of queries and sentences in tokens: most are short, a few are long.
+_MEDIAN_TOKENS, _SIGMA, _MIN_TOKENS, _MAX_TOKENS = 24, 0.7, 5, 200
 _SEED = 20210509
 # The first ids are special tokens in every vocabulary.
-_FIRST_WORD = 5
+_FIRST_WORD_ID = 5
 
 _WORDS = """
 a and before bread bridge city cold door early far field fire four garden glass green hill house ice inside just king
@@ -32,10 +29,10 @@ year yellow young
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Texts that are encoded in one go.
+    """Texts that are encoded in one call.
 
     Attributes:
-        name: What people see.
+        name: Name in the report.
         lengths: Tokens of each text.
     """
 
@@ -48,80 +45,83 @@ class Workload:
         return sum(self.lengths)
 
 
-def workloads(texts: int = 256) -> list[Workload]:
-    """Return every workload: one text at a time, a batch of mixed lengths, a batch of long texts.
+def base_workloads(texts: int) -> list[Workload]:
+    """Return single texts, a batch of mixed lengths and a batch of long texts.
 
     Args:
-        texts: How many there are in the batch of mixed lengths.
+        texts: Texts in the batch of mixed lengths.
     """
-    return [
-        *(Workload(f"1 x {length}", (length,)) for length in (8, 32, 128, 512)),
-        Workload(f"{texts} mixed", mixed_lengths(texts)),
-        Workload("16 x 512", (512,) * 16),
-    ]
+    return [*_single_texts(8, 32, 128, 512), mixed_workload(texts), Workload("16 x 512", (512,) * 16)]
+
+
+def long_workloads() -> list[Workload]:
+    """Return single long sequences, one with a prime length, after one of 512 tokens to compare the time per token."""
+    return _single_texts(512, 2048, 3001, 4096, 8192)
+
+
+def mixed_workload(texts: int) -> Workload:
+    """Return a batch of texts of mixed lengths."""
+    return Workload(f"{texts} mixed", mixed_lengths(texts))
+
+
+def _single_texts(*lengths: int) -> list[Workload]:
+    return [Workload(f"1 x {length}", (length,)) for length in lengths]
 
 
 def mixed_lengths(count: int) -> tuple[int, ...]:
-    """Return log-normal lengths in tokens, the same at every call."""
-    drawn = np.random.default_rng(_SEED).lognormal(np.log(_MEDIAN), _SIGMA, count)
-    return tuple(int(length) for length in drawn.round().clip(_SHORTEST, _LONGEST))
+    """Return log-normal lengths in tokens, the same for every call."""
+    lengths = np.random.default_rng(_SEED).lognormal(np.log(_MEDIAN_TOKENS), _SIGMA, count)
+    return tuple(int(length) for length in lengths.round().clip(_MIN_TOKENS, _MAX_TOKENS))
 
 
 def token_ids(lengths: Sequence[int], vocabulary_size: int) -> list[Int32s]:
-    """Return random ids for each text, the same at every call."""
+    """Return random ids of each text, the same for every call."""
     random = np.random.default_rng(_SEED)
-    return [random.integers(_FIRST_WORD, vocabulary_size, length).astype(np.int32) for length in lengths]
+    return [random.integers(_FIRST_WORD_ID, vocabulary_size, length).astype(np.int32) for length in lengths]
 
 
-def sorted_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches of neighbours in length, as indices: little is padded."""
+def sorted_batches(lengths: Sequence[int], max_texts: int = MAX_BATCH_TEXTS) -> list[list[int]]:
+    """Return batches of texts of similar length, as indices: padding is small."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return [order[start : start + MOST_TEXTS] for start in range(0, len(order), MOST_TEXTS)]
+    return [order[start : start + max_texts] for start in range(0, len(order), max_texts)]
 
 
 def equal_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches of equal length, as indices: nothing is padded."""
+    """Return batches of texts of equal length, as indices: there is no padding."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [
-        batch[start : start + MOST_TEXTS]
+        batch[start : start + MAX_BATCH_TEXTS]
         for _, members in groupby(order, key=lengths.__getitem__)
         for batch in [list(members)]
-        for start in range(0, len(batch), MOST_TEXTS)
+        for start in range(0, len(batch), MAX_BATCH_TEXTS)
     ]
 
 
-def one_by_count(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches in the order given, as indices: what a server does whose batches all have one length."""
-    return [list(range(start, min(start + MOST_TEXTS, len(lengths)))) for start in range(0, len(lengths), MOST_TEXTS)]
+def input_order_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return batches in input order, as indices: what a server does that pads every batch to one length."""
+    return [
+        list(range(start, min(start + MAX_BATCH_TEXTS, len(lengths))))
+        for start in range(0, len(lengths), MAX_BATCH_TEXTS)
+    ]
 
 
-def fnet_flops(architecture: Architecture, lengths: Sequence[int], products: Collection[Axis]) -> float:
-    """Return an FNet's floating-point operations for texts, each counted as a row of its own length.
-
-    Args:
-        architecture: The network.
-        lengths: Tokens of each text.
-        products: The axes that are transformed by matrix products, which count; an FFT is left out.
-    """
+def fnet_flops(architecture: Architecture, lengths: Sequence[int]) -> float:
+    """Return the floating-point operations of an FNet's dense layers; mixing is a Fourier transform and not counted."""
     hidden, inner, layers = architecture.hidden_dim, architecture.intermediate_dim, architecture.num_layers
-    dense = 4 * hidden * inner
-    # Half the spectrum is cosines, half sines: along the row a square matrix for each half of the columns, along the
-    # hidden axis one of a quarter of that, as folded columns are enough.
-    across, along = hidden * hidden * ("hidden" in products), 2 * hidden * ("row" in products)
-    a_token = [dense + across + along * length for length in lengths]
-    once = 2 * hidden * hidden
-    return float(sum(length * (layers * each + once) + once for length, each in zip(lengths, a_token, strict=True)))
+    projection = 2 * hidden * hidden
+    per_token = layers * 4 * hidden * inner + projection
+    return float(sum(length * per_token + projection for length in lengths))
 
 
 def bert_flops(architecture: Architecture, lengths: Sequence[int]) -> float:
-    """Return the same sized BERT's floating-point operations for texts, padding not counted."""
+    """Return the floating-point operations of a BERT of the same size, without padding."""
     hidden, inner, layers = architecture.hidden_dim, architecture.intermediate_dim, architecture.num_layers
     dense = 8 * hidden * hidden + 4 * hidden * inner
-    once = 2 * hidden * hidden
-    return float(sum(length * layers * (dense + 4 * length * hidden) + once for length in lengths))
+    pooler = 2 * hidden * hidden
+    return float(sum(length * layers * (dense + 4 * length * hidden) + pooler for length in lengths))
 
 
 def short_text(number: int) -> str:
-    """Return a text of 4 to 16 everyday words, another for every number, so that no cache has seen it."""
+    """Return a text of 4 to 16 common words; different numbers give different texts, so that no cache holds one."""
     random = np.random.default_rng((_SEED, number))
     return " ".join(random.choice(_WORDS.split(), random.integers(4, 17)))
