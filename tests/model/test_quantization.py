@@ -22,7 +22,10 @@ def random_array(*shape: int, seed: int = 0) -> Float32s:
 def layer_inputs(hidden: int = 12, intermediate: int = 20, seed: int = 0) -> tuple[Float32s, ...]:
     """Return scale and offset of a normalization, kernel and bias of the product that follows it."""
     gamma, beta, bias = (random_array(size, seed=seed) for size in (hidden, hidden, intermediate))
-    return 1 + gamma / 4, beta, random_array(hidden, intermediate, seed=seed) / np.float32(hidden**0.5), bias
+    gamma[:] = 1 + gamma / 4
+    kernel = random_array(hidden, intermediate, seed=seed)
+    kernel /= np.float32(hidden**0.5)
+    return gamma, beta, kernel, bias
 
 
 @given(outputs=st.integers(1, 40), inputs=st.integers(1, 40), exponent=st.integers(-20, 20), seed=st.integers(0, 99))
@@ -31,8 +34,8 @@ def test_rounding_error_is_at_most_half_a_step(outputs: int, inputs: int, expone
     kernel = random_array(outputs, inputs, seed=seed) * np.float32(2.0**exponent)
     kernel[0] *= 1000
     integers, scales = quantize(kernel)
-    assert (integers.dtype, integers.shape) == (np.int8, kernel.shape)
-    assert (scales.dtype, scales.shape) == (np.float32, (outputs, 1))
+    assert (integers.dtype.name, integers.shape) == ("int8", kernel.shape)
+    assert (scales.dtype.name, scales.shape) == ("float32", (outputs, 1))
     largest = np.abs(kernel).max(axis=1, keepdims=True)
     np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
     error = np.abs(integers.astype(np.float64) * scales - kernel)
@@ -59,7 +62,7 @@ def test_geometric_mean_of_smoothing_factors_is_one(seed: int) -> None:
     """Factors are positive, and do not change the scale of a kernel as a whole."""
     gamma, beta, kernel, bias = layer_inputs(seed=seed)
     for factors, size in zip(smoothing_factors(gamma, beta, kernel, bias), (12, 20), strict=True):
-        assert (factors.dtype, factors.shape) == (np.float32, (size,))
+        assert (factors.dtype.name, factors.shape) == ("float32", (size,))
         assert (factors > 0).all()
         assert np.log(factors.astype(np.float64)).mean() == pytest.approx(0, abs=1e-6)
 
