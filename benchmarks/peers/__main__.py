@@ -274,7 +274,9 @@ def _verified(
             report.skipped[f"{name} ({group.name}, {workload.name})"] = _reason(error)
             continue
         cosine = min_cosine(vectors, references.setdefault(candidate.network, vectors)[: len(part)])
-        if candidate.exact and not cosine >= MIN_COSINE[candidate.dtype]:
+        # Others may be less accurate in a reduced precision: they run, and the report shows the cosine.
+        strict = candidate.exact and (candidate.label == "ours" or candidate.dtype == "float32")
+        if strict and not cosine >= MIN_COSINE[candidate.dtype]:
             report.skipped[f"{name} ({group.name}, {workload.name})"] = f"vectors differ, lowest cosine {cosine:.5f}"
             continue
         cosines[name] = cosine
