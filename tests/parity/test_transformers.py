@@ -18,12 +18,12 @@ import transformers
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
+from model.backends.base import Dtype
 from model.checkpoints import read_weights
 from model.convert import convert
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.hugging_face import read_hugging_face
 from model.presets import load_preset
-from model.programs import Dtype
 
 Float32s = npt.NDArray[np.float32]
 
@@ -101,11 +101,11 @@ def wanted(network: Any, tokens: Tokens) -> tuple[Float32s, Float32s]:
 
 
 def encoded(checkpoint: Checkpoint, dtype: Dtype) -> list[Encoding]:
-    """Return the packed encoder's encodings of all sequences, short ones in one row."""
-    architecture = checkpoint.architecture
-    encoder = PackedEncoder(architecture, checkpoint.weights, dtype=dtype, most_tokens=architecture.max_sequence_length)
+    """Return the packed encoder's encodings of all sequences: short ones share a row, long ones run in chunks."""
+    encoder = PackedEncoder(checkpoint.architecture, checkpoint.weights, dtype=dtype, max_batch_tokens=256)
+    encoder.retain_row_lengths([32, 256])
     encoder.compile()
-    return encoder.encode(sequences(architecture))
+    return encoder.encode(sequences(checkpoint.architecture))
 
 
 def test_the_configuration_is_read(checkpoint: Checkpoint) -> None:
@@ -134,7 +134,7 @@ def test_the_backbone_computes_what_transformers_computes(checkpoint: Checkpoint
 
 
 def test_the_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
-    """The program that serves, with several sequences in a row, agrees with each of them alone and unpadded."""
+    """Several sequences in a row agree with each of them alone and unpadded."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "float32"), strict=True):
         hidden, pooled = wanted(checkpoint.network, tokens)
         np.testing.assert_allclose(encoding.sequence_output, hidden, rtol=0, atol=TOLERANCE)
@@ -190,7 +190,8 @@ def test_a_converted_checkpoint_computes_what_transformers_computes(tmp_path: Pa
         torch.save(network.state_dict(), tmp_path / "checkpoint" / kind)
     convert(tmp_path / "checkpoint", tmp_path / "preset", tokenizer=False)
     preset = load_preset(str(tmp_path / "preset"))
-    encoder = PackedEncoder(preset.architecture, read_weights(preset.directory, preset.architecture))
+    weights = read_weights(preset.directory, preset.architecture)
+    encoder = PackedEncoder(preset.architecture, weights, max_batch_tokens=64)
     encoder.compile()
     given = sequences(preset.architecture)
     for tokens, found in zip(given, encoder.encode(given), strict=True):
