@@ -1,7 +1,7 @@
 """The student's forward pass for training: `FNetBackbone`'s own variables over packed rows.
 
 Nothing is padded, as in serving: texts of any lengths lie end to end in rows, and the mixing along a row is a product
-with a block-diagonal basis (`model.fourier` has the mathematics). A test holds it to the backbone's own forward pass.
+with a block-diagonal basis. A test compares it with the backbone's own forward pass.
 Runs on Keras's torch backend, which trains fastest on processors.
 """
 
