@@ -29,7 +29,7 @@ DEPENDENCIES = {
     "architecture": set(),
     "arrays": set(),
     "backbone": {"architecture", "checkpoints", "layers", "presets"},
-    "backends": {"backends.base", "backends.jax_backend", "backends.openvino_backend"},
+    "backends": {"architecture", "backends.base", "backends.jax_backend", "backends.openvino_backend"},
     "backends.base": {"architecture", "arrays", "checkpoints", "mixing", "packing"},
     "backends.jax_backend": {"architecture", "arrays", "backends.base", "checkpoints"},
     "backends.openvino_backend": {"architecture", "arrays", "backends.base", "checkpoints", "quantization"},
