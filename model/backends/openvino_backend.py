@@ -41,6 +41,9 @@ _GROUP_SIZES = (128, 64, MIN_GROUP_SIZE)
 # Relative error above which a product was quantized: rounding to 8 bits costs 1e-3 and more, to float32 1e-6.
 _MIN_QUANTIZATION_ERROR = 1e-4
 _PROBE_TOKENS = 8
+# Later layers amplify what the first ones lose: in int8 these, at most half of all, are computed in bfloat16, or in
+# float32 on a processor without units for it.
+_WIDE_LAYERS = 2
 
 
 class OpenVinoBackend(Backend):
@@ -54,11 +57,8 @@ class OpenVinoBackend(Backend):
         super().__init__(architecture, weights, dtype, lengths)
         core = openvino.Core()
         self.devices = [f"cpu:0 {core.get_property('CPU', 'FULL_DEVICE_NAME')}"]
-        dtype = feed_forward_dtype(architecture, dtype)
+        dtypes = _layer_dtypes(architecture, feed_forward_dtype(architecture, dtype), core)
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        fed_hints = hints | {"INFERENCE_PRECISION_HINT": _PRECISION[dtype], "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-        if dtype == "int8":
-            fed_hints["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(_group_size(architecture))
 
         def request(model: Any, hints: dict[str, str]) -> Any:
             return core.compile_model(model, "CPU", hints).create_infer_request()
@@ -66,14 +66,13 @@ class OpenVinoBackend(Backend):
         self._embed = request(_embedding_model(weights), hints)
         self._layers = [
             request(
-                (_int8_feed_forward_model if dtype == "int8" else _feed_forward_model)(weights, f"layers/{index}"),
-                fed_hints,
+                _layer_model(weights, f"layers/{index}", layer_dtype), hints | _layer_hints(architecture, layer_dtype)
             )
-            for index in range(architecture.num_layers)
+            for index, layer_dtype in enumerate(dtypes)
         ]
         self._pool = request(_pooling_model(weights), hints)
-        if dtype == "int8" and self._layers:
-            self._check_quantization(weights)
+        if "int8" in dtypes:
+            self._check_quantization(weights, dtypes.index("int8"))
 
     def compile(self, progress: Callable[[int, int], None]) -> None:
         """Run every model once in every row length: kernels are generated when a length is first seen."""
@@ -97,16 +96,16 @@ class OpenVinoBackend(Backend):
         """See the base class."""
         return _infer(self._pool, x)
 
-    def _check_quantization(self, weights: Weights) -> None:
-        """Verify that the products are computed in 8 bits: the library computes in float32 where it cannot.
+    def _check_quantization(self, weights: Weights, layer: int) -> None:
+        """Verify that a layer's products are computed in 8 bits: the library computes in float32 where it cannot.
 
         Raises:
             BackendError: They are not.
         """
         x = np.random.default_rng(0).standard_normal((_PROBE_TOKENS, self.architecture.hidden_dim), np.float32)
-        quantized = self.feed_forward(0, x)
+        quantized = self.feed_forward(layer, x)
         exact = openvino.Core().compile_model(
-            _int8_feed_forward_model(weights, "layers/0"),
+            _int8_feed_forward_model(weights, f"layers/{layer}"),
             "CPU",
             {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
         )([x])[0]
@@ -121,6 +120,24 @@ def _infer(request: Any, *inputs: Any) -> Float32s:
     # A copy of the output: the request writes the next one to the same memory.
     output: Float32s = request.infer(list(inputs), share_inputs=True)[0]
     return output
+
+
+def _layer_dtypes(architecture: Architecture, dtype: Dtype, core: Any) -> list[Dtype]:
+    """Return the dtype of each layer's products."""
+    if dtype != "int8":
+        return [dtype] * architecture.num_layers
+    wide: Dtype = "bfloat16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
+    first = min(_WIDE_LAYERS, architecture.num_layers // 2)
+    return [wide] * first + ["int8"] * (architecture.num_layers - first)
+
+
+def _layer_hints(architecture: Architecture, dtype: Dtype) -> dict[str, str]:
+    group = _group_size(architecture) if dtype == "int8" else 0
+    return {"INFERENCE_PRECISION_HINT": _PRECISION[dtype], "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group)}
+
+
+def _layer_model(weights: Weights, layer: str, dtype: Dtype) -> Any:
+    return _int8_feed_forward_model(weights, layer) if dtype == "int8" else _feed_forward_model(weights, layer)
 
 
 def _group_size(architecture: Architecture) -> int:
