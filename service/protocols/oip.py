@@ -51,7 +51,7 @@ from service.protocols.statuses import headers, status
 from service.protocols.stream import answered, streamed
 
 SERVER = "FNet Encode"
-PLATFORM = "jax_fnet"
+PLATFORM = "fnet"
 EXTENSIONS = ["binary_tensor_data"]
 OCTETS = "application/octet-stream"
 # A preset that has no version of its own is served as this one.
