@@ -235,7 +235,7 @@ def _alone(encoder: PackedEncoder, probe: Tokens, length: int) -> Encoding:
 def _fingerprint(encoder: PackedEncoder, *, invariant: bool) -> str:
     """Return the SHA-256 over the bits of all outputs of fixed probes, each encoded alone.
 
-    Where bits depend on the batch, replicas are only equal in the same row lengths, and not to those that are invariant.
+    Where bits depend on the batch, replicas are equal only in the same row lengths.
     """
     digest = hashlib.sha256()
     if not invariant:

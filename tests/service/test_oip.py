@@ -913,7 +913,7 @@ def test_the_model_describes_itself(service: Service, version: str) -> None:
     assert service.get(f"/v2/models/tiny_en{version}").json() == {
         "name": "tiny_en",
         "versions": ["7"],
-        "platform": "jax_fnet",
+        "platform": "fnet",
         "inputs": [
             {"name": "token_ids", "datatype": "INT64", "shape": [-1, -1]},
             {"name": "segment_ids", "datatype": "INT64", "shape": [-1, -1]},
