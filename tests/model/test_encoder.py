@@ -441,6 +441,26 @@ def test_int8_runs_with_each_group_size(oracle: Oracle, hidden: int, intermediat
     assert_accurate(encoder.encode([tokens])[0], (true[0], true[1]), "int8")
 
 
+@needs_int8
+def test_int8_is_accurate_with_features_of_different_magnitude(oracle: Oracle) -> None:
+    """Trained networks have features that are many times as large as others, among inputs of both products."""
+    weights = medium_weights()
+    random = np.random.default_rng(1)
+    for layer in range(MEDIUM.num_layers):
+        factors = np.exp(random.normal(scale=0.5, size=MEDIUM.hidden_dim)).astype(np.float32)
+        weights[f"layers/{layer}/mixing_layer_norm/gamma"] *= factors
+        weights[f"layers/{layer}/intermediate_dense/kernel"] /= factors[:, None]
+        factors = np.exp(random.normal(size=MEDIUM.intermediate_dim)).astype(np.float32)
+        weights[f"layers/{layer}/intermediate_dense/kernel"] *= factors
+        weights[f"layers/{layer}/output_dense/kernel"] /= factors[:, None]
+    encoder = compiled(MEDIUM, weights, dtype="int8", backend="openvino")
+    tokens = sequence(random, 100)
+    true = tuple(array.astype(np.float32) for array in oracle(weights, *tokens))
+    encoding = encoder.encode([tokens])[0]
+    assert_accurate(encoding, (true[0], true[1]), "int8")
+    assert np.median(cosines(encoding.sequence_output, true[0])) >= COSINE_BOUNDS["int8"].tokens
+
+
 def test_int8_is_refused_where_products_are_not_quantized(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
     """The library computes in floating point without a group size, as it does on processors without 8-bit units."""
     monkeypatch.setattr("model.backends.openvino_backend._group_size", lambda _architecture: 0)
