@@ -214,6 +214,23 @@ def test_networks_below_64_features_multiply_in_float32(backend: BackendName, hi
     assert cosines(other.sequence_output, wide.sequence_output).min() > 0.999
 
 
+@pytest.mark.parametrize(
+    "backend_and_dtype", [param for param in BACKENDS_AND_DTYPES if param.values[0][1] != "float32"]
+)
+def test_all_but_the_products_is_float32(weights: Weights, backend_and_dtype: tuple[BackendName, Dtype]) -> None:
+    """With layers whose products add nothing, narrow dtypes lose nothing: the residual stream is float32."""
+    backend, dtype = backend_and_dtype
+    zeros = {name: np.zeros_like(array) for name, array in weights.items() if name.endswith("output_dense/kernel")}
+    tokens = sequence(np.random.default_rng(4), 20)
+    dtypes: tuple[Dtype, ...] = ("float32", dtype)
+    wide, narrow = (
+        compiled(MEDIUM, weights | zeros, backend=backend, dtype=one, max_batch_tokens=8).encode([tokens])[0]
+        for one in dtypes
+    )
+    for name in ALL_OUTPUTS:
+        np.testing.assert_allclose(narrow.arrays[name], wide.arrays[name], rtol=0, atol=1e-5)
+
+
 # --- Bits ---
 
 
