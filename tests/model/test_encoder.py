@@ -214,6 +214,23 @@ def test_networks_below_64_features_multiply_in_float32(backend: BackendName, hi
     assert cosines(other.sequence_output, wide.sequence_output).min() > 0.999
 
 
+@pytest.mark.parametrize(
+    "backend_and_dtype", [param for param in BACKENDS_AND_DTYPES if param.values[0][1] != "float32"]
+)
+def test_all_but_the_products_is_float32(weights: Weights, backend_and_dtype: tuple[BackendName, Dtype]) -> None:
+    """With layers whose products add nothing, narrow dtypes lose nothing: the residual stream is float32."""
+    backend, dtype = backend_and_dtype
+    zeros = {name: np.zeros_like(array) for name, array in weights.items() if name.endswith("output_dense/kernel")}
+    tokens = sequence(np.random.default_rng(4), 20)
+    dtypes: tuple[Dtype, ...] = ("float32", dtype)
+    wide, narrow = (
+        compiled(MEDIUM, weights | zeros, backend=backend, dtype=one, max_batch_tokens=8).encode([tokens])[0]
+        for one in dtypes
+    )
+    for name in ALL_OUTPUTS:
+        np.testing.assert_allclose(narrow.arrays[name], wide.arrays[name], rtol=0, atol=1e-5)
+
+
 # --- Bits ---
 
 
@@ -439,6 +456,26 @@ def test_int8_runs_with_each_group_size(oracle: Oracle, hidden: int, intermediat
     tokens = sequence(np.random.default_rng(1), 40)
     true = tuple(array.astype(np.float32) for array in oracle(weights, *tokens))
     assert_accurate(encoder.encode([tokens])[0], (true[0], true[1]), "int8")
+
+
+@needs_int8
+def test_int8_is_accurate_with_features_of_different_magnitude(oracle: Oracle) -> None:
+    """Trained networks have features that are many times as large as others, among inputs of both products."""
+    weights = medium_weights()
+    random = np.random.default_rng(1)
+    for layer in range(MEDIUM.num_layers):
+        factors = np.exp(random.normal(scale=0.5, size=MEDIUM.hidden_dim)).astype(np.float32)
+        weights[f"layers/{layer}/mixing_layer_norm/gamma"] *= factors
+        weights[f"layers/{layer}/intermediate_dense/kernel"] /= factors[:, None]
+        factors = np.exp(random.normal(size=MEDIUM.intermediate_dim)).astype(np.float32)
+        weights[f"layers/{layer}/intermediate_dense/kernel"] *= factors
+        weights[f"layers/{layer}/output_dense/kernel"] /= factors[:, None]
+    encoder = compiled(MEDIUM, weights, dtype="int8", backend="openvino")
+    tokens = sequence(random, 100)
+    true = tuple(array.astype(np.float32) for array in oracle(weights, *tokens))
+    encoding = encoder.encode([tokens])[0]
+    assert_accurate(encoding, (true[0], true[1]), "int8")
+    assert np.median(cosines(encoding.sequence_output, true[0])) >= COSINE_BOUNDS["int8"].tokens
 
 
 def test_int8_is_refused_where_products_are_not_quantized(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:

@@ -208,6 +208,12 @@ def test_pack_all_leaves_at_most_one_row_half_empty(sizes: list[int], capacity: 
     assert sum(2 * used <= capacity for used in tokens) <= 1
 
 
+def test_pack_all_starts_with_the_longest_sequences() -> None:
+    """Short ones fill the space that is left, so that few rows are needed."""
+    sizes = [20, 40, 24, 60, 4]
+    assert [[sizes[index] for index in indices] for _, indices in pack_all(sizes, 1, 64)] == [[60, 4], [40, 24], [20]]
+
+
 def test_pack_all_fills_rows_to_the_last_token() -> None:
     """Sequences that together have exactly a row's length share it, whatever their order."""
     ((plan, indices),) = pack_all([5, 48, 11], 1, 64)

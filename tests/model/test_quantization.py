@@ -88,6 +88,11 @@ def test_inner_factors_follow_the_first_product() -> None:
     _, inner = smoothing_factors(gamma, beta, kernel, bias)
     assert inner.argmax() == 5
     assert inner[6] == inner[7] == inner.min()
+    bias[:] = 0
+    beta[:] = 0
+    kernel[:, 3] *= 100
+    _, inner = smoothing_factors(gamma, beta, kernel, bias)
+    assert inner.argmax() == 3
 
 
 def test_features_without_magnitude_have_finite_factors() -> None:
