@@ -25,22 +25,18 @@ from model.packing import Group, Row
 # With fewer tokens the transforms take less time than a second thread takes to start.
 _MIN_PARALLEL_TOKENS = 192
 
-_Spectrum = npt.NDArray[np.complex64]
 
-
-class RowLayout(NamedTuple):
-    """What mixing needs to know about a row, the same for all layers.
+class Share(NamedTuple):
+    """Consecutive sequences of a row that one thread transforms.
 
     Attributes:
-        tokens: Tokens of all sequences.
-        shares: The sequences, divided among threads.
-        workers: Threads of the library's own for each call.
-        mirror: `[tokens]`, for position k of a sequence of n tokens the index of its position n - k.
+        tokens: Their place in the row.
+        groups: The sequences; `start` counts from the first token of the share.
+        mirror: For position k of a sequence of n tokens the index of its position n - k, counted likewise.
     """
 
-    tokens: int
-    shares: Sequence[Sequence[Group]]
-    workers: int
+    tokens: slice
+    groups: Sequence[Group]
     mirror: npt.NDArray[np.intp]
 
 
@@ -55,17 +51,12 @@ class FourierMixing:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="mixing") if threads > 1 else None
 
-    def layout(self, row: Row) -> RowLayout:
-        """Return the layout of a row."""
-        groups = row.groups
-        mirror = [start + (-np.arange(size)) % size for start, size in zip(row.starts, row.sizes, strict=True)]
-        parallel = self._pool is not None and row.tokens >= _MIN_PARALLEL_TOKENS
-        # The library divides the vectors of a single large transform among threads of its own.
-        alone = len(row.sizes) == 1
-        shares = _shares(groups, row.tokens, self._threads) if parallel and not alone else [groups]
-        return RowLayout(row.tokens, shares, self._threads if parallel and alone else 1, np.concatenate(mirror))
+    def layout(self, row: Row) -> list[Share]:
+        """Return how a row is divided among threads, the same for all layers."""
+        threads = self._threads if row.tokens >= _MIN_PARALLEL_TOKENS else 1
+        return [_share(groups) for groups in _divide(row.groups, row.tokens, threads)]
 
-    def add(self, x: Float32s, layout: RowLayout, out: Float32s) -> None:
+    def add(self, x: Float32s, layout: Sequence[Share], out: Float32s) -> None:
         """Compute `x + Re(fft2(x))`, each sequence by itself.
 
         Args:
@@ -73,30 +64,40 @@ class FourierMixing:
             layout: The sequences.
             out: `[T, h]`, written for every token of a sequence.
         """
-        tokens, hidden = layout.tokens, x.shape[1]
-        computed, mirrored = hidden // 2 + 1, (hidden - 1) // 2
-        spectrum = scipy.fft.rfft(x[:tokens], axis=1, workers=layout.workers)
-        first, *others = layout.shares
-        running = [self._pool.submit(_transform, spectrum, share, 1) for share in others] if self._pool else []
-        _transform(spectrum, first, layout.workers)
+        first, *others = layout
+        # The library divides the vectors of a single large transform among threads of its own.
+        alone = not others and len(first.mirror) >= _MIN_PARALLEL_TOKENS
+        running = [self._pool.submit(_mix, x, share, out, 1) for share in others] if self._pool else []
+        _mix(x, first, out, self._threads if alone else 1)
         for share in running:
             share.result()
-        real = spectrum.real
-        np.add(x[:tokens, :computed], real, out=out[:tokens, :computed])
-        if mirrored:
-            backward = real[:, mirrored:0:-1]
-            np.add(x[:tokens, computed:], backward[layout.mirror], out=out[:tokens, computed:])
 
 
-def _transform(spectrum: _Spectrum, groups: Sequence[Group], workers: int) -> None:
-    """Transform along the sequences, in place."""
-    for group in groups:
-        part = spectrum[group.start : group.start + group.tokens]
-        stacked = part.reshape(group.count, group.size, -1)
+def _mix(x: Float32s, share: Share, out: Float32s, workers: int) -> None:
+    """Write `x + Re(fft2(x))` for the sequences of a share."""
+    x, out = x[share.tokens], out[share.tokens]
+    hidden = x.shape[1]
+    computed, mirrored = hidden // 2 + 1, (hidden - 1) // 2
+    spectrum = scipy.fft.rfft(x, axis=1, workers=workers)
+    for group in share.groups:
+        stacked = spectrum[group.start : group.start + group.tokens].reshape(group.count, group.size, -1)
         stacked[:] = scipy.fft.fft(stacked, axis=1, overwrite_x=True, workers=workers)
+    real = spectrum.real
+    np.add(x[:, :computed], real, out=out[:, :computed])
+    if mirrored:
+        np.add(x[:, computed:], real[:, mirrored:0:-1][share.mirror], out=out[:, computed:])
 
 
-def _shares(groups: Sequence[Group], tokens: int, count: int) -> list[list[Group]]:
+def _share(groups: Sequence[Group]) -> Share:
+    first, last = groups[0], groups[-1]
+    moved = [Group(group.start - first.start, group.count, group.size) for group in groups]
+    starts = [group.start + group.size * number for group in moved for number in range(group.count)]
+    sizes = [group.size for group in groups for _ in range(group.count)]
+    mirror = [start + (-np.arange(size)) % size for start, size in zip(starts, sizes, strict=True)]
+    return Share(slice(first.start, last.start + last.tokens), moved, np.concatenate(mirror))
+
+
+def _divide(groups: Sequence[Group], tokens: int, count: int) -> list[list[Group]]:
     """Divide sequences into at most `count` shares of about equally many tokens."""
     shares: list[list[Group]] = [[]]
     left = -(-tokens // count)
