@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.mixing import FourierMixing, _shares
+from model.mixing import FourierMixing, _divide
 from model.packing import Group, Row
 
 Float32s = npt.NDArray[np.float32]
@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_stay_in_their_sequence() -> None:
 def test_threads_share_every_sequence_once(sizes: list[int], count: int) -> None:
     """Shares are at most as many as threads, none is empty, and together they hold each sequence once."""
     row = row_of(sorted(sizes))
-    shares = _shares(row.groups, row.tokens, count)
+    shares = _divide(row.groups, row.tokens, count)
     assert 1 <= len(shares) <= count
     assert all(shares)
     groups = [group for share in shares for group in share]
@@ -164,5 +164,5 @@ def test_threads_share_every_sequence_once(sizes: list[int], count: int) -> None
 
 def test_threads_share_tokens_evenly() -> None:
     """Many short sequences are divided by tokens, not by groups."""
-    shares = _shares((Group(0, 64, 8), Group(512, 16, 32)), 1024, 4)
+    shares = _divide((Group(0, 64, 8), Group(512, 16, 32)), 1024, 4)
     assert [sum(group.tokens for group in share) for share in shares] == [256] * 4
