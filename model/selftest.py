@@ -106,14 +106,12 @@ def compile_and_verify(
     expected = [_alone(encoder, probe, longest) for probe in probes]
     invariant = batch_invariant and all(_equal_in_batches(encoder, probes, expected, longest))
     disabled: dict[int, str] = {}
-    error = 0.0
     # Where all rows give the bits of the longest, the accuracy of two probes there is that of all of them everywhere.
     compared = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= _MAX_COMPARED_TOKENS]
-    for index in (compared[0], compared[-1]):
-        truth = reference(probes[index])
-        error = max(error, _error(expected[index], truth))
-        if not is_accurate(expected[index], truth, encoder.dtype):
-            raise SelfTestError(f"the row of {longest} tokens differs from the reference (largest error {error:.2g})")
+    pairs = [(expected[index], reference(probes[index])) for index in (compared[0], compared[-1])]
+    error = float(np.max([_error(*pair) for pair in pairs]))
+    if not are_accurate(pairs, encoder.dtype):
+        raise SelfTestError(f"the row of {longest} tokens differs from the reference (largest error {error:.2g})")
     if not invariant and not _accurate_in_batch(encoder, probes, reference, longest):
         raise SelfTestError(f"a batch in the row of {longest} tokens differs from the reference")
     for length in encoder.row_lengths[:-1]:
@@ -134,15 +132,23 @@ def compile_and_verify(
 
 def is_accurate(encoding: Encoding, truth: tuple[Float32s, Float32s], dtype: Dtype) -> bool:
     """Whether the outputs of one sequence are within the dtype's bounds of the reference's."""
+    return are_accurate([(encoding, truth)], dtype)
+
+
+def are_accurate(pairs: Sequence[tuple[Encoding, tuple[Float32s, Float32s]]], dtype: Dtype) -> bool:
+    """Whether the outputs of sequences are within the dtype's bounds of the reference's, their tokens taken together.
+
+    Args:
+        pairs: For each sequence its outputs, and the reference's.
+        dtype: Whose bounds hold.
+    """
     if dtype == "float32":
-        return _error(encoding, truth) <= FLOAT32_TOLERANCE
+        return all(_error(encoding, truth) <= FLOAT32_TOLERANCE for encoding, truth in pairs)
     bounds = COSINE_BOUNDS[dtype]
-    tokens = cosines(encoding.sequence_output, truth[0])
-    pooled = cosines(encoding.pooled_output[None], truth[1][None])[0]
-    # One token of a short sequence is more than its share.
-    allowed = max(1.0, bounds.quantile * len(tokens))
-    below = np.count_nonzero(~(tokens >= bounds.tokens))
-    return bool(pooled >= bounds.pooled and below <= allowed and tokens.min() >= bounds.token)
+    tokens = np.concatenate([cosines(encoding.sequence_output, truth[0]) for encoding, truth in pairs])
+    pooled = np.array([cosines(encoding.pooled_output[None], truth[1][None])[0] for encoding, truth in pairs])
+    below = (~(tokens >= bounds.tokens)).mean()
+    return bool(pooled.min() >= bounds.pooled and below <= bounds.quantile and tokens.min() >= bounds.token)
 
 
 def cosines(ours: Float32s, theirs: Float32s) -> Float32s:

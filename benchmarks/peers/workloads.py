@@ -87,7 +87,7 @@ def sorted_batches(lengths: Sequence[int], max_texts: int = MAX_BATCH_TEXTS) -> 
 
 
 def equal_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches of texts of equal length, as indices: there is no padding."""
+    """Return batches of texts of equal length, as indices, without padding."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [
         batch[start : start + MAX_BATCH_TEXTS]

@@ -45,7 +45,7 @@ class Process:
             self.lines.append(line.rstrip("\n"))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
+        """Return once `condition` holds; fail if the process ends first or the wait times out."""
         end = time.monotonic() + HANG
         while not condition():
             assert self._process.poll() is None, self.lines
