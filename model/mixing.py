@@ -11,8 +11,10 @@ share a call. That changes no bit: the library transforms every vector by the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -66,26 +68,62 @@ class FourierMixing:
         """
         first, *others = layout
         # The library divides the vectors of a single large transform among threads of its own.
-        alone = not others and len(first.mirror) >= _MIN_PARALLEL_TOKENS
-        running = [self._pool.submit(_mix, x, share, out, 1) for share in others] if self._pool else []
-        _mix(x, first, out, self._threads if alone else 1)
-        for share in running:
-            share.result()
+        alone = self._pool is not None and not others and len(first.mirror) >= _MIN_PARALLEL_TOKENS
+        if alone:
+            self._mix_alone(x, first, out)
+            return
+        self._run(partial(_mix, x, share, out) for share in layout)
+
+    def _mix_alone(self, x: Float32s, share: Share, out: Float32s) -> None:
+        """Write one large sequence's result with all threads."""
+        x, out = x[share.tokens], out[share.tokens]
+        real = _transform(x, share, self._threads)
+        ends = np.linspace(0, len(x), self._threads + 1).astype(int)
+        parts = [slice(start, end) for start, end in pairwise(ends)]
+        self._run(partial(_add, x[part], real, part, share.mirror[part], out[part]) for part in parts)
+
+    def _run(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Run calls on all threads, the first one on this thread."""
+        first, *others = calls
+        running = [self._pool.submit(call) for call in others] if self._pool else []
+        first()
+        for call in running:
+            call.result()
 
 
-def _mix(x: Float32s, share: Share, out: Float32s, workers: int) -> None:
+def _mix(x: Float32s, share: Share, out: Float32s) -> None:
     """Write `x + Re(fft2(x))` for the sequences of a share."""
     x, out = x[share.tokens], out[share.tokens]
-    hidden = x.shape[1]
-    computed, mirrored = hidden // 2 + 1, (hidden - 1) // 2
+    _add(x, _transform(x, share, workers=1), slice(None), share.mirror, out)
+
+
+def _transform(x: Float32s, share: Share, workers: int) -> Float32s:
+    """Return the real part of each sequence's transform at the first `h // 2 + 1` frequencies of the hidden axis."""
     spectrum = scipy.fft.rfft(x, axis=1, workers=workers)
     for group in share.groups:
         stacked = spectrum[group.start : group.start + group.tokens].reshape(group.count, group.size, -1)
-        stacked[:] = scipy.fft.fft(stacked, axis=1, overwrite_x=True, workers=workers)
-    real = spectrum.real
-    np.add(x[:, :computed], real, out=out[:, :computed])
+        transformed = scipy.fft.fft(stacked, axis=1, overwrite_x=True, workers=workers)
+        if not np.may_share_memory(transformed, stacked):
+            stacked[:] = transformed
+    real: Float32s = spectrum.real
+    return real
+
+
+def _add(x: Float32s, real: Float32s, tokens: slice, mirror: npt.NDArray[np.intp], out: Float32s) -> None:
+    """Write `x` plus its mixing for some tokens of a share.
+
+    Args:
+        x: `[t, h]`.
+        real: `[T, h // 2 + 1]`, of all tokens of the share.
+        tokens: Place of the t tokens among the T.
+        mirror: `[t]`, as in `Share`.
+        out: `[t, h]`.
+    """
+    hidden = x.shape[1]
+    computed, mirrored = hidden // 2 + 1, (hidden - 1) // 2
+    np.add(x[:, :computed], real[tokens], out=out[:, :computed])
     if mirrored:
-        np.add(x[:, computed:], real[:, mirrored:0:-1][share.mirror], out=out[:, computed:])
+        np.add(x[:, computed:], real[:, mirrored:0:-1][mirror], out=out[:, computed:])
 
 
 def _share(groups: Sequence[Group]) -> Share:

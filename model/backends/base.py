@@ -108,7 +108,8 @@ class Backend(ABC):
             x: `[T, h]`, the layer's input plus its mixing, T a compiled row length. It may change after the call.
 
         Returns:
-            `[T, h]`, `norm(z + W2 gelu(W1 z))` with `z = norm(x)`.
+            `[T, h]`, `norm(z + W2 gelu(W1 z))` with `z = norm(x)`. Where a later layer follows, the next call for this
+            layer may overwrite it.
         """
 
     @abstractmethod
@@ -132,7 +133,7 @@ class Backend(ABC):
         parts = chunks(len(x), lengths)
         padded = np.zeros((parts[-1].start + parts[-1].length, x.shape[1]), np.float32)
         padded[: len(x)] = x
-        return _in_chunks(parts, lambda part: self.pool(padded[part]))[: len(x)]
+        return _in_chunks(parts, x.shape[1], lambda part: self.pool(padded[part]))[: len(x)]
 
     def _encode_row(self, row: RowInput, lengths: Sequence[int]) -> Float32s:
         """Run all layers on one row: a transform per sequence, and token-wise programs per chunk."""
@@ -141,13 +142,14 @@ class Backend(ABC):
         total = parts[-1].start + parts[-1].length
         ids = np.zeros((3, total), np.int32)
         ids[:, :tokens] = row.token_ids, row.segment_ids, row.positions
-        x = _in_chunks(parts, lambda part: self.embed(*ids[:, part]))
+        hidden = self.architecture.hidden_dim
+        x = _in_chunks(parts, hidden, lambda part: self.embed(*ids[:, part]))
         layout = self._mixing.layout(row.row)
         residual = self._workspace(total)
         residual[tokens:] = 0
         for layer in range(self.architecture.num_layers):
             self._mixing.add(x, layout, residual)
-            x = _in_chunks(parts, lambda part, layer=layer: self.feed_forward(layer, residual[part]))  # type: ignore[misc]
+            x = _in_chunks(parts, hidden, lambda part, layer=layer: self.feed_forward(layer, residual[part]))  # type: ignore[misc]
         return x[:tokens]
 
     def _workspace(self, tokens: int) -> Float32s:
@@ -167,12 +169,16 @@ class Backend(ABC):
         """Call `callback` whenever a program is compiled in this process from now on."""
 
 
-def _in_chunks(parts: Sequence[Chunk], call: Callable[[slice], Float32s]) -> Float32s:
+def _in_chunks(parts: Sequence[Chunk], hidden: int, call: Callable[[slice], Float32s]) -> Float32s:
     """Return the outputs of a token-wise program for all chunks of a row, padding included."""
     if len(parts) == 1:
         return call(slice(0, parts[0].length))
-    outputs = [call(slice(part.start, part.start + part.length)) for part in parts]
-    return np.concatenate(outputs)
+    output = np.empty((parts[-1].start + parts[-1].length, hidden), np.float32)
+    for part in parts:
+        place = slice(part.start, part.start + part.length)
+        # Copied at once: the next call may overwrite what this one returned.
+        output[place] = call(place)
+    return output
 
 
 def feed_forward_dtype(architecture: Architecture, dtype: Dtype) -> Dtype:
