@@ -46,7 +46,7 @@ _PROBE_TOKENS = 8
 _WIDE_LAYERS = 2
 # Tokens of a row that pass a layer in one call, so that its intermediate results stay in the processor's cache: 8-bit
 # products are fast enough to wait for memory otherwise. Products of wider types are faster with more tokens.
-_INT8_TOKENS = 128
+_INT8_TOKENS = 256
 
 
 class OpenVinoBackend(Backend):
