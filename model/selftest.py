@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,8 +103,8 @@ def compile_and_verify(
     encoder.compile(progress)
     probes = _probes(encoder)
     longest = encoder.row_lengths[-1]
-    expected = [_alone(encoder, probe, longest) for probe in probes]
-    invariant = batch_invariant and all(_equal_in_batches(encoder, probes, expected, longest))
+    expected, equal = _verify_longest(encoder, probes)
+    invariant = batch_invariant and equal
     disabled: dict[int, str] = {}
     # Where all rows give the bits of the longest, the accuracy of two probes there is that of all of them everywhere.
     compared = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= _MAX_COMPARED_TOKENS]
@@ -115,7 +115,7 @@ def compile_and_verify(
     if not invariant and not _accurate_in_batch(encoder, probes, reference, longest):
         raise SelfTestError(f"a batch in the row of {longest} tokens differs from the reference")
     for length in encoder.row_lengths[:-1]:
-        if invariant and not all(_equal_in_batches(encoder, probes, expected, length)):
+        if invariant and not _equal_in_batches(encoder, probes, expected, length):
             disabled[length] = "not bit-identical to the longest row"
         elif not invariant and not _accurate_in_batch(encoder, probes, reference, length):
             disabled[length] = "differs from the reference"
@@ -158,34 +158,51 @@ def cosines(ours: Float32s, theirs: Float32s) -> Float32s:
     return values
 
 
-def _equal_in_batches(
-    encoder: PackedEncoder, probes: Sequence[Tokens], expected: Sequence[Encoding], length: int
-) -> list[bool]:
-    """Return for each run in rows of one length whether its probes have the expected bits.
+def _verify_longest(encoder: PackedEncoder, probes: Sequence[Tokens]) -> tuple[dict[int, Encoding], bool]:
+    """Return the outputs of every probe in the longest row, and whether their bits are the same in every batch.
 
-    Every probe that fits lies once at the beginning of a row and once behind others, on every device.
+    Every probe lies once behind shorter and once behind longer sequences; the shortest also alone, and in a row of its
+    copies.
     """
-    order = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= length]
-    results = []
+    length = encoder.row_lengths[-1]
+    order = list(range(len(probes)))
+    expected: dict[int, Encoding] = {}
+    equal = True
     for members in (order, order[::-1]):
-        waiting = list(members)
+        waiting = members
         while waiting:
-            batch, taken = _mixed_batch(encoder, [probes[index] for index in waiting], length)
-            for encodings in _on_all_devices(encoder, batch, length):
-                results += [
-                    _same_bits(encoding, expected[waiting[position]])
-                    for encoding, position in zip(encodings, taken, strict=True)
-                    if position is not None
-                ]
-            used = {waiting[position] for position in taken if position is not None}
+            results = _in_batch(encoder, probes, waiting, length)
+            for index, encoding in results:
+                equal &= _same_bits(encoding, expected.setdefault(index, encoding))
+            used = {index for index, _ in results}
             waiting = [index for index in waiting if index not in used]
-    if length == encoder.row_lengths[-1]:
-        results += [
-            _same_bits(encoding, expected[0])
-            for encodings in _on_all_devices(encoder, [probes[0]] * (length // len(probes[0].token_ids)), length)
-            for encoding in encodings
-        ]
-    return results
+    for count in (1, length // len(probes[0].token_ids)):
+        for encodings in _on_all_devices(encoder, [probes[0]] * count, length):
+            equal &= all(_same_bits(encoding, expected[0]) for encoding in encodings)
+    return expected, equal
+
+
+def _equal_in_batches(
+    encoder: PackedEncoder, probes: Sequence[Tokens], expected: Mapping[int, Encoding], length: int
+) -> bool:
+    """Whether the probes that fit a row length have the expected bits there, the longest of them first."""
+    order = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= length]
+    return all(
+        _same_bits(encoding, expected[index]) for index, encoding in _in_batch(encoder, probes, order[::-1], length)
+    )
+
+
+def _in_batch(
+    encoder: PackedEncoder, probes: Sequence[Tokens], members: Sequence[int], length: int
+) -> list[tuple[int, Encoding]]:
+    """Run one row with as many of the members as it holds, on every device; return indices and outputs of these."""
+    batch, taken = _mixed_batch(encoder, [probes[index] for index in members], length)
+    return [
+        (members[position], encoding)
+        for encodings in _on_all_devices(encoder, batch, length)
+        for encoding, position in zip(encodings, taken, strict=True)
+        if position is not None
+    ]
 
 
 def _accurate_in_batch(encoder: PackedEncoder, probes: Sequence[Tokens], reference: Reference, length: int) -> bool:
@@ -234,10 +251,6 @@ def _on_all_devices(encoder: PackedEncoder, batch: Sequence[Tokens], length: int
     return [encodings[count * device : count * (device + 1)] for device in devices]
 
 
-def _alone(encoder: PackedEncoder, probe: Tokens, length: int) -> Encoding:
-    return _on_all_devices(encoder, [probe], length)[0][0]
-
-
 def _fingerprint(encoder: PackedEncoder, *, invariant: bool) -> str:
     """Return the SHA-256 over the bits of all outputs of fixed probes, each encoded alone.
 
@@ -272,11 +285,16 @@ def _speed(encoder: PackedEncoder) -> float:
 
 
 def _probes(encoder: PackedEncoder) -> list[Tokens]:
-    """Return a short sequence, one for every row length that fills most of it, and one that takes several chunks."""
+    """Return a short sequence, one that fills most of each row of a power of two, a full row, and several chunks."""
     random = np.random.default_rng(_SEED)
     longest = encoder.architecture.max_sequence_length
     lengths = encoder.row_lengths
-    sizes = [_SHORT_TOKENS, *(length * 5 // 8 for length in lengths), lengths[-1], lengths[-1] + lengths[0] + 1]
+    sizes = [
+        _SHORT_TOKENS,
+        *(length * 5 // 8 for length in lengths if length.bit_count() == 1),
+        lengths[-1],
+        lengths[-1] + lengths[0] + 1,
+    ]
     return [_sequence(encoder, random, size) for size in sorted({min(size, longest) for size in sizes})]
 
 
