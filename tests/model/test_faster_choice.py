@@ -19,9 +19,14 @@ def network(hidden: int, inner: int) -> Architecture:
 @pytest.mark.parametrize(
     ("backend", "dtype", "flags", "sizes", "expected"),
     [
-        ("jax", "float32", ALL_UNITS, (384, 1536), "FNET_BACKEND=openvino FNET_DTYPE=int8"),
-        ("openvino", "bfloat16", ALL_UNITS, (384, 1536), "FNET_BACKEND=openvino FNET_DTYPE=int8"),
+        ("jax", "float32", ALL_UNITS, (768, 3072), "FNET_BACKEND=openvino FNET_DTYPE=int8"),
+        ("openvino", "bfloat16", ALL_UNITS, (768, 3072), "FNET_BACKEND=openvino FNET_DTYPE=int8"),
+        ("openvino", "int8", ALL_UNITS, (768, 3072), None),
+        ("jax", "float32", ALL_UNITS, (384, 1536), "FNET_BACKEND=openvino FNET_DTYPE=bfloat16"),
+        ("jax", "bfloat16", ALL_UNITS, (384, 1536), "FNET_BACKEND=openvino"),
+        ("openvino", "bfloat16", ALL_UNITS, (384, 1536), None),
         ("openvino", "int8", ALL_UNITS, (384, 1536), None),
+        ("jax", "float32", {"avx_vnni"}, (384, 1536), "FNET_BACKEND=openvino FNET_DTYPE=int8"),
         ("jax", "float32", {"avx512_bf16"}, (384, 1536), "FNET_BACKEND=openvino FNET_DTYPE=bfloat16"),
         ("jax", "float32", {"avx2"}, (384, 1536), "FNET_BACKEND=openvino"),
         ("openvino", "float32", {"avx2"}, (384, 1536), None),
