@@ -36,31 +36,31 @@ types: $(VENV)/.dev  ## check types, strictly
 
 parity: .venv-parity/.done  ## compare live with keras-hub and transformers (slow, about 1 GB to install)
 	@# The suite's conftest needs what is not installed here; the other libraries' own warnings are not this project's.
-	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' --confcutdir=tests/parity -W ignore tests/parity $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 .venv-parity/bin/python -m pytest -o addopts='-ra --import-mode=importlib' --confcutdir=tests/suites/parity -W ignore tests/suites/parity $(TEST_ARGS)
 
 distill: .venv-distill/.done  ## train and measure a preset (hours; MINUTES of training, START: a preset to go on from)
-	@.venv-distill/bin/python -m model.distill all --minutes $(MINUTES) $(if $(START),--start $(START))
+	@.venv-distill/bin/python -m distill all --minutes $(MINUTES) $(if $(START),--start $(START))
 
 test-distill: .venv-distill/.done  ## run the whole recipe on a few hundred sentences
-	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/distill $(TEST_ARGS)
+	@.venv-distill/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/suites/distill $(TEST_ARGS)
 
 test-ray: .venv-ray/.done  ## encode a corpus on a Ray cluster of two local nodes, and kill what works on it
-	@.venv-ray/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/ray $(TEST_ARGS)
+	@.venv-ray/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/suites/ray $(TEST_ARGS)
 
 test-clients: .venv-clients/.done  ## prove every protocol with its own clients, and fuzz the OpenAPI description
-	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/clients $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/suites/clients $(TEST_ARGS)
 
 test-page: .venv-page/.done  ## try the page at / and /docs in a real browser (CHROMIUM, /usr/bin/chromium by default)
-	@HF_HUB_OFFLINE=1 CHROMIUM="$(CHROMIUM)" .venv-page/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/page $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 CHROMIUM="$(CHROMIUM)" .venv-page/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -W ignore tests/suites/page $(TEST_ARGS)
 
 bench-peers: .venv-peers/.done .venv-infinity/.done  ## time this beside other libraries and servers (BENCH_ARGS, `--help` among them)
 	@HF_HUB_OFFLINE=1 .venv-peers/bin/python -W ignore -m benchmarks.peers $(BENCH_ARGS)
 
 soak: $(VENV)/.dev  ## mixed traffic with faults against a real process (MINUTES, 10 by default)
-	@$(VENV)/bin/python -m tests.soak.soak --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),10)
+	@$(VENV)/bin/python -m tests.suites.soak.soak --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),10)
 
 fuzz: .venv-fuzz/.done  ## coverage-guided fuzzing of every protocol's parser (SECONDS, 60 by default)
-	@mkdir -p .fuzz && .venv-fuzz/bin/python tests/fuzz/fuzz_parse.py .fuzz -max_total_time=$(SECONDS) -artifact_prefix=.fuzz/ -max_len=4096
+	@mkdir -p .fuzz && .venv-fuzz/bin/python tests/suites/fuzz/fuzz_parse.py .fuzz -max_total_time=$(SECONDS) -artifact_prefix=.fuzz/ -max_len=4096
 
 audit: .venv-audit/.done  ## look the locked dependencies up in the advisory database
 	@requirements/audit
@@ -72,10 +72,10 @@ image:  ## build the container image, and its bill of materials in dist/ (IMAGE,
 	@mkdir -p dist && docker run --rm --network none --entrypoint cat $(IMAGE):local /usr/share/fnet-encode/sbom.cdx.json >dist/sbom.cdx.json
 
 test-image: $(VENV)/.dev  ## build the image and run it and the compose file in Docker (BUILD_ARGS, COMPOSE_OVERRIDE)
-	@$(VENV)/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -s tests/image $(TEST_ARGS)
+	@$(VENV)/bin/python -m pytest -o addopts='-ra --import-mode=importlib' -s tests/suites/image $(TEST_ARGS)
 
 test-deploy: .venv-deploy/.done  ## hold deploy/ to kubectl, promtool and a real Prometheus, which have to be installed
-	@HF_HUB_OFFLINE=1 .venv-deploy/bin/python -m pytest -o addopts='-ra --import-mode=importlib' tests/deploy_tools $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 .venv-deploy/bin/python -m pytest -o addopts='-ra --import-mode=importlib' tests/suites/deploy_tools $(TEST_ARGS)
 
 lock: $(VENV)/.dev  ## resolve the dependencies anew into requirements/
 	@requirements/lock

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from model.encoder import Tokens
-from service.engine import Engine
+from service.core.engine import Engine
 from service.engine_options import engine_options
 from service.settings import Settings
 

@@ -11,9 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from model import keras_documents
 from model.architecture import Architecture
-from model.checkpoints import WEIGHTS_FILE, read_weights, write_weights
 from model.layers import (
     LAYER_NORM_EPSILON,
     FNetEncoder,
@@ -21,7 +19,9 @@ from model.layers import (
     gelu_approximate,
     normal_initializer,
 )
-from model.presets import BUILT_IN_PRESETS, load_preset
+from model.presets import keras_config as keras_documents
+from model.presets.preset import BUILT_IN_PRESETS, load_preset
+from model.presets.weights import WEIGHTS_FILE, read_weights, write_weights
 
 __all__ = ["FNetBackbone", "gelu_approximate"]
 

@@ -16,8 +16,8 @@ from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
 from model.backends import SUPPORTED_DTYPES, backend_type
 from model.backends.base import BackendError, BackendName, Dtype, RowInput
-from model.checkpoints import Weights
 from model.packing import BatchBuilder, BatchPlan, Row, pack_all, row_lengths
+from model.presets.weights import Weights
 
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
 ALL_OUTPUTS: frozenset[Output] = frozenset(("sequence_output", "pooled_output", "mean_output"))

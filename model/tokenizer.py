@@ -15,7 +15,7 @@ from typing import Literal
 import sentencepiece
 
 from model.errors import PresetError
-from model.presets import VOCABULARY_FILE, Preset, load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset, load_preset
 
 Truncation = Literal["round_robin", "waterfall"]
 Side = Literal["left", "right"]

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.checkpoints import Weights, read_weights, weights_digest
 from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
 from model.errors import PresetError
-from model.plain import encode_one
-from model.preset_files import file_digest, preset_files
-from model.presets import CARD_FILE, Preset, read_preset, service_block
+from model.presets.files import file_digest, preset_files
+from model.presets.preset import CARD_FILE, Preset, read_preset, service_block
+from model.presets.weights import Weights, read_weights, weights_digest
+from model.reference import encode_one
 from model.selftest import FLOAT32_TOLERANCE
 from model.tokenizer import FNetTokenizer
 

@@ -14,12 +14,18 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match
 
 from service import __version__
-from service.engine import Engine
+from service.core.engine import Engine
+from service.core.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.core.events import Record, RequestCancelled, RequestRejected
 from service.engine_options import engine_options
-from service.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
-from service.keys import KeyRing
-from service.metrics import MODEL_LABELS, Metrics
-from service.middleware import (
+from service.protocols import native, oip, openai, tei
+from service.protocols import tokenization as tokens
+from service.protocols.base import Protocol
+from service.settings import Settings
+from service.telemetry.metrics import MODEL_LABELS, Metrics
+from service.web.api_keys import KeyRing
+from service.web.encoding import json_bytes
+from service.web.middleware import (
     HEALTH_ROUTES,
     METRICS_ROUTE,
     PAGE_ROUTE,
@@ -33,16 +39,11 @@ from service.middleware import (
     Render,
     route_of,
 )
-from service.pages import add_docs, add_page
-from service.protocols import native, oip, openai, tei, tokens
-from service.protocols.codec import json_bytes
-from service.protocols.protocol import Protocol
-from service.protocols.statuses import STATUSES, headers
-from service.records import Record, RequestCancelled, RequestRejected
-from service.settings import Settings
+from service.web.statuses import STATUSES, headers
+from service.web.ui import add_docs, add_page
 
 if TYPE_CHECKING:
-    from service.tracing import Tracing
+    from service.telemetry.tracing import Tracing
 
 DESCRIPTION = """Embeddings from Fourier encoders (FNet), exact and padding-free.
 
@@ -127,7 +128,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.otlp_endpoint is None:
         return None
-    from service.tracing import Tracing  # noqa: PLC0415 - an extra
+    from service.telemetry.tracing import Tracing  # noqa: PLC0415 - an extra
 
     return Tracing(settings.otlp_endpoint)
 
@@ -193,7 +194,7 @@ def _on_http_exception(
     observe: Callable[[Record], None], render: Render, routes: Callable[[], Iterable[BaseRoute]]
 ) -> Any:
     async def handle(request: Request, error: HTTPException) -> Response:
-        """Put the framework's own refusals into the tree of `service.errors`."""
+        """Put the framework's own refusals into the tree of `service.core.errors`."""
         refusals: dict[int, ServiceError] = {
             STATUSES["not_found"]: NotFoundError("there is no such route"),
             STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import Problem
+from service.core.errors import Problem
 
 T = TypeVar("T")
 

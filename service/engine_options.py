@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from service.engine import EngineOptions
+from service.core.engine import EngineOptions
 from service.settings import Settings
 
 

@@ -16,10 +16,10 @@ import structlog
 import uvicorn
 
 from service.app import create_app
-from service.connections import ConnectionLimits, bounded
-from service.engine import Engine
-from service.records import RequestRejected
+from service.core.engine import Engine
+from service.core.events import RequestRejected
 from service.settings import Settings
+from service.web.connections import ConnectionLimits, bounded
 
 _SWITCH_SECONDS = 0.0001
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from model.errors import PresetError
-from model.presets import DEFAULT_PRESET, check_handle
-from service.keys import read_keys
+from model.presets.preset import DEFAULT_PRESET, check_handle
+from service.web.api_keys import read_keys
 
 PREFIX = "FNET_"
 # Settings of earlier versions, by their names then.

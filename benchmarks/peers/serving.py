@@ -141,7 +141,7 @@ def _own(label: str, checkout: Path, backend: str, dtype: str, settings: dict[st
         "fnet_mini_en",
         backend,
         dtype,
-        (sys.executable, "-P", "-c", "from service.cli import main; main()", "serve"),
+        (sys.executable, "-P", "-c", "from service.cli.main import main; main()", "serve"),
         {"PYTHONPATH": str(checkout.resolve()), "FNET_PORT": "{port}", "FNET_DTYPE": dtype, "FNET_LOG_LEVEL": "warning"}
         | settings,
         "/health/ready",

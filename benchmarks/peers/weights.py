@@ -46,8 +46,8 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.checkpoints import read_weights
-from model.presets import DEFAULT_PRESET, load_preset
+from model.presets.preset import DEFAULT_PRESET, load_preset
+from model.presets.weights import read_weights
 
 _Indices = npt.NDArray[np.intp]
 

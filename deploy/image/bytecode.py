@@ -19,8 +19,8 @@ import model.backends.jax_backend
 import model.encoder
 import model.selftest
 import model.tokenizer
-import service.cli
-import service.commands.health
+import service.cli.health
+import service.cli.main
 import service.server  # noqa: F401
 from service.app import create_app
 from service.settings import Settings

@@ -22,8 +22,8 @@ import ray.data
 from service.bulk.encoders import LocalEncoder, Wanted, wait_ready
 from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
-from service.commands.stop import stop
-from service.engine import Engine
+from service.cli.exits import stop
+from service.core.engine import Engine
 from service.engine_options import engine_options
 from service.settings import Settings
 

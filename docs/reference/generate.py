@@ -15,11 +15,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from service import errors
-from service.cli import main as command
-from service.metrics import Metrics
-from service.protocols.statuses import STATUSES
+from service.cli.main import main as command
+from service.core import errors
 from service.settings import Settings, option, variable
+from service.telemetry.metrics import Metrics
+from service.web.statuses import STATUSES
 
 HERE = Path(__file__).parent
 _WIDTH = 100

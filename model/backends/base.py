@@ -16,9 +16,9 @@ import numpy as np
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.checkpoints import Weights
 from model.mixing import FourierMixing
 from model.packing import Chunk, Row, chunks
+from model.presets.weights import Weights
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 BackendName = Literal["jax", "openvino"]

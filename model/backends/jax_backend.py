@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as Split
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
 from model.backends.base import LAYER_NORM_EPSILON, Backend, Dtype, RowInput, feed_forward_dtype
-from model.checkpoints import Weights
+from model.presets.weights import Weights
 
 # What identifies a kind of processor, on Intel's and AMD's and on ARM's.
 _PROCESSOR_FIELDS = ("model name", "flags", "CPU implementer", "CPU part", "Features")

@@ -31,7 +31,7 @@ from model.backends.base import (  # noqa: E402
     Dtype,
     feed_forward_dtype,
 )
-from model.checkpoints import Weights  # noqa: E402
+from model.presets.weights import Weights  # noqa: E402
 from model.quantization import quantize, smoothing_factors  # noqa: E402
 
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}

@@ -10,22 +10,22 @@ import numpy.typing as npt
 from model.architecture import Architecture
 from model.arrays import Float32s
 from model.backends.base import Dtype
-from model.checkpoints import read_weights
 from model.encoder import Encoding, Tokens
-from model.plain import encode_one, random_weights
-from model.presets import Preset
+from model.presets.preset import Preset
+from model.presets.weights import read_weights
+from model.reference import encode_one, random_weights
 from model.selftest import COSINE_BOUNDS, FLOAT32_TOLERANCE
 from model.tokenizer import FNetTokenizer
 from service.bench.results import Accuracy
 from service.bench.texts import TEXTS
 from service.bench.workloads import sequences
-from service.inputs import Text, from_texts
+from service.core.inputs import Text, from_texts
 
 # Bounds of the median over texts; those of every text are the self-test's.
 _MIN_POOLED_MEDIAN: dict[Dtype, float] = {"bfloat16": 0.9999, "int8": 0.999}
 # Of sequences of random ids, where a preset has no tokenizer.
 _LENGTHS = (3, 5, 8, 12, 17, 24, 37, 64, 100)
-# The seed of `service.engine` for weights that are not loaded.
+# The seed of `service.core.engine` for weights that are not loaded.
 _SEED = 0
 
 Outputs = tuple[Float32s, Float32s]

@@ -15,7 +15,7 @@ from pathlib import Path
 from model.architecture import Architecture
 from model.backends.base import Dtype
 from model.errors import PresetError
-from model.presets import Preset, load_preset
+from model.presets.preset import Preset, load_preset
 from service.bench.accuracy import accuracy_sequences, compare, reference_outputs
 from service.bench.candidate import Candidate, load_candidate
 from service.bench.machine import this_machine
@@ -38,7 +38,7 @@ from service.bench.roofline import product_flops, products
 from service.bench.start import ProcessStart, start_process
 from service.bench.timing import Budget, Case, Key, Progress, Times, alternate, speedup, timed
 from service.bench.workloads import Workload, dense_flops, filling_lengths, sequences, single_lengths, workloads
-from service.engine import EngineOptions
+from service.core.engine import EngineOptions
 from service.engine_options import engine_options
 from service.settings import Settings
 

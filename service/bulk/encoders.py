@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.encoder import Encoding, Output, Tokens
-from model.presets import VOCABULARY_FILE, Padding, Preset
+from model.presets.preset import VOCABULARY_FILE, Padding, Preset
 from service import __version__
 from service.bulk.rows import Row
 from service.client import AsyncClient, EncodeError
-from service.engine import Engine, normalized
-from service.errors import (
+from service.core.engine import Engine, normalized
+from service.core.errors import (
     BodyTooLargeError,
     InvalidInputError,
     NonFiniteOutputError,
@@ -26,7 +26,7 @@ from service.errors import (
     ServiceError,
     TooManySequencesError,
 )
-from service.inputs import from_ids
+from service.core.inputs import from_ids
 
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 Array = npt.NDArray[np.float32]

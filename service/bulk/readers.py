@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Self, cast, get_args
 import orjson
 
 from service.bulk.rows import Row, row_of
-from service.inputs import Text
+from service.core.inputs import Text
 
 Format = Literal["text", "jsonl", "csv", "tsv", "parquet"]
 FORMATS = get_args(Format)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from service.inputs import Text
+from service.core.inputs import Text
 
 
 @dataclass(frozen=True, slots=True)

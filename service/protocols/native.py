@@ -12,18 +12,18 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.encoder import Encoding, Output, Tokens
-from model.presets import Preset
-from service.engine import Engine, normalized
-from service.errors import ServiceError
-from service.inputs import Text, check_count, from_ids
-from service.protocols.accept import prefers
-from service.protocols.body import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
-from service.protocols.codec import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
-from service.protocols.protocol import Protocol
-from service.protocols.route import DirectRoute
-from service.protocols.statuses import headers, status, title
-from service.protocols.stream import answered
-from service.records import Timings
+from model.presets.preset import Preset
+from service.core.engine import Engine, normalized
+from service.core.errors import ServiceError
+from service.core.events import Timings
+from service.core.inputs import Text, check_count, from_ids
+from service.protocols.base import Protocol
+from service.web.accept import prefers
+from service.web.bodies import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
+from service.web.encoding import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
+from service.web.responses import answered
+from service.web.route import DirectRoute
+from service.web.statuses import headers, status, title
 
 JSON = "application/json"
 NPZ = "application/x-npz"

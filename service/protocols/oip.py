@@ -15,10 +15,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.encoder import Encoding, Output, Tokens
-from model.presets import Padding, Preset
+from model.presets.preset import Padding, Preset
 from service import __version__
-from service.engine import Engine, Loaded, normalized
-from service.errors import (
+from service.core.engine import Engine, Loaded, normalized
+from service.core.errors import (
     MOST_PROBLEMS,
     DeadlineExceededError,
     InvalidInputError,
@@ -26,9 +26,8 @@ from service.errors import (
     Problem,
     ServiceError,
 )
-from service.inputs import Text, check_count
-from service.protocols.body import Flag, OneText, message_of, read_json, reading, refuse_too_many
-from service.protocols.codec import Array, json_bytes
+from service.core.inputs import Text, check_count
+from service.protocols.base import Protocol
 from service.protocols.native import PaddingField
 from service.protocols.oip_tensors import (
     FLOAT,
@@ -45,10 +44,11 @@ from service.protocols.oip_tensors import (
     split,
     texts,
 )
-from service.protocols.protocol import Protocol
-from service.protocols.route import DirectRoute
-from service.protocols.statuses import headers, status
-from service.protocols.stream import answered, streamed
+from service.web.bodies import Flag, OneText, message_of, read_json, reading, refuse_too_many
+from service.web.encoding import Array, json_bytes
+from service.web.responses import answered, streamed
+from service.web.route import DirectRoute
+from service.web.statuses import headers, status
 
 SERVER = "FNet Encode"
 PLATFORM = "fnet"

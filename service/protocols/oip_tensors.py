@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import BadRequestError, InvalidInputError, Problem
-from service.protocols.body import is_huge
-from service.protocols.codec import Array, json_array
+from service.core.errors import BadRequestError, InvalidInputError, Problem
+from service.web.bodies import is_huge
+from service.web.encoding import Array, json_array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 FLOAT = "FP32"

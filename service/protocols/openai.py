@@ -12,16 +12,16 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.encoder import Tokens
-from model.presets import DEFAULT_PRESET, Preset
-from service.engine import Engine
-from service.errors import NotFoundError, Problem, ServiceError
-from service.inputs import Text, check_count, check_dimensions, from_ids
-from service.protocols.body import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
-from service.protocols.codec import Array, base64_array, json_array, json_bytes
-from service.protocols.protocol import Protocol
-from service.protocols.route import DirectRoute
-from service.protocols.statuses import headers, status
-from service.protocols.stream import answered
+from model.presets.preset import DEFAULT_PRESET, Preset
+from service.core.engine import Engine
+from service.core.errors import NotFoundError, Problem, ServiceError
+from service.core.inputs import Text, check_count, check_dimensions, from_ids
+from service.protocols.base import Protocol
+from service.web.bodies import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
+from service.web.encoding import Array, base64_array, json_array, json_bytes
+from service.web.responses import answered
+from service.web.route import DirectRoute
+from service.web.statuses import headers, status
 
 _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500

@@ -1,7 +1,7 @@
 """Text Embeddings Inference's REST: `POST /embed`, `/` and `/embed_all`, `/tokenize`, `/decode` and `GET /info`.
 
 Source: huggingface/text-embeddings-inference, `router/src/http` and `core/src/tokenization.rs`, whose names and shapes
-these are. Statuses are those of `service.protocols.statuses`, and what TEI would ignore is refused by name.
+these are. Statuses are those of `service.web.statuses`, and what TEI would ignore is refused by name.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from model.encoder import Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
-from service.engine import Engine, Loaded
-from service.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
-from service.inputs import Text, check_count, check_dimensions, from_ids
-from service.protocols.body import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
-from service.protocols.codec import Array, json_array, json_bytes
+from service.core.engine import Engine, Loaded
+from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
+from service.core.inputs import Text, check_count, check_dimensions, from_ids
+from service.protocols.base import Protocol
 from service.protocols.native import Ids
-from service.protocols.protocol import Protocol
-from service.protocols.route import DirectRoute
-from service.protocols.statuses import STATUSES, headers, status
-from service.protocols.stream import answered
-from service.protocols.tokens import pieces_of, texts_of
+from service.protocols.tokenization import pieces_of, texts_of
+from service.web.bodies import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
+from service.web.encoding import Array, json_array, json_bytes
+from service.web.responses import answered
+from service.web.route import DirectRoute
+from service.web.statuses import STATUSES, headers, status
 
 # === Wire types, whose names share one description with those of other protocols ===
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/rules"
 DESCRIPTIONS = {each.name: each for each in Metrics().descriptions}

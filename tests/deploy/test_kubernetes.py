@@ -13,8 +13,8 @@ import yaml
 
 from service import __version__
 from service.app import create_app
-from service.keys import KeyRing
 from service.settings import Settings, variable
+from service.web.api_keys import KeyRing
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

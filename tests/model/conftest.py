@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
-from model.checkpoints import WEIGHTS_FILE, write_weights
+from model.presets.weights import WEIGHTS_FILE, write_weights
 
 Array = npt.NDArray[Any]
 

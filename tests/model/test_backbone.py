@@ -19,7 +19,7 @@ import model
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
 from model.errors import PresetError
-from model.presets import read_preset
+from model.presets.preset import read_preset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

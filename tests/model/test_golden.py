@@ -16,10 +16,10 @@ import pytest
 
 from model import FNetBackbone, FNetTokenizer, PackedEncoder
 from model.backends.base import BackendName, Dtype
-from model.checkpoints import read_weights
 from model.encoder import Encoding, Tokens
-from model.plain import encode_one
-from model.presets import Preset, load_preset
+from model.presets.preset import Preset, load_preset
+from model.presets.weights import read_weights
+from model.reference import encode_one
 from model.selftest import compile_and_verify
 from tests.support.encoders import BACKENDS_AND_DTYPES
 

@@ -102,7 +102,7 @@ def test_encoder_imports_no_backend_before_it_is_used() -> None:
 def test_backend_imports_its_own_library_alone() -> None:
     """OpenVINO needs no JAX, and its telemetry is not imported; neither backend needs Keras."""
     build = (
-        "from model.architecture import Architecture as A; from model.plain import random_weights as r; "
+        "from model.architecture import Architecture as A; from model.reference import random_weights as r; "
         "from model.encoder import PackedEncoder as P; "
         "a = A(vocabulary_size=9, num_layers=1, hidden_dim=4, intermediate_dim=4); "
         "P(a, r(a, 0), backend='{}', max_batch_tokens=8)"
@@ -117,7 +117,7 @@ def test_backend_imports_its_own_library_alone() -> None:
 
 def test_package_needs_keras_on_jax_and_no_other_framework() -> None:
     """All modules load without TensorFlow, keras-hub, transformers, PyTorch and Kaggle's client."""
-    statement = "import model, model.backbone, model.encoder, model.presets, model.selftest, model.tokenizer"
+    statement = "import model, model.backbone, model.encoder, model.presets.preset, model.selftest, model.tokenizer"
     loaded = loaded_after(statement + "; import keras; assert keras.backend.backend() == 'jax'")
     assert {"keras", "jax", "sentencepiece"} <= loaded
     assert not {"tensorflow", "keras_hub", "keras_nlp", "torch", "transformers"} & loaded

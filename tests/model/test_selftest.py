@@ -13,11 +13,11 @@ import pytest
 from model.architecture import Architecture
 from model.backends.base import Backend, BackendName, Dtype, RowInput
 from model.backends.openvino_backend import OpenVinoBackend
-from model.checkpoints import read_weights
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.packing import chunks
-from model.plain import encode_one
-from model.presets import load_preset
+from model.presets.preset import load_preset
+from model.presets.weights import read_weights
+from model.reference import encode_one
 from model.selftest import (
     FLOAT32_TOLERANCE,
     Reference,

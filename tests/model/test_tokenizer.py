@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import PresetError
-from model.presets import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
+from model.presets.preset import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
 from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
-from tests.bundled import VOCABULARY
+from tests.support.bundled import VOCABULARY
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 PAIR = "Another sentence."

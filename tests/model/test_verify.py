@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import pytest
 
-from model.checkpoints import WEIGHTS_FILE
-from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET, VOCABULARY_FILE
+from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, VOCABULARY_FILE
+from model.presets.weights import WEIGHTS_FILE
 from model.verify import fingerprint, verify
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

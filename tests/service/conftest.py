@@ -19,17 +19,17 @@ import pytest
 from fastapi import FastAPI
 
 from model.architecture import Architecture
-from model.checkpoints import WEIGHTS_FILE, write_weights
 from model.encoder import EncoderInput, Encoding, Output
 from model.packing import BatchPlan
-from model.presets import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.weights import WEIGHTS_FILE, write_weights
 from service.app import create_app
-from service.batcher import Batcher
-from service.engine import Engine, EngineOptions, _merged
-from service.records import Record
+from service.core.batcher import Batcher
+from service.core.engine import Engine, EngineOptions, _merged
+from service.core.events import Record
 from service.settings import Settings
-from tests.bundled import POISON, VOCABULARY
-from tests.service.process import Process
+from tests.support.bundled import POISON, VOCABULARY
+from tests.support.process import Process
 
 T = TypeVar("T")
 

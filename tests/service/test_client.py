@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from service import client as module
 from service.client import AsyncClient, Client, Encoded, EncodeError
-from service.errors import Problem
+from service.core.errors import Problem
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service

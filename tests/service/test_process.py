@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.process import Process
+from tests.support.process import Process
 
 HANG = 120.0
 
@@ -375,8 +375,10 @@ def begin_upload(connection: socket.socket) -> None:
 # The run of a batch waits for ever, as a library does whose threads wait for one another.
 _STUCK = """
 import os, sys, threading
-from service import app, batcher, engine, server
-from service.logs import configure
+from service import app, server
+from service.core import batcher
+from service.core import engine
+from service.telemetry.logs import configure
 from service.settings import Settings
 
 class Stuck(engine.Engine):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from model.backends import SUPPORTED_DTYPES
 from model.backends.base import BackendName, Dtype
-from model.presets import DEFAULT_PRESET
+from model.presets.preset import DEFAULT_PRESET
 from service.settings import Settings, SettingsError, option, variable
 
 # The names that the contract gives, without their prefix, and what they are where nobody says anything.

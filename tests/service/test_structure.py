@@ -50,8 +50,8 @@ def users(library: str) -> set[str]:
 
 def test_the_sources_are_found() -> None:
     """The tests below look at something."""
-    assert {"service.errors", "service.batcher", "service.protocols.native", "model.encoder"} <= set(SOURCES)
-    assert foreign("service.batcher")
+    assert {"service.core.errors", "service.core.batcher", "service.protocols.native", "model.encoder"} <= set(SOURCES)
+    assert foreign("service.core.batcher")
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("model")])
@@ -60,7 +60,7 @@ def test_the_model_knows_no_service(module: str) -> None:
     assert not [name for name in imports(module) if name.split(".")[0] == "service"]
 
 
-@pytest.mark.parametrize("module", ["service", "service.errors", "service.records"])
+@pytest.mark.parametrize("module", ["service", "service.core.errors", "service.core.events"])
 def test_leaves_need_the_standard_library_only(module: str) -> None:
     """Anything may import them."""
     assert foreign(module) == set()
@@ -68,37 +68,37 @@ def test_leaves_need_the_standard_library_only(module: str) -> None:
 
 def test_the_batcher_knows_integers_and_errors() -> None:
     """Neither a model nor an array."""
-    assert foreign("service.batcher") == {"service.errors"}
+    assert foreign("service.core.batcher") == {"service.core.errors"}
 
 
 def test_settings_know_what_a_preset_is_called() -> None:
     """And how keys are written in a file; nothing of the rest."""
-    assert foreign("service.settings") == {"pydantic", "model.errors", "model.presets", "service.keys"}
+    assert foreign("service.settings") == {"pydantic", "model.errors", "model.presets.preset", "service.web.api_keys"}
 
 
 def test_statuses_are_a_table_of_errors() -> None:
     """No web framework is needed to know that full is 429."""
-    assert foreign("service.protocols.statuses") == {"service.errors"}
+    assert foreign("service.web.statuses") == {"service.core.errors"}
 
 
 def test_metrics_are_an_adapter_over_records() -> None:
     """Prometheus is known in one place, which knows nothing but records, and what errors there are."""
-    assert foreign("service.metrics") == {"prometheus_client", "service.errors", "service.records"}
-    assert users("prometheus_client") == {"service.metrics"}
+    assert foreign("service.telemetry.metrics") == {"prometheus_client", "service.core.errors", "service.core.events"}
+    assert users("prometheus_client") == {"service.telemetry.metrics"}
 
 
 @pytest.mark.parametrize("library", ["fastapi", "starlette"])
 def test_the_web_stays_at_the_edge(library: str) -> None:
     """Application, middleware and protocols; the engine would serve another transport as well."""
-    edge = {"service.app", "service.middleware", "service.pages", "service.tracing"}
+    edge = {"service.app", "service.web.middleware", "service.web.ui", "service.telemetry.tracing"}
     assert {module for module in users(library) if not module.startswith("service.protocols.")} <= edge
 
 
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("uvicorn", {"service.server", "service.connections"}),
-        ("click", {"service.cli"}),
+        ("uvicorn", {"service.server", "service.web.connections"}),
+        ("click", {"service.cli.main"}),
         ("httpx", {"service.client"}),
         ("jax", {"service.bench.roofline"}),
         ("jaxlib", set[str]()),
@@ -108,25 +108,27 @@ def test_the_web_stays_at_the_edge(library: str) -> None:
         ("matplotlib", {"service.bench.plot"}),
         ("openvino", {"service.bench.roofline"}),
         ("torch", {"service.bench.roofline"}),
-        ("opentelemetry", {"service.tracing"}),
+        ("opentelemetry", {"service.telemetry.tracing"}),
         ("pyarrow", {"service.bulk.readers", "service.bulk.outputs"}),
     ],
 )
 def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
     """NumPy arrays are all that crosses between service and model."""
-    assert {module for module in users(library) if not module.startswith("service.commands")} <= homes
+    assert {module for module in users(library) if not module.startswith("service.cli")} <= homes
 
 
-@pytest.mark.parametrize("module", ["service.engine", "service.inputs", "service.cache", "service.batcher"])
+@pytest.mark.parametrize(
+    "module", ["service.core.engine", "service.core.inputs", "service.core.cache", "service.core.batcher"]
+)
 def test_the_core_knows_no_edge(module: str) -> None:
     """Arrows point inwards: protocols use the engine, never the other way round."""
     outer = (
         "service.app",
         "service.protocols",
-        "service.middleware",
+        "service.web.middleware",
         "service.server",
+        "service.cli.main",
         "service.cli",
-        "service.commands",
         "service.settings",
     )
     assert not [name for name in imports(module) if name.startswith(outer)]
@@ -135,13 +137,13 @@ def test_the_core_knows_no_edge(module: str) -> None:
 def test_nothing_that_serves_measures() -> None:
     """The command knows that one can, and nobody else."""
     users = {module for module in SOURCES if any(name.startswith("service.bench") for name in imports(module))}
-    assert {module for module in users if not module.startswith("service.bench")} == {"service.commands.bench"}
+    assert {module for module in users if not module.startswith("service.bench")} == {"service.cli.bench"}
 
 
 def test_nothing_that_serves_converts_or_verifies() -> None:
     """That is done on the command line, and nowhere else."""
-    homes = {"service.commands.preset", "model.convert", "model.distill.export"}
-    for tool in ("model.convert", "model.verify", "model.hugging_face", "model.preset_files"):
+    homes = {"service.cli.preset", "model.conversion.convert", "distill.export"}
+    for tool in ("model.conversion.convert", "model.verify", "model.conversion.hugging_face", "model.presets.files"):
         users = {module for module in SOURCES if tool in imports(module)}
         assert users <= homes | {"model.verify"}
 
@@ -149,17 +151,17 @@ def test_nothing_that_serves_converts_or_verifies() -> None:
 def test_nothing_that_serves_encodes_files() -> None:
     """Bulk encoding uses the engine and the client, and only its command uses it."""
     users = {module for module in SOURCES if any(name.startswith("service.bulk") for name in imports(module))}
-    assert {module for module in users if not module.startswith("service.bulk")} == {"service.commands.encode"}
+    assert {module for module in users if not module.startswith("service.bulk")} == {"service.cli.encode"}
 
 
 def test_protocols_do_not_know_the_application() -> None:
     """They are given their engine."""
     outer = (
         "service.app",
-        "service.middleware",
+        "service.web.middleware",
         "service.server",
+        "service.cli.main",
         "service.cli",
-        "service.commands",
         "service.settings",
     )
     for module in SOURCES:
@@ -201,4 +203,4 @@ def test_serving_loads_no_other_framework() -> None:
 
 def test_help_is_quick() -> None:
     """The command itself loads no numerical library."""
-    assert not loaded_by("service.cli") & {"jax", "numpy", "scipy", "keras", "fastapi"}
+    assert not loaded_by("service.cli.main") & {"jax", "numpy", "scipy", "keras", "fastapi"}

@@ -1,0 +1,1 @@
+"""Checkpoints of other libraries to presets. Only the command line imports it."""

@@ -1,0 +1,158 @@
+"""A Hugging Face FNet checkpoint becomes a preset directory, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from model.conversion.hugging_face import (
+    OTHER_FILES,
+    SAFETENSORS_FILES,
+    TORCH_FILES,
+    read_architecture,
+    read_hugging_face,
+)
+from model.conversion.sentencepiece_conversion import read_vocabulary
+from model.errors import PresetError
+from model.presets import keras_config as keras_documents
+from model.presets.preset import CARD_FILE, VOCABULARY_FILE, Padding, Pooling, download_files, read_preset
+from model.presets.weights import WEIGHTS_FILE, write_weights
+from model.tokenizer import FNetTokenizer
+from model.verify import fingerprint
+
+StoredDtype = Literal["float32", "bfloat16", "float16"]
+_DTYPES: dict[str, npt.DTypeLike] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+def locate_checkpoint(source: str, cache_dir: Path | None = None) -> Path:
+    """Return the local directory of a checkpoint, downloading it where it must be.
+
+    Weights as `torch.save` wrote them are downloaded only where there are no others.
+
+    Args:
+        source: `hf://owner/name[@revision]` or a directory.
+        cache_dir: Where downloads are kept; see `model.presets.preset.default_cache_dir`.
+
+    Raises:
+        PresetError: There is no such directory, or the download failed.
+    """
+    if "://" not in source:
+        if not Path(source).is_dir():
+            raise PresetError(f"{source!r}: no such directory; expected one, or hf://owner/name[@revision]")
+        return Path(source)
+    directory = download_files(source, OTHER_FILES + SAFETENSORS_FILES, cache_dir)
+    if not any((directory / file).is_file() for file in SAFETENSORS_FILES[:2]):
+        directory = download_files(source, OTHER_FILES + TORCH_FILES, cache_dir)
+    return directory
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    dtype: StoredDtype = "float32",
+    tokenizer: bool = True,
+    padding: Padding | None = None,
+    pooling: Pooling = "pooled",
+    description: str = "",
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> None:
+    """Convert a checkpoint.
+
+    Everything is written into a directory beside the destination, read back, and only then given its name.
+
+    Args:
+        source: The checkpoint's directory.
+        destination: The preset directory to make; its name becomes the preset's.
+        dtype: How the weights are kept; they compute in what is asked for when they are loaded.
+        tokenizer: Whether the preset has one; without, it takes token ids only.
+        padding: Default padding of texts; the most positions by default, as keras-hub pads.
+        pooling: Which output is a text's embedding.
+        description: One sentence for people.
+        force: Whether a preset that is at `destination` is replaced.
+        progress: Told what is being done.
+
+    Raises:
+        PresetError: The checkpoint cannot be read, is of another model or has a tokenizer that no preset can have;
+            `destination` is taken; or writing failed.
+    """
+    _check_free(destination, force=force)
+    _check_source(source)
+    read_architecture(source)  # told first, if it is another model's
+    vocabulary = read_vocabulary(source) if tokenizer else None
+    if tokenizer and vocabulary is None:
+        raise PresetError(f"{source}: holds neither spiece.model nor tokenizer.json; a preset without takes ids only")
+    architecture, weights = read_hugging_face(
+        source, lambda done, of: progress(f"reading {done} of {of} variables of {source}")
+    )
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as work:
+            directory = Path(work) / destination.name
+            directory.mkdir()
+            progress(f"writing {WEIGHTS_FILE}")
+            try:
+                with np.errstate(over="raise"):
+                    write_weights(directory / WEIGHTS_FILE, weights, _DTYPES[dtype])
+            except FloatingPointError as error:
+                raise PresetError(f"the weights hold values that {dtype} cannot; take float32 or bfloat16") from error
+            keras_documents.write(directory / "config.json", keras_documents.network(architecture))
+            if vocabulary is not None:
+                (directory / VOCABULARY_FILE).parent.mkdir(parents=True)
+                (directory / VOCABULARY_FILE).write_bytes(vocabulary)
+                keras_documents.write(directory / "tokenizer.json", keras_documents.tokenizer())
+                preprocessor = keras_documents.preprocessor(architecture.max_sequence_length)
+                keras_documents.write(directory / "preprocessor.json", preprocessor)
+            if (source / CARD_FILE).is_file():
+                shutil.copyfile(source / CARD_FILE, directory / CARD_FILE)
+            block: dict[str, Any] = {"trained": True, "pooling": pooling, "description": description}
+            if padding is not None:
+                block["padding"] = padding
+            metadata = keras_documents.metadata_of(architecture, fnet_service=block)
+            keras_documents.write(directory / "metadata.json", metadata)
+            progress("reading back what was written")
+            metadata["fnet_service"] |= fingerprint(directory)
+            keras_documents.write(directory / "metadata.json", metadata)
+            if (preset := read_preset(directory)).has_tokenizer:
+                FNetTokenizer.from_preset(preset)
+            _place(directory, destination, Path(work))
+    except OSError as error:
+        raise PresetError(f"{error.filename or destination}: {error.strerror or error}") from error
+
+
+def _check_source(source: Path) -> None:
+    if not (source / "config.json").is_file():
+        raise PresetError(
+            f"{source}: has no config.json; expected a Hugging Face checkpoint's directory: config.json, "
+            "model.safetensors or pytorch_model.bin, and spiece.model or tokenizer.json"
+        )
+
+
+def _check_free(destination: Path, *, force: bool) -> None:
+    if not destination.exists():
+        return
+    if not destination.is_dir() or (any(destination.iterdir()) and not (destination / "config.json").is_file()):
+        raise PresetError(f"{destination}: is there already, and no preset; it is not replaced")
+    if any(destination.iterdir()) and not force:
+        raise PresetError(f"{destination}: is there already; --force replaces it")
+
+
+def _place(directory: Path, destination: Path, work: Path) -> None:
+    """Give the finished directory its name; what had it goes with the working directory, once the new one is there."""
+    if destination.exists():
+        destination.rename(work / "replaced")
+        try:
+            directory.rename(destination)
+        except OSError:
+            (work / "replaced").rename(destination)
+            raise
+    else:
+        directory.rename(destination)

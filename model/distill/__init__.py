@@ -1,4 +1,0 @@
-"""The recipe of the bundled preset: public text and a teacher become a small FNet that embeds sentences.
-
-`python -m model.distill` runs it step by step; `model.distill.recipe` holds its knobs. Serving needs none of this.
-"""

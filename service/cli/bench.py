@@ -1,0 +1,112 @@
+"""`fnet-service bench`."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from service.cli.exits import stop
+from service.cli.progress import progress
+from service.settings import Settings, SettingsError
+
+
+@click.command()
+@click.option("--preset", default=None, metavar="VALUE", help="As for `serve`.")
+@click.option(
+    "--backend", "backends", multiple=True, metavar="VALUE", help="Repeatable; every installed one by default."
+)
+@click.option(
+    "--dtype", "dtypes", multiple=True, metavar="VALUE", help="Repeatable; all that a backend supports by default."
+)
+@click.option("--rounds", type=click.IntRange(1), help="Turns of each candidate; 5 by default, 2 with --quick.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for all results.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="File for a plot, .png or .svg.")
+@click.option("--quick", is_flag=True, help="Fewer and shorter turns, for a first look.")
+def bench(
+    preset: str | None,
+    backends: Sequence[str],
+    dtypes: Sequence[str],
+    rounds: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    *,
+    quick: bool,
+) -> None:
+    """Measure this machine and recommend a backend and dtype for a preset.
+
+    Prints a table of speed, latency, memory, time to ready and accuracy. Backends and dtypes take turns, and are
+    compared with the fastest matrix product of any installed library in the same run. Accuracy is the cosine to the
+    float32 reference. The settings FNET_… apply as for `serve`, except backend and dtype. Exits with 1 if the preset
+    cannot be loaded or does not run, and 2 for a bad setting.
+    """
+    try:
+        chosen = [
+            Settings.load(os.environ, {"preset": preset, "backend": backend, "dtype": dtype})
+            for backend, dtype in _combinations(backends, dtypes)
+        ]
+    except SettingsError as error:
+        stop(error, 2)
+    if plot_file is not None and plot_file.suffix not in (".png", ".svg"):
+        stop(f"--plot: {plot_file}: neither .png nor .svg", 2)
+    if plot_file is not None and find_spec("matplotlib") is None:
+        stop("--plot: matplotlib is not installed: pip install 'fnet-encode[bench]'", 2)
+    for name, file in (("--json", json_file), ("--plot", plot_file)):
+        # Before minutes of measuring.
+        if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+            stop(f"{name}: {file}: cannot be written", 2)
+    from service.bench import measure, report, results  # noqa: PLC0415
+    from service.telemetry import logs  # noqa: PLC0415 - as in `serve`
+
+    logs.configure("console", "error")
+    # Failures of a candidate are lines of the report.
+    logging.getLogger("fnet").setLevel(logging.CRITICAL)
+    show = progress()
+    try:
+        plan = measure.quick_plan(rounds) if quick else measure.full_plan(rounds)
+        result = measure.measure([measure.measured_options(settings) for settings in chosen], plan, show)
+    except results.BenchError as error:
+        show("")
+        stop(error, 1)
+    show("")
+    click.echo(report.text(result), nl=False)
+    try:
+        if json_file is not None:
+            json_file.write_text(report.as_json(result), "utf-8")
+        if plot_file is not None:
+            from service.bench.plot import plot  # noqa: PLC0415 - an extra
+
+            plot(result, plot_file)
+    except OSError as error:
+        stop(f"{error.filename}: {error.strerror}", 1)
+
+
+def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the backends and dtypes to measure, without those that are not supported.
+
+    A line on standard error names a requested combination that is left out. Unknown names are kept, and so are the
+    combinations where none is supported: `Settings` refuses them.
+    """
+    # `--help` of any command imports this module, and is to load no numerical library.
+    from model.backends import SUPPORTED_DTYPES, is_installed  # noqa: PLC0415
+
+    supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
+    known_backends = dict.fromkeys(backend for backend, _ in supported)
+    known_dtypes = dict.fromkeys(dtype for _, dtype in supported)
+    backends = backends or [name for name in SUPPORTED_DTYPES if is_installed(name)]
+    pairs = list(dict.fromkeys(itertools.product(backends, dtypes or known_dtypes)))
+    left_out = [
+        (backend, dtype)
+        for backend, dtype in pairs
+        if backend in known_backends and dtype in known_dtypes and (backend, dtype) not in supported
+    ]
+    if len(left_out) == len(pairs):
+        return pairs
+    for backend, dtype in left_out if dtypes else ():
+        click.echo(f"fnet-service: {dtype} is not available with the {backend} backend: left out", err=True)
+    return [pair for pair in pairs if pair not in left_out]

@@ -1,0 +1,47 @@
+"""`fnet-service serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from service.cli.exits import stop
+from service.settings import Settings, SettingsError, option, variable
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default in (None, []) else f" Default: {field.default}."
+        text = f"{field.description}{default} [{variable(name)}]"
+        command = click.option(option(name), name, default=None, metavar="VALUE", help=text)(command)
+    return command
+
+
+@click.command()
+@_settings_options
+def serve(**options: Any) -> None:
+    """Serve a preset over HTTP.
+
+    Every option is also an environment variable; options win. Exits with 0 after a clean shutdown, 1 if the model could
+    not be loaded or its worker failed, and 2 for a bad setting.
+    """
+    try:
+        settings = Settings.load(os.environ, options, serving=True)
+    except SettingsError as error:
+        stop(error, 2)
+    # The first process of a container ignores what nobody handles; until the server does, ending is all there is to do.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from service.cli import cpu_limits as cpus  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
+    from service.telemetry import logs  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
+
+    logs.configure(settings.log_format, settings.log_level)
+    widen = cpus.narrow()
+    from service import server  # noqa: PLC0415 - what it loads counts processors
+
+    sys.exit(server.serve(settings, on_loaded=widen))

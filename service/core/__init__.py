@@ -1,0 +1,1 @@
+"""The encoder as a service, without HTTP: queue, batches, results, errors and events."""

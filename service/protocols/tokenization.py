@@ -1,0 +1,261 @@
+"""Texts to token ids and back by themselves, in the native protocol's words: nothing here enters the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.presets.preset import Padding, Preset
+from model.tokenizer import FNetTokenizer, Piece, Tokens
+from service.core.engine import Engine, Loaded
+from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem
+from service.core.inputs import check_count
+from service.protocols.base import Protocol
+from service.protocols.native import PROBLEM, Ids, PaddingField, ProblemDocument, Texts, Usage, render_error
+from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
+from service.web.encoding import json_bytes
+from service.web.route import DirectRoute
+
+# === Wire types ===
+
+
+class TokenizeRequest(BaseModel):
+    """Texts to tokenise as `/v1/encode` would."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"texts": "a sentence"}, {"texts": ["one text", ["a question", "its answer"]]}]
+        },
+    )
+
+    texts: Texts = Field(description="A text, or texts and pairs of texts.")
+    truncate: Flag = Field(False, description="Cut what is too long for the model; else it is given whole.")
+    padding: PaddingField | None = Field(
+        None, description="Pad with `<pad>` to this length. By default as the preset was trained."
+    )
+
+
+class TokenizeResponse(BaseModel):
+    """One list a text: ids and segment ids as `/v1/encode` takes them, pieces, and where each is in its text."""
+
+    model: str
+    token_ids: list[list[int]]
+    segment_ids: list[list[int]]
+    pieces: list[list[str]] = Field(description="The vocabulary's pieces; `▁` stands for a space.")
+    offsets: list[list[tuple[int, int] | None]] = Field(
+        description="Begin and end of each piece in its text, of a pair in the text that it is from, counted in "
+        "Unicode code points; null for special tokens."
+    )
+    usage: Usage
+
+
+class DetokenizeRequest(BaseModel):
+    """Token ids to turn into texts."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token_ids": [[4, 25, 127, 5]]}]})
+
+    token_ids: Ids = Field(description="One list of token ids a text, or a single list.")
+    skip_special_tokens: Flag = Field(True, description="Leave special tokens out; else they stand as their names.")
+
+
+class DetokenizeResponse(BaseModel):
+    """One text a list."""
+
+    model: str
+    texts: list[str]
+
+
+# === Work, off the event loop ===
+
+
+def tokenizer_of(loaded: Loaded, field: str) -> FNetTokenizer:
+    """Return the preset's tokenizer.
+
+    Raises:
+        InvalidInputError: It has none.
+    """
+    if loaded.tokenizer is None:
+        raise refused(field, f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only")
+    return loaded.tokenizer
+
+
+def pieces_of(
+    texts: Sequence[str], tokenizer: FNetTokenizer, most: int, place: Callable[[int], tuple[str | int, ...]]
+) -> list[list[Piece]]:
+    """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
+
+    Raises:
+        InvalidInputError: There are more than `most` of them.
+    """
+    left = most
+    for index, text in enumerate(texts):
+        left -= len(tokenizer.tokenize(text))
+        if left < 0:
+            message = f"brings the request beyond {most} tokens, which is all that one may have"
+            raise InvalidInputError.of([Problem(place(index), message)])
+    return [tokenizer.pieces(text) for text in texts]
+
+
+def texts_of(
+    ids: Sequence[Sequence[int]],
+    tokenizer: FNetTokenizer,
+    place: Callable[[int], tuple[str | int, ...]],
+    *,
+    skip_special_tokens: bool,
+) -> list[str]:
+    """Return the texts that lists of ids stand for.
+
+    Raises:
+        InvalidInputError: An id is outside of the vocabulary.
+    """
+    end = tokenizer.vocabulary_size()
+    wrong = (
+        Problem((*place(index), position), f"token id {value} is outside [0, {end})")
+        for index, sequence in enumerate(ids)
+        for position, value in enumerate(sequence)
+        if not 0 <= value < end
+    )
+    if problems := list(islice(wrong, MOST_PROBLEMS)):
+        raise InvalidInputError.of(problems)
+    return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]
+
+
+def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, TokenizeRequest, ("texts",), most_sequences)
+        wire = validated(TokenizeRequest, value)
+    given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
+    check_count(len(given), most_sequences, "texts")
+    sides = [[each] if isinstance(each, str) else each for each in given]
+    tokenizer = tokenizer_of(loaded, "texts")
+    padded = _padded(wire.padding, loaded.preset)
+    limit = padded or loaded.preset.architecture.max_sequence_length
+
+    def place(index: int) -> tuple[str | int, ...]:
+        return ("texts", index) if isinstance(wire.texts, list) else ("texts",)
+
+    owners = [index for index, side in enumerate(sides) for _ in side]
+    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: place(owners[n]))
+    if padded * len(sides) > most_tokens:
+        raise refused("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
+    answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
+    rest = iter(pieces)
+    for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
+        if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
+            message = f"is a pair, but the preset {loaded.preset.name} has one segment only"
+            raise InvalidInputError.of([Problem(place(index), message)])
+        try:
+            tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
+        except ValueError as error:
+            raise InvalidInputError.of([Problem(place(index), str(error))]) from None
+        offsets = _offsets(tokens, next(rest), None if pair is None else next(rest))
+        tokens = tokenizer.pad(tokens, padded)
+        answer["token_ids"].append(tokens.token_ids)
+        answer["segment_ids"].append(tokens.segment_ids)
+        answer["pieces"].append([tokenizer.id_to_token(token_id) for token_id in tokens.token_ids])
+        answer["offsets"].append(offsets + [None] * (len(tokens.token_ids) - len(offsets)))
+    usage = {"sequences": len(sides), "tokens": sum(map(len, answer["token_ids"]))}
+    return json_bytes({"model": loaded.preset.name, **answer, "usage": usage})
+
+
+def _padded(padding: Padding | None, preset: Preset) -> int:
+    """Return the length to pad to, 0 for none, as `service.core.inputs.from_texts` has it."""
+    most = preset.architecture.max_sequence_length
+    chosen = preset.padding if padding is None else padding
+    length = most if chosen == "max_length" else 0 if chosen == "none" else chosen
+    if length > most:
+        raise refused("padding", f"is {length}, at most {most} tokens are taken")
+    return length
+
+
+def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | None) -> list[tuple[int, int] | None]:
+    """Return the place of each token before padding: a text's are its first pieces, as many as were not cut."""
+    of_second = sum(tokens.segment_ids) - 1 if second is not None else 0
+    of_first = len(tokens.token_ids) - of_second - (2 if second is None else 3)
+    places: list[tuple[int, int] | None] = [None, *((piece.start, piece.stop) for piece in first[:of_first]), None]
+    if second is not None:
+        places += [*((piece.start, piece.stop) for piece in second[:of_second]), None]
+    return places
+
+
+def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
+    with reading(body):
+        value = read_json(body)
+        refuse_too_many(value, DetokenizeRequest, ("token_ids",), most_sequences)
+        wire = validated(DetokenizeRequest, value)
+    single = bool(wire.token_ids) and not isinstance(wire.token_ids[0], list)
+    ids: Any = [wire.token_ids] if single else wire.token_ids
+    check_count(len(ids), most_sequences, "token_ids")
+    texts = texts_of(
+        ids,
+        tokenizer_of(loaded, "token_ids"),
+        lambda index: ("token_ids",) if single else ("token_ids", index),
+        skip_special_tokens=wire.skip_special_tokens,
+    )
+    return json_bytes({"model": loaded.preset.name, "texts": texts})
+
+
+# === Router ===
+
+
+def protocol(engine: Engine, most_sequences: int) -> Protocol:
+    """Return the routes for tokens alone.
+
+    Args:
+        engine: Whose tokenizer it is.
+        most_sequences: Texts or lists of ids that one request may hold.
+    """
+    routes = APIRouter(route_class=DirectRoute, tags=["native"])
+    refusal = {
+        "description": "Refused or failed, with the reason",
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 413, 422, 500, 503, 504), refusal)
+
+    def takes(wire: type[BaseModel]) -> dict[str, Any]:
+        schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
+        return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+    @routes.post(
+        "/v1/tokenize",
+        summary="Tokenise texts",
+        response_model=TokenizeResponse,
+        responses=refusals,
+        openapi_extra=takes(TokenizeRequest),
+    )
+    async def tokenize(request: Request) -> Response:
+        """Give the tokens that `/v1/encode` would encode, and where in its text each is."""
+        engine.ready()
+        body = await request.body()
+        content = await engine.in_worker(
+            _tokenize, body, engine.ready(), most_sequences, engine.options.max_queue_tokens
+        )
+        return Response(content, media_type="application/json")
+
+    @routes.post(
+        "/v1/detokenize",
+        summary="Turn token ids into texts",
+        response_model=DetokenizeResponse,
+        responses=refusals,
+        openapi_extra=takes(DetokenizeRequest),
+    )
+    async def detokenize(request: Request) -> Response:
+        """Give the texts that ids stand for."""
+        engine.ready()
+        body = await request.body()
+        content = await engine.in_worker(_detokenize, body, engine.ready(), most_sequences)
+        return Response(content, media_type="application/json")
+
+    return Protocol(
+        routes=routes,
+        prefixes=("/v1/tokenize", "/v1/detokenize"),
+        render_error=render_error,
+        wire_types=(TokenizeRequest, DetokenizeRequest, ProblemDocument),
+    )

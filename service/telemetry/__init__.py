@@ -1,0 +1,1 @@
+"""Metrics, traces and logs: adapters over the events of the core."""

@@ -1,0 +1,1 @@
+"""HTTP for all protocols: middleware, bodies, encodings, statuses, connections."""

@@ -1,0 +1,234 @@
+"""The fine-tuning guide holds: its commands train a preset, and serve what was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+import pytest
+
+from model import FNetBackbone, FNetTokenizer, load_preset
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "finetune.md").read_text()
+TRAIN, SERVE, ASK = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+(EXAMPLE,) = re.findall(r"```csv\n(.*?)```", GUIDE, re.DOTALL)
+GOLDEN = ROOT / "tests" / "golden" / "waterfall"
+# Two kinds of words, alike within their kind: five tokens each, and six.
+KINDS = (("cat", "mat", "rat", "hat"), ("dog", "log", "cog", "hog"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the training command left.
+
+    Attributes:
+        preset: The directory that it wrote.
+        source: The preset that it started from.
+        printed: What it said.
+    """
+
+    preset: Path
+    source: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset as keras-hub writes it, of a very small network with random weights."""
+    directory = tmp_path_factory.mktemp("source") / "tiny_en"
+    network = FNetBackbone(
+        vocabulary_size=130, num_layers=1, hidden_dim=16, intermediate_dim=24, max_sequence_length=24
+    )
+    random = np.random.default_rng(1)
+    network.assign_weights(
+        {
+            name: random.normal(scale=0.3, size=shape) + name.endswith("gamma")
+            for name, shape in network.architecture.variable_shapes().items()
+        }
+    )
+    network.save_to_preset(directory)
+    for name in ("tokenizer.json", "preprocessor.json"):
+        shutil.copy(GOLDEN / name, directory)
+    shutil.copytree(GOLDEN / "assets", directory / "assets")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Train as the guide says, for a few more and larger steps than a trained preset would need."""
+    directory = tmp_path_factory.mktemp("trained")
+    pairs = [
+        f"{a}\t{b}\t{float(one == other)}"
+        for (one, words), (other, others) in product(enumerate(KINDS), repeat=2)
+        for a, b in product(words, others)
+        if one <= other
+    ]
+    (directory / "pairs.tsv").write_text("\n".join(["text_a\ttext_b\tscore", *pairs]))
+    printed = _run(f"{TRAIN.strip()} --preset {tiny_preset} --epochs 20 --learning-rate 1e-2", directory)
+    return Finished(directory / "my_fnet", tiny_preset, re.sub(r"\x1b\[\d*m", "", printed))
+
+
+@pytest.fixture(scope="module")
+def address(finished: Finished) -> Iterator[str]:
+    """Serve as the guide says, on a free port, and give the address that stands for its 127.0.0.1:8000."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = shlex.split(_here(SERVE))
+    environ = {**os.environ, "FNET_PORT": str(port), "FNET_MAX_BATCH_TOKENS": "24"}
+    with subprocess.Popen(command, cwd=finished.preset.parent, env=environ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not _ready(f"http://127.0.0.1:{port}"):
+                assert process.poll() is None, "the server ended before it was ready"
+                assert time.monotonic() < deadline, "the server was not ready in time"
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _here(command: str) -> str:
+    """Return a command of the guide, which stands in the repository, as it is from elsewhere."""
+    return command.replace(".venv/bin/", f"{sys.prefix}/bin/").replace("examples/", f"{ROOT}/examples/")
+
+
+def _run(command: str, directory: Path) -> str:
+    """Run a command as the reader's shell would, and return what it printed."""
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", _here(command)],  # noqa: S607 - found on the path, as the reader's shell is
+        cwd=directory,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_training_lowers_the_loss(finished: Finished) -> None:
+    """`fit` shows both losses after every epoch, and both fall; one shape a combination of lengths."""
+    losses = [
+        tuple(map(float, pair)) for pair in re.findall(r"\bloss: ([\d.e-]+) - val_loss: ([\d.e-]+)", finished.printed)
+    ]
+    assert len(losses) == 20
+    assert losses[-1][0] < losses[0][0] / 2
+    assert losses[-1][1] < losses[0][1]
+    (shapes,) = re.findall(r"in (\d+) shapes", finished.printed)
+    assert int(shapes) == 3
+
+
+def test_the_preset_is_complete(finished: Finished) -> None:
+    """All six files are there, the tokenizer's unchanged, and the description says what it is."""
+    found = {str(path.relative_to(finished.preset)) for path in finished.preset.rglob("*") if path.is_file()}
+    kept = {"tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm"}
+    assert found == {"config.json", "metadata.json", "model.weights.h5"} | kept
+    for name in kept:
+        assert (finished.preset / name).read_bytes() == (finished.source / name).read_bytes()
+    block = json.loads((finished.preset / "metadata.json").read_text())["fnet_service"]
+    assert block == {
+        "name": "my_fnet",
+        "version": "1",
+        "trained": True,
+        "padding": "none",
+        "pooling": "pooled",
+        "description": "tiny_en, fine-tuned on 43 pairs of pairs.tsv.",
+    }
+    preset = load_preset(str(finished.preset))
+    assert preset.has_tokenizer
+    assert preset.architecture == load_preset(str(finished.source)).architecture
+
+
+def test_every_variable_was_trained(finished: Finished) -> None:
+    """The saved weights load, and none of the arrays is what it was."""
+    before, after = (FNetBackbone.from_preset(each).named_weights() for each in (finished.source, finished.preset))
+    assert [name for name in before if np.array_equal(before[name], after[name])] == []
+
+
+def test_the_service_serves_what_was_trained(finished: Finished, address: str) -> None:
+    """It goes by its name, and the guide's request gets the Keras model's own vectors."""
+    info = httpx.get(f"http://{address}/v1/info").json()
+    assert (info["preset"], info["trained"], info["padding"]) == ("my_fnet", True, "none")
+    answer = json.loads(_run(ASK.replace("127.0.0.1:8000", address), finished.preset))
+    network, tokenizer = FNetBackbone.from_preset(finished.preset), FNetTokenizer.from_preset(finished.preset)
+    texts = json.loads(shlex.split(ASK)[-1])["texts"]
+    assert len(answer["pooled_output"]) == len(texts) == 2
+    for text, vector in zip(texts, answer["pooled_output"], strict=True):
+        tokens = tokenizer.encode(text)
+        _, pooled = network.encode_one(np.array(tokens.token_ids), np.array(tokens.segment_ids))
+        np.testing.assert_allclose(vector, pooled / np.linalg.norm(pooled), rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    """What the script defines."""
+    return runpy.run_path(str(ROOT / "examples" / "finetune.py"))
+
+
+def test_the_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path: Path) -> None:
+    """The guide's rows, a quoted comma included, with the shorter text first."""
+    (tmp_path / "pairs.csv").write_text(EXAMPLE)
+    tokenizer = FNetTokenizer.from_preset("fnet_mini_en")
+    pairs = script["read_pairs"](tmp_path / "pairs.csv", tokenizer, 512)
+    assert [pair.score for pair in pairs] == [0.8, 0.1, 0.9]
+    texts = ["how do I reset my password", "where is my invoice"]
+    assert sorted((pairs[1].first, pairs[1].second)) == sorted(tokenizer.encode(text).token_ids for text in texts)
+    assert tokenizer.encode("the app crashes, always").token_ids in (pairs[2].first, pairs[2].second)
+    assert all(len(pair.first) <= len(pair.second) for pair in pairs)
+    assert max(len(pair.second) for pair in script["read_pairs"](tmp_path / "pairs.csv", tokenizer, 5)) == 5
+
+
+@pytest.mark.parametrize("row", ["a\tb", "a\tb\tmuch", "a\tb\t1.1", "a\tb\tnan", "a"])
+def test_a_bad_row_is_named(script: dict[str, Any], tmp_path: Path, row: str) -> None:
+    """The file, the line and what was expected."""
+    file = tmp_path / "pairs.tsv"
+    file.write_text(f'text_a\ttext_b\tscore\n"a\tb\t1\n{row}\n')
+    with pytest.raises(click.ClickException, match=":3: expected text_a, text_b and a score from 0 to 1"):
+        script["read_pairs"](file, FNetTokenizer.from_preset("fnet_mini_en"), 512)
+
+
+def test_nothing_is_written_over(script: dict[str, Any], tmp_path: Path) -> None:
+    """A directory that is there already is refused before anything is trained."""
+    (tmp_path / "pairs.csv").write_text(EXAMPLE)
+    with pytest.raises(click.BadParameter, match="exists already"):
+        script["main"].main([str(tmp_path / "pairs.csv"), "--out", str(tmp_path)], standalone_mode=False)
+
+
+def test_the_vocabulary_may_be_frozen(script: dict[str, Any], tiny_preset: Path) -> None:
+    """As the guide advises: the table stays to the bit, and the rest is trained."""
+    assert "`backbone.token_embedding.trainable = False`" in GUIDE
+    backbone = FNetBackbone.from_preset(tiny_preset, dropout=0.0)
+    before = backbone.named_weights()
+    backbone.token_embedding.trainable = False
+    model = script["similarity_model"](backbone)
+    model.compile("sgd", loss="mean_squared_error")
+    model.fit(script["Batches"]([script["Pair"]([4, 7, 5], [4, 8, 9, 5], 0.5)], 1), verbose=0)
+    same = [name for name, array in backbone.named_weights().items() if np.array_equal(array, before[name])]
+    assert same == ["token_embedding/embeddings"]

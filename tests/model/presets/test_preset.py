@@ -1,0 +1,613 @@
+"""A handle becomes a directory, and the directory a checked description; whatever is wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.architecture import Architecture
+from model.errors import PresetError
+from model.presets import preset as presets
+from model.presets.preset import (
+    BUILT_IN_PRESETS,
+    BUNDLED_DIRECTORY,
+    DEFAULT_PRESET,
+    Preset,
+    bundled_presets,
+    check_handle,
+    default_cache_dir,
+    load_preset,
+    locate,
+    preset_name,
+    read_preset,
+)
+
+WriteJson = Callable[[Path, Any], None]
+
+# Field by field, what a hostile or careless hand may have written instead of a positive integer.
+NO_INTEGERS: list[Any] = [True, False, "12", 12.0, [], {}, -1, 10**30, float("nan")]
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """Return the message of the PresetError that `call` raises, which is one line."""
+    with pytest.raises(PresetError) as caught:
+        call()
+    message = str(caught.value)
+    assert message
+    assert len(message.splitlines()) == 1
+    assert len(message) < 600
+    return message
+
+
+def edit(path: Path, keys: str, value: Any) -> None:
+    """Set one field, given by its dotted path, of a JSON file; `...` removes it."""
+    document = json.loads(path.read_text())
+    *blocks, last = keys.split(".")
+    inner = document
+    for block in blocks:
+        inner = inner.setdefault(block, {})
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    path.write_text(json.dumps(document))
+
+
+# --- Handles ---
+
+
+def test_the_default_preset_is_bundled() -> None:
+    """The package works without a download: its default preset comes with it, whole."""
+    assert DEFAULT_PRESET in bundled_presets()
+    preset = load_preset(DEFAULT_PRESET)
+    assert preset.name == DEFAULT_PRESET
+    assert preset.directory == BUNDLED_DIRECTORY / DEFAULT_PRESET
+    assert preset.has_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("handle", "name"),
+    [
+        ("fnet_mini_en", "fnet_mini_en"),
+        ("f_net_base_en", "f_net_base_en"),
+        ("kaggle://keras/f_net/keras/f_net_base_en/3", "f_net_base_en"),
+        ("kaggle://keras/f_net/keras/f_net_base_en", "f_net_base_en"),
+        ("hf://someone/some-fnet", "some-fnet"),
+        ("hf://someone/some-fnet@v1.0", "some-fnet"),
+        ("/somewhere/my_preset", "my_preset"),
+        ("/somewhere/my_preset/", "my_preset"),
+    ],
+)
+def test_every_handle_gives_a_short_name(handle: str, name: str) -> None:
+    """The name is the variation, the repository or the directory's last part."""
+    assert preset_name(handle) == name
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        *BUILT_IN_PRESETS,
+        "fnet_mini_en",
+        "kaggle://keras/f_net/keras/f_net_base_en",
+        "kaggle://keras/f_net/keras/f_net_base_en/3",
+        "hf://someone/some-fnet",
+        "hf://someone/some-fnet@refs/pr/1",
+    ],
+)
+def test_known_forms_pass_without_being_looked_up(handle: str) -> None:
+    """A handle of a known form is good until it is used."""
+    check_handle(handle)
+
+
+def test_a_directory_is_a_handle(preset_directory: Path) -> None:
+    """A local preset is used where it lies and named after its directory."""
+    check_handle(str(preset_directory))
+    preset = load_preset(str(preset_directory))
+    assert (preset.directory, preset.name) == (preset_directory, "tiny_en")
+
+
+@pytest.mark.parametrize("handle", ["nonsense", "gs://bucket/preset", "/no/such/directory", "x" * 400, "\0", "a\nb"])
+def test_nonsense_is_refused_with_the_known_names(handle: str) -> None:
+    """A handle that names nothing is told what would have been right."""
+    message = refusal(lambda: check_handle(handle))
+    assert repr(handle) in message
+    for name in ("fnet_mini_en", "f_net_base_en", "f_net_large_en", "kaggle://", "hf://", "directory"):
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("handle", "form"),
+    [
+        ("kaggle://", "kaggle://owner/model/keras/variation"),
+        ("kaggle://keras/f_net/pytorch/f_net_base_en", "kaggle://owner/model/keras/variation"),
+        ("kaggle://keras/f_net/keras/f_net_base_en/latest", "kaggle://owner/model/keras/variation"),
+        ("kaggle://keras/f_net/keras/../../etc", "kaggle://owner/model/keras/variation"),
+        ("hf://", "hf://owner/name"),
+        ("hf://only-a-name", "hf://owner/name"),
+        ("hf://owner/name@", "hf://owner/name"),
+        ("hf://owner/name/deeper", "hf://owner/name"),
+        ("hf://owner/na me", "hf://owner/name"),
+    ],
+)
+def test_a_malformed_address_is_told_its_form(handle: str, form: str) -> None:
+    """A known scheme with a wrong rest names the form that it wants."""
+    assert form in refusal(lambda: locate(handle))
+
+
+def test_a_file_is_no_preset(tmp_path: Path) -> None:
+    """A path has to be a directory."""
+    (tmp_path / "file").write_text("")
+    assert "no such preset or directory" in refusal(lambda: check_handle(str(tmp_path / "file")))
+
+
+def test_the_cache_follows_the_desktop_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Downloads go to XDG_CACHE_HOME, or else to ~/.cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "fnet-encode"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_cache_dir() == tmp_path / "home" / ".cache" / "fnet-encode"
+
+
+# --- The description ---
+
+
+def test_a_preset_of_keras_hub_needs_no_block_of_ours(preset_directory: Path, tiny: Architecture) -> None:
+    """Without `fnet_service`, texts are padded as keras-hub's preprocessor pads them, and the pooled output serves."""
+    assert read_preset(preset_directory) == Preset(
+        name="tiny_en",
+        directory=preset_directory,
+        architecture=tiny,
+        dtype="float32",
+        has_tokenizer=True,
+        truncate="round_robin",
+        version="",
+        trained=True,
+        padding=16,
+        pooling="pooled",
+        description="",
+        matryoshka=False,
+    )
+
+
+def test_default_padding_never_exceeds_the_positions(preset_directory: Path) -> None:
+    """A preprocessor's 512 beside a backbone of 24 positions pads to 24."""
+    edit(preset_directory / "preprocessor.json", "config.sequence_length", 512)
+    assert read_preset(preset_directory).padding == 24
+
+
+def test_the_block_is_honoured(preset_directory: Path) -> None:
+    """Every field of `fnet_service` says how the preset is served."""
+    block = {
+        "name": "sentences-1.0",
+        "version": "1.2",
+        "trained": False,
+        "padding": "none",
+        "pooling": "mean",
+        "description": "For tests.",
+        "matryoshka": True,
+    }
+    edit(preset_directory / "metadata.json", "fnet_service", block)
+    edit(preset_directory / "preprocessor.json", "config.truncate", "waterfall")
+    preset = read_preset(preset_directory)
+    assert {key: getattr(preset, key) for key in block} == block
+    assert preset.truncate == "waterfall"
+
+
+@pytest.mark.parametrize("padding", ["none", "max_length", 1, 24])
+def test_every_documented_padding_is_taken(preset_directory: Path, padding: str | int) -> None:
+    """Padding is `none`, `max_length`, or a length up to the number of positions."""
+    edit(preset_directory / "metadata.json", "fnet_service", {"padding": padding})
+    assert read_preset(preset_directory).padding == padding
+
+
+def test_only_the_configuration_is_required(preset_directory: Path) -> None:
+    """Token ids alone need no tokenizer: a directory with config.json is a preset without texts."""
+    for name in ("metadata.json", "tokenizer.json", "preprocessor.json"):
+        (preset_directory / name).unlink()
+    preset = read_preset(preset_directory)
+    assert not preset.has_tokenizer
+    assert preset.padding == 24
+
+
+def test_defaults_of_the_constructor_stand_in_for_missing_fields(preset_directory: Path) -> None:
+    """Dropout, positions, segments and dtype may be left out of config.json."""
+    for field in ("dropout", "max_sequence_length", "num_segments", "dtype"):
+        edit(preset_directory / "config.json", f"config.{field}", ...)
+    preset = read_preset(preset_directory)
+    assert (preset.architecture.dropout, preset.architecture.max_sequence_length) == (0.1, 512)
+    assert (preset.architecture.num_segments, preset.dtype) == (4, "float32")
+
+
+@pytest.mark.parametrize(
+    ("written", "dtype"),
+    [
+        ("bfloat16", "bfloat16"),
+        ({"class_name": "DTypePolicy", "config": {"name": "mixed_bfloat16"}}, "mixed_bfloat16"),
+        (
+            {
+                "class_name": "DTypePolicyMap",
+                "config": {"default_policy": {"class_name": "DTypePolicy", "config": {"name": "float16"}}},
+            },
+            "float16",
+        ),
+    ],
+)
+def test_the_dtype_is_read_in_every_spelling_of_keras(preset_directory: Path, written: Any, dtype: str) -> None:
+    """A policy may be a name, a serialised policy, or a map with a default policy."""
+    edit(preset_directory / "config.json", "config.dtype", written)
+    assert read_preset(preset_directory).dtype == dtype
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_may_begin_with_a_byte_order_mark(preset_directory: Path, encoding: str) -> None:
+    """Editors that mark their encoding do no harm."""
+    path = preset_directory / "config.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert read_preset(preset_directory).architecture.hidden_dim == 12
+
+
+# --- Damage ---
+
+
+def test_a_directory_without_configuration_is_no_preset(tmp_path: Path) -> None:
+    """The missing file is named."""
+    assert refusal(lambda: read_preset(tmp_path)).startswith("config.json: missing")
+
+
+@pytest.mark.parametrize("name", ["FNetPreprocessor", "FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor"])
+def test_every_name_of_the_preprocessor_is_known(preset_directory: Path, name: str) -> None:
+    """The class has had two names, and masked language modelling has one of its own."""
+    edit(preset_directory / "preprocessor.json", "class_name", name)
+    assert read_preset(preset_directory).has_tokenizer
+
+
+def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`FNET_CACHE_DIR` serves the library as it serves the service."""
+    monkeypatch.setenv("FNET_CACHE_DIR", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+
+
+@pytest.mark.parametrize("file", ["config.json", "metadata.json", "preprocessor.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"\xff\xfe\xff",
+        b"\x80\x81\x82",
+        b"[]",
+        b"[1]",
+        b"7",
+        b'"text"',
+        b"null",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"config": ' + b"9" * 10_000 + b"}",
+        b" " * (4 << 20) + b"{}",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_damaged_json_is_named(preset_directory: Path, file: str, content: bytes) -> None:
+    """Whatever a file holds instead of a JSON object of sensible size, the message begins with its name."""
+    (preset_directory / file).write_bytes(content)
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("config.json", "'FNetBackbone'"),
+        ("tokenizer.json", "'FNetTokenizer'"),
+        ("preprocessor.json", "'FNetTextClassifierPreprocessor'"),
+    ],
+)
+@pytest.mark.parametrize("class_name", ["BertBackbone", "", None, 7, ["FNetBackbone"], {}])
+def test_another_class_is_refused(preset_directory: Path, file: str, expected: str, class_name: Any) -> None:
+    """A preset of another network, or of nothing, is told which class belongs there."""
+    edit(preset_directory / file, "class_name", class_name)
+    message = refusal(lambda: read_preset(preset_directory))
+    assert message.startswith(f"{file}: class_name is ")
+    assert expected in message
+
+
+def test_a_hugging_face_checkpoint_is_told_apart(tmp_path: Path, write_json: WriteJson) -> None:
+    """A configuration of transformers is no preset, and the message says what it is and what to do."""
+    write_json(tmp_path / "config.json", {"model_type": "fnet", "hidden_size": 768})
+    message = refusal(lambda: read_preset(tmp_path))
+    assert message.startswith("config.json: ")
+    assert "Hugging Face" in message
+    assert "convert" in message
+
+
+@pytest.mark.parametrize("field", ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim"])
+def test_a_missing_size_is_named(preset_directory: Path, field: str) -> None:
+    """The sizes that have no default have to be there."""
+    edit(preset_directory / "config.json", f"config.{field}", ...)
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is missing")
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "max_sequence_length", "num_segments"],
+)
+@pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
+def test_a_size_is_an_integer_in_range(preset_directory: Path, field: str, value: Any) -> None:
+    """No boolean, text, fraction, negative or enormous number passes for a size."""
+    edit(preset_directory / "config.json", f"config.{field}", value)
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is ")
+
+
+@pytest.mark.parametrize(
+    "field", ["vocabulary_size", "hidden_dim", "intermediate_dim", "max_sequence_length", "num_segments"]
+)
+def test_only_layers_may_be_none(preset_directory: Path, field: str) -> None:
+    """Zero layers are a network, no other size may be zero."""
+    edit(preset_directory / "config.json", "config.num_layers", 0)
+    assert read_preset(preset_directory).architecture.num_layers == 0
+    edit(preset_directory / "config.json", f"config.{field}", 0)
+    assert f"config.{field} is 0, expected" in refusal(lambda: read_preset(preset_directory))
+
+
+@pytest.mark.parametrize("changes", [{"num_layers": 10_001}, {"num_layers": 2**31}, {"hidden_dim": 10**6}])
+def test_a_network_beyond_all_bounds_is_refused(preset_directory: Path, changes: dict[str, int]) -> None:
+    """Numbers that would exhaust memory are refused before anything is made of them."""
+    for field, value in changes.items():
+        edit(preset_directory / "config.json", f"config.{field}", value)
+    assert refusal(lambda: read_preset(preset_directory)).startswith("config.json: describes more than ")
+
+
+@pytest.mark.parametrize("value", [True, "0.1", -0.1, 1, 1.0, 10**400, float("nan"), float("inf"), []], ids=repr)
+def test_dropout_is_a_share(preset_directory: Path, value: Any) -> None:
+    """Dropout is a number from 0 up to but not including 1."""
+    edit(preset_directory / "config.json", "config.dropout", value)
+    message = refusal(lambda: read_preset(preset_directory))
+    assert message.startswith("config.json: config.dropout is ")
+    assert "[0, 1)" in message
+
+
+@pytest.mark.parametrize(
+    "value", ["int8", "", 16, True, [], {}, {"config": 7}, {"config": {"name": ["float32"]}}, "float32\n"], ids=repr
+)
+def test_the_dtype_is_a_floating_point_policy(preset_directory: Path, value: Any) -> None:
+    """Other dtypes, quantised ones included, are refused with those that are known."""
+    edit(preset_directory / "config.json", "config.dtype", value)
+    assert refusal(lambda: read_preset(preset_directory)).startswith("config.json: config.dtype")
+
+
+@pytest.mark.parametrize("block", ["text", 7, True, []], ids=repr)
+@pytest.mark.parametrize(
+    ("file", "key"), [("config.json", "config"), ("preprocessor.json", "config"), ("metadata.json", "fnet_service")]
+)
+def test_a_block_is_an_object(preset_directory: Path, file: str, key: str, block: Any) -> None:
+    """Where fields are expected, nothing else passes."""
+    edit(preset_directory / file, key, block)
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"{file}: {key} is ")
+
+
+WRONG_IN_BLOCK: dict[str, list[Any]] = {
+    "name": [7, True, [], "", "a/b", "../x", ".hidden", "a b", "a\nb", "é", "n" * 101],
+    "version": [1.0, 1, True, []],
+    "trained": [0, 1, "true", []],
+    "padding": [True, False, 0, -1, 1.5, "longest", [], {}, 25, 10**30],
+    "pooling": ["cls", True, 0, [], {}],
+    "description": [7, [], {}],
+    "matryoshka": [1, "yes", []],
+}
+WRONG_IN_PREPROCESSOR: dict[str, list[Any]] = {
+    "sequence_length": [0, -1, True, "16", 1.5, 10**30],
+    "truncate": ["left", True, 0, [], {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in WRONG_IN_BLOCK.items() for value in values],
+    ids=repr,
+)
+def test_a_wrong_field_of_the_block_is_named(preset_directory: Path, field: str, value: Any) -> None:
+    """The message names metadata.json and the field, and is one line whatever the field holds."""
+    edit(preset_directory / "metadata.json", "fnet_service", {field: value})
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"metadata.json: fnet_service.{field} is ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in WRONG_IN_PREPROCESSOR.items() for value in values],
+    ids=repr,
+)
+def test_a_wrong_field_of_the_preprocessor_is_named(preset_directory: Path, field: str, value: Any) -> None:
+    """The message names preprocessor.json and the field."""
+    edit(preset_directory / "preprocessor.json", f"config.{field}", value)
+    assert refusal(lambda: read_preset(preset_directory)).startswith(f"preprocessor.json: config.{field} is ")
+
+
+def test_a_tokenizer_needs_its_vocabulary(preset_directory: Path) -> None:
+    """tokenizer.json without its vocabulary file is a damaged preset, not one without texts."""
+    (preset_directory / "assets" / "tokenizer" / "vocabulary.spm").unlink()
+    assert refusal(lambda: read_preset(preset_directory)).startswith("assets/tokenizer/vocabulary.spm: missing")
+
+
+# --- Downloads. The hub's client is replaced by a small one that copies a local folder. ---
+
+
+class Kaggle(types.ModuleType):
+    """A stand-in of `kagglehub`: its models are copies of one folder, put where KAGGLEHUB_CACHE says."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("kagglehub")
+        self.source, self.asked, self.failure = source, list[str](), None
+
+    source: Path
+    asked: list[str]
+    failure: BaseException | None
+
+    def model_download(self, handle: str) -> str:
+        """Copy the model, or fail as told."""
+        self.asked.append(handle)
+        if self.failure:
+            raise self.failure
+        target = Path(os.environ["KAGGLEHUB_CACHE"]) / "models" / handle
+        shutil.copytree(self.source, target)
+        return str(target)
+
+
+class HuggingFace(types.ModuleType):
+    """A stand-in of `huggingface_hub`: its repositories are copies of one folder, put below the cache it is given."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("huggingface_hub")
+        self.source, self.asked, self.failure = source, list[dict[str, Any]](), None
+
+    source: Path
+    asked: list[dict[str, Any]]
+    failure: BaseException | None
+
+    def snapshot_download(
+        self, *, repo_id: str, revision: str | None, cache_dir: str, allow_patterns: list[str]
+    ) -> str:
+        """Copy the repository, or fail as told."""
+        self.asked.append({"repo_id": repo_id, "revision": revision, "allow_patterns": allow_patterns})
+        if self.failure:
+            raise self.failure
+        target = Path(cache_dir) / repo_id / (revision or "main")
+        shutil.copytree(self.source, target)
+        return str(target)
+
+
+@pytest.fixture
+def kaggle(monkeypatch: pytest.MonkeyPatch, preset_directory: Path) -> Kaggle:
+    """The stand-in, installed; what a download does to the environment is undone."""
+    monkeypatch.setenv("KAGGLEHUB_CACHE", "as the user has it")
+    hub = Kaggle(preset_directory)
+    monkeypatch.setitem(sys.modules, "kagglehub", hub)
+    return hub
+
+
+@pytest.fixture
+def hugging_face(monkeypatch: pytest.MonkeyPatch, preset_directory: Path) -> HuggingFace:
+    """The stand-in, installed."""
+    hub = HuggingFace(preset_directory)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("handle", "asked"),
+    [
+        ("f_net_base_en", "keras/f_net/keras/f_net_base_en/3"),
+        ("f_net_large_en", "keras/f_net/keras/f_net_large_en/3"),
+        ("kaggle://keras/f_net/keras/f_net_base_en", "keras/f_net/keras/f_net_base_en"),
+        ("kaggle://someone/model/keras/mine/7", "someone/model/keras/mine/7"),
+    ],
+)
+def test_kaggle_is_asked_for_the_handle(kaggle: Kaggle, tmp_path: Path, handle: str, asked: str) -> None:
+    """A built-in name or a Kaggle handle is downloaded below the cache directory, its version kept."""
+    preset = load_preset(handle, tmp_path / "cache")
+    assert kaggle.asked == [asked]
+    assert preset.directory.is_relative_to(tmp_path / "cache")
+    assert preset.name == preset_name(handle)
+    assert preset.architecture.hidden_dim == 12
+
+
+@pytest.mark.parametrize(
+    ("handle", "revision"),
+    [("hf://someone/fnet", None), ("hf://someone/fnet@v1", "v1"), ("hf://someone/fnet@a/b", "a/b")],
+)
+def test_hugging_face_is_asked_for_the_revision(
+    hugging_face: HuggingFace, tmp_path: Path, handle: str, revision: str | None
+) -> None:
+    """A repository is downloaded at its revision, a preset's files and nothing else."""
+    preset = load_preset(handle, tmp_path / "cache")
+    (asked,) = hugging_face.asked
+    assert (asked["repo_id"], asked["revision"]) == ("someone/fnet", revision)
+    assert preset.directory.is_relative_to(tmp_path / "cache")
+    assert preset.name == "fnet"
+    assert {"config.json", "model.weights.h5", "assets/tokenizer/vocabulary.spm"} <= set(asked["allow_patterns"])
+    assert not any(pattern.endswith((".py", ".bin", ".pkl", "*")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize("handle", ["f_net_base_en", "hf://someone/fnet@v1"])
+def test_the_second_time_works_offline(kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str) -> None:
+    """What was downloaded once is found again without asking the hub."""
+    first = load_preset(handle, tmp_path / "cache")
+    kaggle.failure = hugging_face.failure = OSError("no network")
+    assert load_preset(handle, tmp_path / "cache") == first
+    assert len(kaggle.asked) + len(hugging_face.asked) == 1
+
+
+def test_each_revision_is_its_own_download(hugging_face: HuggingFace, tmp_path: Path) -> None:
+    """Revisions of one repository never stand in for one another, however alike their names are."""
+    handles = ["hf://someone/fnet", "hf://someone/fnet@a/b", "hf://someone/fnet@a--b", "hf://someone/fnet--a--b"]
+    directories = [locate(handle, tmp_path / "cache") for handle in handles]
+    assert len(set(directories)) == len(hugging_face.asked) == len(handles)
+
+
+def test_a_lost_download_is_made_again(kaggle: Kaggle, tmp_path: Path) -> None:
+    """When the cached files are gone, or the record of them is damaged, the hub is asked once more."""
+    directory = locate("f_net_base_en", tmp_path / "cache")
+    shutil.rmtree(directory)
+    assert locate("f_net_base_en", tmp_path / "cache") == directory
+    (record,) = (tmp_path / "cache" / "presets").iterdir()
+    for damage in ("", "[]", "{}", '{"directory": 7}', "7"):
+        shutil.rmtree(directory)
+        record.write_text(damage)
+        assert locate("f_net_base_en", tmp_path / "cache") == directory
+    assert len(kaggle.asked) == 7
+
+
+@pytest.mark.parametrize("handle", ["f_net_base_en", "hf://someone/fnet@v1"])
+@pytest.mark.parametrize(
+    "failure", [OSError("no network\nsecond line"), RuntimeError(""), ValueError("  \n"), KeyError("version")], ids=repr
+)
+def test_a_failed_download_is_one_line_and_leaves_no_trace(
+    kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str, failure: Exception
+) -> None:
+    """Whatever the client raises becomes a PresetError with its first line, and the next call tries again."""
+    kaggle.failure = hugging_face.failure = failure
+    message = refusal(lambda: locate(handle, tmp_path / "cache"))
+    assert message.startswith(f"preset {handle!r}: download failed: ")
+    assert message.removeprefix(f"preset {handle!r}: download failed: ").strip()
+    kaggle.failure = hugging_face.failure = None
+    assert (locate(handle, tmp_path / "cache") / "config.json").is_file()
+    assert len(kaggle.asked) + len(hugging_face.asked) == 2
+
+
+@pytest.mark.parametrize("handle", ["f_net_base_en", "hf://someone/fnet@v1"])
+def test_a_cache_that_cannot_be_written_is_said(
+    kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str
+) -> None:
+    """A cache directory that cannot be made is a failed download, not a stray exception."""
+    (tmp_path / "file").write_text("")
+    message = refusal(lambda: locate(handle, tmp_path / "file" / "cache"))
+    assert message.startswith(f"preset {handle!r}: download failed: ")
+
+
+def test_an_interruption_is_passed_on(kaggle: Kaggle, tmp_path: Path) -> None:
+    """Ctrl-C during a download is no failed download."""
+    kaggle.failure = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        locate("f_net_base_en", tmp_path / "cache")
+
+
+def test_a_downloaded_preset_is_checked_like_any_other(kaggle: Kaggle, tmp_path: Path) -> None:
+    """A hub's files are trusted no more than a directory's."""
+    edit(kaggle.source / "config.json", "class_name", "BertBackbone")
+    assert refusal(lambda: load_preset("f_net_base_en", tmp_path / "cache")).startswith("config.json: class_name")
+
+
+def test_built_in_presets_are_published_as_keras_hub_publishes_them() -> None:
+    """Both names, each with description, size and Kaggle handle."""
+    assert set(presets.BUILT_IN_PRESETS) == {"f_net_base_en", "f_net_large_en"}
+    for name, preset in BUILT_IN_PRESETS.items():
+        assert preset["kaggle_handle"] == f"kaggle://keras/f_net/keras/{name}/3"
+        assert set(preset["metadata"]) == {"description", "params", "path"}

@@ -1,0 +1,481 @@
+"""The native protocol by itself: bytes become a call or an error, encodings become bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.architecture import Architecture
+from model.encoder import Encoding, Output
+from model.presets.preset import Preset
+from service.core.engine import normalized
+from service.core.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
+from service.core.inputs import Text
+from service.protocols.native import NPZ, EncodeCall, EncodeRequest, archived, parse, render_json
+from service.web.encoding import npz, npz_size
+
+HIDDEN = 4
+MOST = 8
+PRESET = Preset(
+    name="tiny",
+    directory=Path(),
+    architecture=Architecture(
+        vocabulary_size=8,
+        num_layers=1,
+        hidden_dim=HIDDEN,
+        intermediate_dim=8,
+        max_sequence_length=8,
+        num_segments=2,
+    ),
+    dtype="float32",
+    has_tokenizer=False,
+    truncate="round_robin",
+    version="",
+    trained=True,
+    padding="none",
+    pooling="pooled",
+    description="",
+    matryoshka=False,
+)
+
+
+def call(accept: str = "application/json", **request: Any) -> EncodeCall:
+    """Parse a request."""
+    return parse(json.dumps(request).encode(), accept, MOST)
+
+
+def refusal(body: Any, accept: str = "") -> list[tuple[list[str | int], str]]:
+    """Return each place and message that a body, given as a value, is refused with."""
+    with pytest.raises(InvalidInputError) as caught:
+        parse(json.dumps(body).encode(), accept, MOST)
+    assert caught.value.problems
+    assert "EncodeRequest" not in caught.value.detail
+    return [(list(problem.loc), problem.msg) for problem in caught.value.problems]
+
+
+# === Parse ===
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "parsed", "single"),
+    [
+        ([[1, 2], [3]], [[1, 2], [3]], False),
+        ([[1]], [[1]], False),
+        ([1, 2], [[1, 2]], True),
+        ([0], [[0]], True),
+        ([[]], [[]], False),
+    ],
+)
+def test_ids_come_as_lists_or_as_a_bare_list(
+    token_ids: list[Any],
+    parsed: list[list[int]],
+    single: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    """A bare list is one sequence, and remembered as such."""
+    made = call(token_ids=token_ids, segment_ids=token_ids)
+    assert (made.token_ids, made.segment_ids, made.texts, made.single) == (parsed, parsed, None, single)
+
+
+@pytest.mark.parametrize(
+    ("texts", "parsed", "single"),
+    [
+        ("a", [Text("a")], True),
+        ("", [Text("")], True),
+        (["a", "b"], [Text("a"), Text("b")], False),
+        (["a"], [Text("a")], False),
+        ([["a", "b"]], [Text("a", "b")], False),
+        (["a", ["b", "c"], ["d", ""]], [Text("a"), Text("b", "c"), Text("d", "")], False),
+    ],
+)
+def test_texts_come_bare_in_lists_and_in_pairs(
+    texts: Any,
+    parsed: list[Text],
+    single: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    """Texts and pairs may be mixed; a bare string is one text, and remembered as such."""
+    made = call(texts=texts)
+    assert (made.texts, made.token_ids, made.single) == (parsed, None, single)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """Sequence and pooled output, neither normalised nor cut, padded as the preset says, as numbers."""
+    wire = call(texts="a").wire
+    assert wire.outputs == ["sequence_output", "pooled_output"]
+    assert (wire.normalize, wire.truncate, wire.padding, wire.encoding_format) == (False, False, None, "float")
+
+
+@pytest.mark.parametrize("padding", ["none", "max_length", 1, 512])
+def test_padding_is_a_word_or_a_length(padding: str | int) -> None:
+    """All forms of the contract are taken."""
+    assert call(texts="a", padding=padding).wire.padding == padding
+
+
+@pytest.mark.parametrize("body", [{}, {"texts": None}, {"outputs": ["pooled_output"]}, {"segment_ids": [0]}])
+def test_a_request_without_input_is_refused(body: dict[str, Any]) -> None:
+    """Exactly one of the two inputs is expected."""
+    assert refusal(body) == [(["token_ids"], "exactly one of token_ids and texts is expected, found neither")]
+
+
+def test_a_request_with_both_inputs_is_refused() -> None:
+    """Which one was meant cannot be known."""
+    assert refusal({"token_ids": [1], "texts": "a"}) == [
+        (["token_ids"], "exactly one of token_ids and texts is expected, found both")
+    ]
+
+
+def test_segments_are_refused_with_texts() -> None:
+    """A tokenised text has its own."""
+    ((loc, message),) = refusal({"texts": "a", "segment_ids": [0]})
+    assert loc == ["segment_ids"]
+    assert message.startswith("is taken with token_ids only")
+
+
+@pytest.mark.parametrize(("ids", "segments"), [([1], [[0]]), ([[1]], [0]), ([1], [])])
+def test_segments_have_the_shape_of_their_ids(ids: list[Any], segments: list[Any]) -> None:
+    """Bare beside nested is a mistake."""
+    assert refusal({"token_ids": ids, "segment_ids": segments}) == [
+        (["segment_ids"], "has another shape than token_ids")
+    ]
+
+
+def test_padding_is_refused_with_ids() -> None:
+    """Ids are encoded as they are."""
+    ((loc, _),) = refusal({"token_ids": [1], "padding": "none"})
+    assert loc == ["padding"]
+
+
+@pytest.mark.parametrize("name", ["text", "one", "batch", "pair", "Texts", "input", "", "a.b"])
+def test_an_unknown_field_is_named(name: str) -> None:
+    """A typing error does not pass unnoticed, whatever it is."""
+    assert refusal({"texts": "a", name: 1}) == [([name], "no such field")]
+
+
+@pytest.mark.parametrize("body", [[], [1], "texts", 5, None, True, [{"texts": "a"}]])
+def test_a_body_that_is_no_object_is_refused_in_plain_words(body: Any) -> None:
+    """No name of the program is in the message."""
+    assert refusal(body) == [([], "expected a JSON object")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "loc"),
+    [
+        ({"token_ids": 5}, ["token_ids"]),
+        ({"token_ids": "1 2"}, ["token_ids"]),
+        ({"token_ids": {"0": 1}}, ["token_ids"]),
+        ({"token_ids": [1, "2"]}, ["token_ids", 1]),
+        ({"token_ids": ["1"]}, ["token_ids", 0]),
+        ({"token_ids": [True]}, ["token_ids", 0]),
+        ({"token_ids": [None]}, ["token_ids", 0]),
+        ({"token_ids": [1.0]}, ["token_ids", 0]),
+        ({"token_ids": [[1], [2, 3.5]]}, ["token_ids", 1, 1]),
+        ({"token_ids": [[1], 2]}, ["token_ids", 1]),
+        ({"token_ids": [1, [2]]}, ["token_ids", 1]),
+        ({"token_ids": [[[1]]]}, ["token_ids", 0, 0]),
+        ({"token_ids": [10**30]}, ["token_ids", 0]),
+        ({"token_ids": [1], "segment_ids": ["0"]}, ["segment_ids", 0]),
+        ({"texts": 5}, ["texts"]),
+        ({"texts": {"a": "b"}}, ["texts"]),
+        ({"texts": [5]}, ["texts", 0]),
+        ({"texts": ["a", None]}, ["texts", 1]),
+        ({"texts": ["a", ["b"]]}, ["texts", 1]),
+        ({"texts": [["a", "b", "c"]]}, ["texts", 0]),
+        ({"texts": [["a", 5]]}, ["texts", 0, 1]),
+        ({"texts": [["a", ["b"]]]}, ["texts", 0, 1]),
+        ({"texts": "a", "outputs": "pooled_output"}, ["outputs"]),
+        ({"texts": "a", "outputs": []}, ["outputs"]),
+        ({"texts": "a", "outputs": ["pooled_output", "hidden"]}, ["outputs", 1]),
+        ({"texts": "a", "normalize": 1}, ["normalize"]),
+        ({"texts": "a", "truncate": "true"}, ["truncate"]),
+        ({"texts": "a", "padding": "longest"}, ["padding"]),
+        ({"texts": "a", "padding": 0}, ["padding"]),
+        ({"texts": "a", "padding": True}, ["padding"]),
+        ({"texts": "a", "padding": 2.5}, ["padding"]),
+        ({"texts": "a", "encoding_format": "hex"}, ["encoding_format"]),
+        ({"texts": []}, ["texts"]),
+        ({"token_ids": []}, ["token_ids"]),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_place_in_the_clients_own_json(
+    request_: dict[str, Any], loc: list[str | int]
+) -> None:
+    """Keys and indices lead to it, and nothing of how the program reads it is among them."""
+    ((found, message),) = refusal(request_)
+    assert found == loc
+    assert message
+
+
+def test_several_mistakes_are_told_together() -> None:
+    """Each field's first, each place once."""
+    found = [loc for loc, _ in refusal({"texts": [1, "a", 2], "padding": 0, "x": 1})]
+    assert sorted(found, key=str) == sorted([["texts", 0], ["padding"], ["x"]], key=str)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"token_ids": [1, *["a"] * 100_000]},
+        {"token_ids": [["a"] * 100_000]},
+        {"texts": "a", "outputs": ["x"] * 100_000},
+        {"texts": "a", **{f"x{index}": 1 for index in range(100_000)}},
+    ],
+    ids=["ids", "inner ids", "outputs", "fields"],
+)
+def test_a_great_many_mistakes_make_a_short_answer(request_: dict[str, Any]) -> None:
+    """Whatever a body is full of, the answer names no more than a few places."""
+    assert 1 <= len(refusal(request_)) <= MOST_PROBLEMS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{'texts': 'a'}",
+        b'{"texts": "a",}',
+        b"texts=a",
+        b"NaN",
+        b'{"token_ids": [1e999]}',
+        b'{"texts": "a"} {}',
+        b'{"texts": "\xff"}',
+        b'{"texts": "\\ud800"}',
+        b'\xef\xbb\xbf{"texts": "a"}',
+        '{"texts": "a"}'.encode("utf-16"),
+        b"[" * 200_000,
+        b"\x00",
+    ],
+)
+def test_what_is_no_json_is_a_bad_request(body: bytes) -> None:
+    """Broken text, another encoding, and nesting without end are all no JSON."""
+    with pytest.raises(BadRequestError) as caught:
+        parse(body, "", MOST)
+    assert caught.value.detail.startswith("the body is not JSON: ")
+    assert len(caught.value.detail) < 200
+
+
+def test_deep_nesting_that_is_json_is_refused_by_its_place() -> None:
+    """Depth does not overflow anything."""
+    deep: list[Any] = []
+    for _ in range(400):
+        deep = [deep]
+    assert refusal({"token_ids": deep})[0][0] == ["token_ids", 0, 0]
+    assert refusal({"texts": deep})[0][0] == ["texts", 0, 0]
+
+
+@pytest.mark.parametrize("field", ["token_ids", "texts"])
+def test_too_many_sequences_are_their_own_error(field: str) -> None:
+    """The limit is counted before the engine is asked."""
+    one: Any = [1] if field == "token_ids" else "a"
+    assert parse(json.dumps({field: [one] * MOST}).encode(), "", MOST)
+    with pytest.raises(TooManySequencesError):
+        parse(json.dumps({field: [one] * (MOST + 1)}).encode(), "", MOST)
+
+
+@pytest.mark.parametrize(
+    ("accept", "npz"),
+    [("", False), ("*/*", False), ("application/json", False), (NPZ, True), (f"{NPZ}, application/json;q=0.5", True)],
+)
+def test_the_accept_header_chooses_the_archive(accept: str, npz: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """Whoever does not ask for it gets JSON."""
+    assert call(accept, texts="a").npz is npz
+
+
+def test_an_archive_has_no_base64() -> None:
+    """A field that could have no effect is refused, not ignored."""
+    ((loc, _),) = refusal({"texts": "a", "encoding_format": "base64"}, NPZ)
+    assert loc == ["encoding_format"]
+
+
+def test_places_are_named_as_the_client_wrote_them() -> None:
+    """A bare input has no index."""
+    assert call(token_ids=[1]).place("token_ids", 0) == ("token_ids",)
+    assert call(token_ids=[[1], [2]]).place("token_ids", 1) == ("token_ids", 1)
+
+
+def test_the_examples_of_the_schema_are_requests() -> None:
+    """What the documentation shows is taken."""
+    for example in EncodeRequest.model_json_schema()["examples"]:
+        assert call(**example)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+FIELDS = st.sampled_from([*EncodeRequest.model_fields, "text", "batch"])
+
+
+@given(value=VALUES | st.dictionaries(FIELDS, VALUES, max_size=4))
+def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
+    """Nothing that a client can write makes the parser fail in any other way."""
+    try:
+        assert parse(json.dumps(value).encode(), "", MOST)
+    except ServiceError as error:
+        assert error.code in ("bad_request", "invalid_input", "too_many_sequences")  # noqa: PT017 - either outcome is right
+
+
+@given(body=st.binary(max_size=40))
+def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
+    """Not even noise does."""
+    with pytest.raises(ServiceError):
+        parse(body, "", MOST)
+
+
+# === Render ===
+
+
+def encodings(*lengths: int) -> list[Encoding]:
+    """Return results of awkward float32 values."""
+    random = np.random.default_rng(len(lengths))
+    results = []
+    for length in lengths:
+        scale = np.float32(10) ** random.integers(-30, 30, (length + 2, HIDDEN)).astype(np.float32)
+        values = (random.normal(size=(length + 2, HIDDEN)) * scale).astype(np.float32)
+        results.append(Encoding({"sequence_output": values[2:], "pooled_output": values[0], "mean_output": values[1]}))
+    return results
+
+
+def output(encoding: Encoding, name: Output) -> npt.NDArray[np.float32]:
+    """Return one output of a result."""
+    return encoding.arrays[name]
+
+
+def answer(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, Any]:
+    """Render JSON and read it back."""
+    document: dict[str, Any] = orjson.loads(b"".join(render_json(made, PRESET, results, 11)))
+    return document
+
+
+def archive(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
+    """Render an archive and read it back."""
+    lengths = [len(encoding.sequence_output) for encoding in results]
+    content = b"".join(npz(archived(made, PRESET, results, lengths)))
+    assert npz_size(archived(made, PRESET, results, lengths)) == len(content)
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        assert members.testzip() is None
+    with np.load(io.BytesIO(content), allow_pickle=False) as read:
+        return dict(read)
+
+
+OUTPUTS: list[Output] = ["sequence_output", "pooled_output", "mean_output"]
+
+
+def test_numbers_survive_json_to_the_last_bit() -> None:
+    """Reading the answer's numbers as float32 gives the very arrays."""
+    results = encodings(3, 1, 7)
+    document = answer(call(texts=["a", "b", "c"], outputs=OUTPUTS), results)
+    for name in OUTPUTS:
+        for index, encoding in enumerate(results):
+            read = np.array(document[name][index], np.float32)
+            assert np.array_equal(read, output(encoding, name))
+    # Python's own parser agrees with the fast one.
+    again = json.loads(b"".join(render_json(call(texts="a", outputs=OUTPUTS), PRESET, results, 11)))
+    assert again == document
+
+
+def test_base64_is_little_endian_float32_row_by_row() -> None:
+    """One string a sequence."""
+    results = encodings(3, 2)
+    document = answer(call(texts=["a", "b"], outputs=OUTPUTS, encoding_format="base64"), results)
+    for name in OUTPUTS:
+        for index, encoding in enumerate(results):
+            expected = output(encoding, name)
+            read = np.frombuffer(base64.b64decode(document[name][index], validate=True), "<f4")
+            assert np.array_equal(read.reshape(expected.shape), expected)
+
+
+def test_an_archive_has_arrays_end_to_end() -> None:
+    """Pooled and mean rows are stacked, tokens of all sequences follow one another, lengths tell where each ends."""
+    results = encodings(3, 1, 5)
+    arrays = archive(call(NPZ, texts=["a", "b", "c"], outputs=OUTPUTS), results)
+    assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
+        "lengths": ("int32", (3,)),
+        "sequence_output": ("float32", (9, HIDDEN)),
+        "pooled_output": ("float32", (3, HIDDEN)),
+        "mean_output": ("float32", (3, HIDDEN)),
+    }
+    assert arrays["lengths"].tolist() == [3, 1, 5]
+    for part, encoding in zip(np.split(arrays["sequence_output"], [3, 4]), results, strict=True):
+        assert np.array_equal(part, encoding.sequence_output)
+    for name in OUTPUTS[1:]:
+        assert np.array_equal(arrays[name], [output(encoding, name) for encoding in results])
+
+
+def test_an_archive_takes_the_memory_of_a_sequence() -> None:
+    """However many follow one another, and equal ones are held once."""
+    (result,) = encodings(20_000)
+    made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
+    lengths = [20_000] * 50
+    pieces = npz(archived(made, PRESET, [result] * 50, lengths))
+    tracemalloc.start()
+    try:
+        size = sum(map(len, pieces))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == npz_size(archived(made, PRESET, [result] * 50, lengths))
+    assert size > 50 * result.nbytes - 10_000
+    assert peak < 8 * result.nbytes
+
+
+def test_the_length_of_a_huge_archive_is_not_told() -> None:
+    """Beyond 2 GB its format is another; it is sent all the same."""
+    (result,) = encodings(1)
+    made = call(NPZ, texts="a", outputs=["sequence_output"])
+    assert (npz_size(archived(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
+    assert npz_size(archived(made, PRESET, [result], [200_000_000])) is None
+
+
+@pytest.mark.parametrize(
+    "outputs", [["mean_output"], ["pooled_output", "mean_output"], ["mean_output", "sequence_output"], OUTPUTS]
+)
+def test_only_what_was_asked_for_is_answered(outputs: list[str]) -> None:
+    """In the order asked for, between the model's name and the usage; asked for twice, it comes once."""
+    results = encodings(2)
+    made = call(texts="a", outputs=[*outputs, outputs[0]])
+    assert list(answer(made, results)) == ["model", "hidden_dim", *outputs, "usage"]
+    assert list(archive(made, results)) == ["lengths", *outputs]
+
+
+def test_the_answer_says_what_it_is_of() -> None:
+    """Model, width, and what the request took."""
+    document = answer(call(texts=["a", "b"], outputs=["pooled_output"]), encodings(3, 8))
+    assert (document["model"], document["hidden_dim"]) == ("tiny", HIDDEN)
+    assert document["usage"] == {"sequences": 2, "tokens": 11}
+
+
+def test_normalised_rows_have_length_one() -> None:
+    """Pooled and mean rows are scaled, sequence outputs stay as they are."""
+    results = encodings(3)
+    plain = answer(call(texts="a", outputs=OUTPUTS), results)
+    scaled = answer(call(texts="a", outputs=OUTPUTS, normalize=True), results)
+    assert scaled["sequence_output"] == plain["sequence_output"]
+    for name in ("pooled_output", "mean_output"):
+        row, before = np.array(scaled[name][0]), np.array(plain[name][0])
+        np.testing.assert_allclose(np.linalg.norm(row), 1, rtol=1e-6)
+        np.testing.assert_allclose(row, before / np.linalg.norm(before), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1.0, 1e38])
+def test_extreme_rows_are_normalised_without_overflow(scale: float) -> None:
+    """Squares are summed where they fit."""
+    row = np.array([1, -2, 2], np.float32) * np.float32(scale)
+    np.testing.assert_allclose(normalized(row), [1 / 3, -2 / 3, 2 / 3], rtol=1e-5)
+
+
+def test_a_zero_row_stays_zero() -> None:
+    """There is no direction to give it."""
+    assert normalized(np.zeros(3, np.float32)).tolist() == [0, 0, 0]

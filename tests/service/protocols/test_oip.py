@@ -1,0 +1,1012 @@
+"""The Open Inference Protocol: its tensors by themselves, and its routes over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.encoder import Encoding
+from service import __version__
+from service.app import create_app
+from service.core.errors import BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
+from service.protocols.oip import InferCall, InferRequest, Result, binary_size, parse, render_binary, render_json
+from service.protocols.oip_tensors import HEADER_LENGTH
+from service.settings import Settings
+from tests.support.bundled import POISON, VOCABULARY
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Gate, Service
+
+    MakeHeld = Callable[..., tuple[Service, Gate]]
+    WaitUntil = Callable[[Callable[[], bool]], None]
+
+Array = npt.NDArray[np.float32]
+
+HIDDEN = 32
+POSITIONS = 64
+SEGMENTS = 3
+MOST = 8
+OUTSIDE = f"token id {VOCABULARY} is outside [0, {VOCABULARY})"
+HANG = 60.0
+OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
+IDS = [[5, 6, 7], [8, 9, 10]]
+INFER = "/v2/models/tiny_en/infer"
+
+
+def tensor(name: str, datatype: str, shape: Sequence[Any], data: Any = None, **parameters: Any) -> dict[str, Any]:
+    """Return an input."""
+    made: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape)}
+    return made | ({} if data is None else {"data": data}) | ({"parameters": parameters} if parameters else {})
+
+
+def ids(data: Any = IDS, shape: Sequence[Any] = (2, 3), datatype: str = "INT64") -> dict[str, Any]:
+    """Return `token_ids` as JSON."""
+    return tensor("token_ids", datatype, shape, data)
+
+
+def texts(*data: str) -> dict[str, Any]:
+    """Return `texts` as JSON."""
+    return tensor("texts", "BYTES", [len(data)], list(data))
+
+
+def text_bytes(*data: bytes) -> bytes:
+    """Return texts as the protocol writes them."""
+    return b"".join(struct.pack("<I", len(each)) + each for each in data)
+
+
+def packed(request: dict[str, Any], *tensors: bytes) -> tuple[bytes, str]:
+    """Return a body with tensors behind its JSON, and the header."""
+    head = json.dumps(request).encode()
+    return head + b"".join(tensors), str(len(head))
+
+
+def call(*inputs: dict[str, Any], **request: Any) -> InferCall:
+    """Parse a request of JSON."""
+    return parse(json.dumps({"inputs": list(inputs), **request}).encode(), None, MOST)
+
+
+def refusal(value: Any) -> str:
+    """Return what a body, given as a value, is refused with."""
+    with pytest.raises(InvalidInputError) as caught:
+        parse(json.dumps(value).encode(), None, MOST)
+    assert "Infer" not in caught.value.detail
+    return caught.value.detail
+
+
+def binary_refusal(request: dict[str, Any], *tensors: bytes) -> str:
+    """Return what a body with binary tensors is refused with."""
+    body, header = packed(request, *tensors)
+    with pytest.raises(InvalidInputError) as caught:
+        parse(body, header, MOST)
+    return caught.value.detail
+
+
+# === Parse ===
+
+
+@pytest.mark.parametrize("datatype", ["INT32", "INT64"])
+@pytest.mark.parametrize("data", [[5, 6, 7, 8, 9, 10], IDS], ids=["flat", "nested"])
+def test_ids_come_flat_or_nested(datatype: str, data: list[Any]) -> None:
+    """Row by row, either way."""
+    made = call(ids(data, datatype=datatype))
+    assert made.token_ids is not None
+    assert made.token_ids.tolist() == IDS
+    assert (made.segment_ids, made.texts) == (None, None)
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), [("INT32", "<i4"), ("INT64", "<i8")])
+def test_ids_come_as_bytes(datatype: str, dtype: str) -> None:
+    """Little-endian, in the order of the inputs, whichever comes first."""
+    values, segments = np.array(IDS, dtype), np.array([[0, 1, 2], [2, 1, 0]], "<i4")
+    inputs = [
+        tensor("segment_ids", "INT32", [2, 3], binary_data_size=segments.nbytes),
+        tensor("token_ids", datatype, [2, 3], binary_data_size=values.nbytes),
+    ]
+    made = parse(*packed({"inputs": inputs}, segments.tobytes(), values.tobytes()), MOST)
+    assert made.token_ids is not None
+    assert made.segment_ids is not None
+    assert made.token_ids.tolist() == IDS
+    assert made.segment_ids.tolist() == segments.tolist()
+
+
+def test_json_and_binary_inputs_may_be_mixed() -> None:
+    """Only binary ones take bytes."""
+    segments = np.ones((2, 3), "<i8")
+    inputs = [ids(), tensor("segment_ids", "INT64", [2, 3], binary_data_size=48)]
+    made = parse(*packed({"inputs": inputs}, segments.tobytes()), MOST)
+    assert made.segment_ids is not None
+    assert made.segment_ids.tolist() == segments.tolist()
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_texts_come_as_strings_or_bytes(shape: list[int]) -> None:
+    """Of any script, the empty text too, in one dimension or with a second of 1."""
+    data = ["", "Grüße 👋"]
+    assert call(tensor("texts", "BYTES", shape, data)).texts == data
+    raw = text_bytes(*(text.encode() for text in data))
+    body = packed({"inputs": [tensor("texts", "BYTES", shape, binary_data_size=len(raw))]}, raw)
+    assert parse(*body, MOST).texts == data
+
+
+def test_texts_may_be_nested_as_their_shape() -> None:
+    """A column of texts."""
+    assert call(tensor("texts", "BYTES", [2, 1], [["a"], ["b"]])).texts == ["a", "b"]
+
+
+@pytest.mark.parametrize("header", [None, "0", "", " 0 "])
+def test_without_a_length_the_whole_body_is_json(header: str | None) -> None:
+    """No header is as one of 0."""
+    assert parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST).texts == ["a"]
+
+
+def test_a_length_of_the_whole_body_leaves_nothing_behind() -> None:
+    """Whoever always sends the header may."""
+    assert parse(*packed({"inputs": [texts("a")]}), MOST).texts == ["a"]
+
+
+@pytest.mark.parametrize("header", ["-1", "+5", "1.0", "1e2", "0x10", "ten", "9999", "9" * 400, "٣", "1 2", "1_0"])
+def test_a_header_that_lies_is_a_bad_request(header: str) -> None:
+    """No number, or more than there is."""
+    with pytest.raises(BadRequestError, match=f"^header {HEADER_LENGTH}: ") as caught:
+        parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST)
+    assert len(caught.value.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("body", "header"), [(b"", None), (b"{", None), (b"{}x", None), (b'{"inputs":[]}', "5"), (b"\xff", None)]
+)
+def test_what_is_no_json_is_a_bad_request(body: bytes, header: str | None) -> None:
+    """A header that cuts JSON in two makes it none."""
+    with pytest.raises(BadRequestError, match=r"^the body is not JSON: "):
+        parse(body, header, MOST)
+
+
+def test_what_is_asked_for_by_default() -> None:
+    """All outputs for ids; for texts those that have a shape whatever the texts are. As JSON."""
+    assert [(each.name, each.binary) for each in call(ids()).outputs] == [(name, False) for name in OUTPUTS]
+    assert [each.name for each in call(texts("a")).outputs] == ["pooled_output", "mean_output"]
+    assert [each.name for each in call(texts("a"), outputs=[]).outputs] == ["pooled_output", "mean_output"]
+    parameters = call(ids()).parameters
+    assert (parameters.timeout, parameters.normalize, parameters.truncate, parameters.padding) == (
+        0,
+        False,
+        False,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "own", "binary"),
+    [
+        (None, None, False),
+        (False, None, False),
+        (True, None, True),
+        (None, True, True),
+        (False, True, True),
+        (True, False, False),
+    ],
+)
+def test_an_output_overrides_its_request(request_: bool | None, own: bool | None, binary: bool) -> None:  # noqa: FBT001 - parameters of the table
+    """Whether it comes as bytes."""
+    parameters = {} if request_ is None else {"binary_data_output": request_}
+    output = {"name": "mean_output"} | ({} if own is None else {"parameters": {"binary_data": own}})
+    (wanted,) = call(ids(), parameters=parameters, outputs=[output]).outputs
+    assert (wanted.name, wanted.binary) == ("mean_output", binary)
+
+
+def test_nothing_is_something_left_out() -> None:
+    """Clients write null for what they do not set."""
+    nothing = {"id": None, "model_name": None, "parameters": None, "outputs": None}
+    made = call({**texts("a"), "parameters": None}, **nothing)
+    assert (made.id, made.texts) == (None, ["a"])
+
+
+def test_parameters_that_say_the_default_are_taken() -> None:
+    """No priority, and no sequence of requests."""
+    defaults = {"priority": 0, "sequence_id": "", "sequence_start": False, "sequence_end": False, "timeout": 0}
+    assert call(texts("a"), parameters=defaults)
+    assert call(texts("a"), parameters={"sequence_id": 0})
+
+
+@pytest.mark.parametrize(
+    ("value", "start"),
+    [
+        ([], "the body: expected a JSON object"),
+        ({}, "inputs: "),
+        ({"inputs": []}, "inputs: "),
+        ({"inputs": {}}, "inputs: "),
+        ({"inputs": [ids()], "input": 1}, "input: no such field"),
+        ({"inputs": [ids(), ids(), ids(), ids()]}, "inputs: "),
+        ({"inputs": [1]}, "inputs[0]: expected a JSON object"),
+        ({"inputs": [ids()], "id": 7}, "id: "),
+        ({"inputs": [{**ids(), "name": "input_ids"}]}, "inputs[0].name: "),
+        ({"inputs": [{**ids(), "dtype": 1}]}, "inputs[0].dtype: no such field"),
+        ({"inputs": [ids(shape=[-1, 3])]}, "inputs[0].shape[0]: "),
+        ({"inputs": [ids(shape=[2, "3"])]}, "inputs[0].shape[1]: "),
+        ({"inputs": [ids(shape=[2.0, 3])]}, "inputs[0].shape[0]: "),
+        ({"inputs": [ids(shape=[True, 3])]}, "inputs[0].shape[0]: "),
+        ({"inputs": [ids(shape=[])]}, "inputs[0].shape: "),
+        ({"inputs": [ids(shape=[1] * 1000)]}, "inputs[0].shape: "),
+        ({"inputs": [ids(datatype="FP32")]}, "inputs[0].datatype: "),
+        ({"inputs": [ids(datatype="int64")]}, "inputs[0].datatype: "),
+        ({"inputs": [ids(datatype="BYTES")]}, "inputs[0] token_ids: datatype is BYTES, expected INT32 or INT64"),
+        ({"inputs": [{**texts("a"), "datatype": "INT32"}]}, "inputs[0] texts: datatype is INT32, expected BYTES"),
+        ({"inputs": [ids(shape=[6])]}, "inputs[0] token_ids: shape is [6], expected [sequences, tokens]"),
+        ({"inputs": [ids(shape=[1, 2, 3])]}, "inputs[0] token_ids: shape is [1, 2, 3], expected"),
+        ({"inputs": [{**texts("a", "b"), "shape": [1, 2]}]}, "inputs[0] texts: shape is [1, 2], expected"),
+        ({"inputs": [{**texts("a"), "shape": [1, 0]}]}, "inputs[0] texts: shape is [1, 0], expected"),
+        ({"inputs": [ids([], [0, 3])]}, "inputs[0] token_ids: holds no sequence"),
+        ({"inputs": [ids([], [2, 0])]}, "inputs[0] token_ids: shape is [2, 0], expected at least one token"),
+        ({"inputs": [tensor("texts", "BYTES", [0], [])]}, "inputs[0] texts: holds no sequence"),
+        ({"inputs": [ids(shape=[2, 4])]}, "inputs[0] token_ids[0]: holds 3 values, expected 4"),
+        ({"inputs": [ids(shape=[3, 2])]}, "inputs[0] token_ids: holds 2 rows, expected 3"),
+        ({"inputs": [ids([1, 2, 3], [2, 3])]}, "inputs[0] token_ids: holds 3 values, expected 6 for shape [2, 3]"),
+        ({"inputs": [ids(shape=[2, 2**62])]}, "inputs[0] token_ids[0]: holds 3 values, expected"),
+        ({"inputs": [ids([1], [4, 2**62])]}, "inputs[0] token_ids: holds 1 values, expected"),
+        ({"inputs": [ids([[1, 2], [3]], [2, 2])]}, "inputs[0] token_ids[1]: holds 1 values, expected 2"),
+        ({"inputs": [ids([[1, 2], 3], [2, 2])]}, "inputs[0] token_ids[1]: is no list"),
+        ({"inputs": [ids([1, 2, 3, [4]], [2, 2])]}, "inputs[0] token_ids[1][1]: is no integer"),
+        ({"inputs": [ids([[1, 2.0]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
+        ({"inputs": [ids([[1, True]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
+        ({"inputs": [ids([[1, "2"]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
+        ({"inputs": [ids([[1, None]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
+        ({"inputs": [ids([[1, 10**30]], [1, 2])]}, "inputs[0] token_ids[0][1]: does not fit INT64"),
+        ({"inputs": [ids([[1, 2**63]], [1, 2])]}, "inputs[0] token_ids[0][1]: 9223372036854775808 does not fit INT64"),
+        ({"inputs": [ids([[2**31]], [1, 1], "INT32")]}, "inputs[0] token_ids[0][0]: 2147483648 does not fit INT32"),
+        ({"inputs": [ids([[-(2**31) - 1]], [1, 1], "INT32")]}, "inputs[0] token_ids[0][0]: -2147483649 does not"),
+        ({"inputs": [{**texts("a"), "data": [5]}]}, "inputs[0] texts[0]: is no string"),
+        ({"inputs": [{**texts("a"), "data": [["a"]]}]}, "inputs[0] texts[0]: is no string"),
+        ({"inputs": [{**texts("a"), "data": "a"}]}, "inputs[0].data: "),
+        ({"inputs": [{**texts("a"), "data": ["a", "b"]}]}, "inputs[0] texts: holds 2 values, expected 1"),
+        ({"inputs": [ids(), ids()]}, "inputs[1] token_ids: is given already, as inputs[0] token_ids"),
+        ({"inputs": [ids(), texts("a")]}, "inputs: exactly one of token_ids and texts is expected, found both"),
+        ({"inputs": [{**ids(), "name": "segment_ids"}]}, "inputs: exactly one of token_ids and texts is expected"),
+        ({"inputs": [texts("a"), {**ids(), "name": "segment_ids"}]}, "inputs[1] segment_ids: is taken with token_ids"),
+        ({"inputs": [tensor("texts", "BYTES", [1])]}, "inputs[0] texts: exactly one of data and"),
+        ({"inputs": [tensor("texts", "BYTES", [1], ["a"], binary_data_size=5)]}, "inputs[0] texts: exactly one of"),
+        (
+            {"inputs": [tensor("texts", "BYTES", [1], binary_data_size=5)]},
+            "inputs[0] texts: binary_data_size is 5, but",
+        ),
+        ({"inputs": [tensor("texts", "BYTES", [1], binary_data_size=-5)]}, "inputs[0].parameters.binary_data_size: "),
+        ({"inputs": [tensor("texts", "BYTES", [1], shared_memory_region="x")]}, "inputs[0].parameters.shared_memory_"),
+        ({"inputs": [ids()], "parameters": []}, "parameters: expected a JSON object"),
+        ({"inputs": [ids()], "parameters": {"binary_data_output": 1}}, "parameters.binary_data_output: "),
+        ({"inputs": [ids()], "parameters": {"timeout": -1}}, "parameters.timeout: "),
+        ({"inputs": [ids()], "parameters": {"timeout": 1.5}}, "parameters.timeout: "),
+        ({"inputs": [ids()], "parameters": {"timeout": True}}, "parameters.timeout: "),
+        ({"inputs": [ids()], "parameters": {"priority": 1}}, "parameters.priority: "),
+        ({"inputs": [ids()], "parameters": {"sequence_id": 5}}, "parameters.sequence_id: "),
+        ({"inputs": [ids()], "parameters": {"sequence_id": "x"}}, "parameters.sequence_id: "),
+        ({"inputs": [ids()], "parameters": {"sequence_start": True}}, "parameters.sequence_start: "),
+        ({"inputs": [ids()], "parameters": {"max_tokens": 5}}, "parameters.max_tokens: no such field"),
+        ({"inputs": [ids()], "parameters": {"data": 5}}, "parameters.data: no such field"),
+        ({"inputs": [ids()], "parameters": {"padding": "none"}}, "parameters.padding: is taken with texts only"),
+        ({"inputs": [texts("a")], "parameters": {"padding": 0}}, "parameters.padding: "),
+        ({"inputs": [texts("a")], "parameters": {"padding": "longest"}}, "parameters.padding: "),
+        ({"inputs": [ids()], "outputs": [{"name": "logits"}]}, "outputs[0].name: "),
+        ({"inputs": [ids()], "outputs": ["pooled_output"]}, "outputs[0]: expected a JSON object"),
+        ({"inputs": [ids()], "outputs": [{"name": "mean_output"}] * 2}, "outputs[1] mean_output: is asked for already"),
+        (
+            {"inputs": [ids()], "outputs": [{"name": "mean_output", "parameters": {"classification": 3}}]},
+            "outputs[0].parameters.classification: no such field",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_place(value: Any, start: str) -> None:
+    """In the client's own words, never a thing that is taken and has no effect."""
+    assert refusal(value).startswith(start)
+
+
+def test_bytes_that_do_not_fit_their_shape_are_refused() -> None:
+    """Too few, too many, left over, or cut."""
+
+    def integers(size: int, shape: Sequence[int] = (2, 3), datatype: str = "INT64") -> dict[str, Any]:
+        return {"inputs": [tensor("token_ids", datatype, shape, binary_data_size=size)]}
+
+    expected = "inputs[0] token_ids: has 24 bytes, expected 48 for shape [2, 3] of INT64"
+    assert binary_refusal(integers(24), bytes(24)) == expected
+    assert binary_refusal(integers(48, datatype="INT32"), bytes(48)).startswith("inputs[0] token_ids: has 48 bytes")
+    assert binary_refusal(integers(48), bytes(47)).endswith(
+        "binary_data_size is 48, but only 47 bytes are left behind the JSON"
+    )
+    assert binary_refusal(integers(48), bytes(50)) == "the body: 2 bytes at its end belong to no input"
+    assert binary_refusal({"inputs": [ids()]}, bytes(5)) == "the body: 5 bytes at its end belong to no input"
+    assert binary_refusal(integers(0), b"").startswith("inputs[0] token_ids: has 0 bytes")
+    assert binary_refusal(integers(8, (8, 2**61)), bytes(8)).startswith("inputs[0] token_ids: has 8 bytes, expected")
+    assert "binary_data_size is 9223372036854775807" in binary_refusal(integers(2**63 - 1), bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("raw", "count", "message"),
+    [
+        (b"", 1, "inputs[0] texts: holds 0 texts, expected 1 as its shape says"),
+        (b"\x01\x00\x00", 1, "inputs[0] texts: holds 0 texts, expected 1 as its shape says"),
+        (text_bytes(b"a"), 2, "inputs[0] texts: holds 1 texts, expected 2 as its shape says"),
+        (text_bytes(b"a", b"b"), 1, "inputs[0] texts: has 5 bytes behind its 1 texts"),
+        (b"\xff\xff\xff\xff", 1, "inputs[0] texts[0]: has 4294967295 bytes, but only 0 are left"),
+        (text_bytes(b"a") + b"\x05\x00\x00\x00abcd", 2, "inputs[0] texts[1]: has 5 bytes, but only 4 are left"),
+        (text_bytes(b"a", b"\xff"), 2, "inputs[0] texts[1]: is not UTF-8"),
+        (text_bytes("ü".encode()[:1]), 1, "inputs[0] texts[0]: is not UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_texts_are_refused(raw: bytes, count: int, message: str) -> None:
+    """Each text has its length before it, and is UTF-8."""
+    request = {"inputs": [tensor("texts", "BYTES", [count], binary_data_size=len(raw))]}
+    assert binary_refusal(request, raw) == message
+
+
+@pytest.mark.parametrize("made", [ids([[1]] * (MOST + 1), [MOST + 1, 1]), ids([], [2**63, 2**63])])
+def test_too_many_sequences_are_their_own_error(made: dict[str, Any]) -> None:
+    """The shape is counted, before the data is looked at."""
+    with pytest.raises(TooManySequencesError):
+        call(made)
+    assert call(ids([[1]] * MOST, [MOST, 1]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"inputs": [ids()], **{f"x{index}": 1 for index in range(100_000)}},
+        {"inputs": [{**ids(), **{f"x{index}": 1 for index in range(100_000)}}]},
+        {"inputs": [ids()], "parameters": {f"x{index}": 1 for index in range(100_000)}},
+        {"inputs": ["x"] * 100_000},
+        {"inputs": [ids()], "outputs": ["x"] * 100_000},
+        {"inputs": [ids(["x"] * 100_000, [2, 50_000])]},
+        {"inputs": [ids(shape=["x"] * 100_000)]},
+    ],
+    ids=["fields", "input", "parameters", "inputs", "outputs", "data", "shape"],
+)
+def test_a_great_many_mistakes_make_a_short_answer(value: Any) -> None:
+    """Whatever a body is full of."""
+    assert len(refusal(value)) < 500
+
+
+def test_the_examples_of_the_schema_are_requests() -> None:
+    """What the documentation shows is taken."""
+    for example in InferRequest.model_json_schema()["examples"]:
+        assert parse(json.dumps(example).encode(), None, MOST)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+NUMBERS = st.integers(-1, 4) | st.sampled_from([2**31, 2**63, 2**64])
+
+
+def almost(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects of some of these fields, each mostly what it should be."""
+    return st.fixed_dictionaries({}, optional={name: each | VALUES for name, each in fields.items()})
+
+
+INPUTS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["token_ids", "token_ids", "texts", "segment_ids", "x"]),
+        "datatype": st.sampled_from(["INT32", "INT64", "BYTES", "FP32"]),
+        "shape": st.lists(NUMBERS, max_size=3),
+    },
+    optional={
+        "data": st.lists(NUMBERS | st.text(max_size=2) | st.lists(NUMBERS, max_size=3), max_size=4) | VALUES,
+        "parameters": almost(binary_data_size=st.integers(-1, 40)),
+    },
+)
+REQUESTS = almost(
+    id=st.text(max_size=3),
+    parameters=almost(timeout=NUMBERS, binary_data_output=st.booleans(), padding=NUMBERS, priority=NUMBERS),
+    inputs=st.lists(INPUTS, min_size=1, max_size=2),
+    outputs=st.lists(almost(name=st.sampled_from(OUTPUTS), parameters=almost(binary_data=st.booleans())), max_size=2),
+)
+REFUSALS = {"bad_request", "invalid_input", "too_many_sequences"}
+
+
+@given(value=VALUES | REQUESTS, tail=st.binary(max_size=40), offset=st.none() | st.just(0) | st.integers(-40, 40))
+def test_any_json_with_any_bytes_is_a_call_or_a_refusal(value: Any, tail: bytes, offset: int | None) -> None:
+    """Nothing that a client can write makes the parser fail in any other way."""
+    head = json.dumps(value).encode()
+    header = None if offset is None else str(len(head) + offset)
+    try:
+        made = parse(head + tail, header, MOST)
+    except ServiceError as error:
+        assert (error.code in REFUSALS, bool(error.detail)) == (True, True)  # noqa: PT017 - either outcome is right
+    else:
+        assert (made.token_ids is None) != (made.texts is None)
+
+
+@st.composite
+def integer_tensors(draw: st.DrawFn) -> tuple[dict[str, Any], bytes, list[list[int]]]:
+    """An input in any form, its bytes behind the JSON, and what it holds."""
+    datatype, dtype = draw(st.sampled_from([("INT32", "<i4"), ("INT64", "<i8")]))
+    bounds = np.iinfo(dtype)
+    rows, columns = draw(st.integers(1, MOST)), draw(st.integers(1, 4))
+    entry = st.integers(int(bounds.min), int(bounds.max))
+    row = st.lists(entry, min_size=columns, max_size=columns)
+    values = draw(st.lists(row, min_size=rows, max_size=rows))
+    form = draw(st.sampled_from(["flat", "nested", "binary"]))
+    raw = np.array(values, dtype).tobytes()
+    if form == "binary":
+        return tensor("token_ids", datatype, [rows, columns], binary_data_size=len(raw)), raw, values
+    data = values if form == "nested" else list(chain.from_iterable(values))
+    return tensor("token_ids", datatype, [rows, columns], data), b"", values
+
+
+@given(made=integer_tensors())
+def test_integers_survive_every_form(made: tuple[dict[str, Any], bytes, list[list[int]]]) -> None:
+    """Whatever they are, up to the bounds of their type."""
+    given_, raw, values = made
+    found = parse(*packed({"inputs": [given_]}, raw), MOST).token_ids
+    assert found is not None
+    assert found.tolist() == values
+
+
+@given(
+    made=integer_tensors(),
+    lie=st.sampled_from(["row", "column", "rank", "zero", "huge", "entry", "more", "bytes", "no bytes", "type"]),
+)
+def test_tensors_that_lie_are_refused(made: tuple[dict[str, Any], bytes, list[list[int]]], lie: str) -> None:
+    """One thing that disagrees is enough."""
+    given_, raw, _ = made
+    rows, columns = given_["shape"]
+    shapes = {
+        "row": [rows + 1, columns],
+        "column": [rows, columns + 1],
+        "rank": [rows * columns],
+        "zero": [rows, 0],
+        "huge": [rows, 2**64 + columns],
+    }
+    given_["shape"] = shapes.get(lie, given_["shape"])
+    if lie == "type":
+        given_["datatype"] = "BYTES"
+    elif lie == "bytes" or (lie == "no bytes" and not raw):
+        raw += b"x"
+    elif lie == "no bytes":
+        raw = raw[:-1]
+    elif lie in ("entry", "more"):
+        if "data" in given_:
+            given_["data"] = given_["data"][:-1] if lie == "entry" else [*given_["data"], given_["data"][0]]
+        else:
+            size = len(raw) - 4 if lie == "entry" else len(raw) + 4
+            raw = bytes(size)
+            given_["parameters"]["binary_data_size"] = size
+    with pytest.raises((InvalidInputError, TooManySequencesError)):
+        parse(*packed({"inputs": [given_]}, raw), MOST)
+
+
+@given(body=st.binary(max_size=40), header=st.none() | st.text(max_size=4) | st.integers(-2, 50).map(str))
+def test_any_bytes_are_a_call_or_a_refusal(body: bytes, header: str | None) -> None:
+    """Not even noise does."""
+    with pytest.raises(ServiceError):
+        parse(body, header, MOST)
+
+
+@given(raw=st.binary(max_size=24), count=st.integers(1, 4))
+def test_any_bytes_are_texts_or_a_refusal(raw: bytes, count: int) -> None:
+    """Lengths that lie lead nowhere else."""
+    request = {"inputs": [tensor("texts", "BYTES", [count], binary_data_size=len(raw))]}
+    try:
+        made = parse(*packed(request, raw), MOST)
+    except InvalidInputError:
+        return
+    assert made.texts is not None
+    assert text_bytes(*(text.encode() for text in made.texts)) == raw
+
+
+@given(data=st.lists(st.text(max_size=6), min_size=1, max_size=MOST))
+def test_texts_survive_both_forms(data: list[str]) -> None:
+    """Whatever they hold."""
+    raw = text_bytes(*(text.encode() for text in data))
+    request = {"inputs": [tensor("texts", "BYTES", [len(data)], binary_data_size=len(raw))]}
+    assert parse(*packed(request, raw), MOST).texts == call(texts(*data)).texts == data
+
+
+# === Render ===
+
+
+def result(sequences: int, length: int, hidden: int = 4) -> Result:
+    """Return results of awkward float32 values."""
+    random = np.random.default_rng(sequences)
+    encodings = []
+    for _ in range(sequences):
+        scale = np.float32(10) ** random.integers(-30, 30, (length + 2, hidden)).astype(np.float32)
+        values = (random.normal(size=(length + 2, hidden)) * scale).astype(np.float32)
+        encodings.append(
+            Encoding({"sequence_output": values[2:], "pooled_output": values[0], "mean_output": values[1]})
+        )
+    return Result(encodings, length, hidden)
+
+
+def expected(made: Result, name: str) -> Array:
+    """Return an output as one array."""
+    return np.stack([getattr(each, name) for each in made.encodings])
+
+
+def test_numbers_survive_json_and_bytes_to_the_last_bit() -> None:
+    """Reading either gives the very arrays, in the shape that is told."""
+    results = result(3, 5)
+    for binary in (False, True):
+        made = call(ids(), id="x", parameters={"binary_data_output": binary})
+        head = b"".join(render_json(made, "tiny", "1", results))
+        document = orjson.loads(head)
+        assert list(document) == ["model_name", "model_version", "id", "outputs"]
+        assert [each["name"] for each in document["outputs"]] == OUTPUTS
+        raw = b"".join(render_binary(made, results))
+        assert len(raw) == binary_size(made, results)
+        assert bool(raw) is binary
+        for output in document["outputs"]:
+            wanted = expected(results, output["name"])
+            assert (output["shape"], output["datatype"]) == (list(wanted.shape), "FP32")
+            if binary:
+                size = output["parameters"]["binary_data_size"]
+                values, raw = np.frombuffer(raw[:size], "<f4"), raw[size:]
+                assert "data" not in output
+            else:
+                values = np.array(output["data"], np.float32)
+                assert "parameters" not in output
+            assert np.array_equal(values.reshape(output["shape"]), wanted)
+        assert not raw
+
+
+def test_outputs_of_both_forms_stand_side_by_side() -> None:
+    """In the order asked for; bytes are those of the binary ones alone."""
+    results = result(2, 3)
+    outputs = [
+        {"name": "mean_output", "parameters": {"binary_data": True}},
+        {"name": "pooled_output"},
+        {"name": "sequence_output", "parameters": {"binary_data": True}},
+    ]
+    made = call(ids(), outputs=outputs)
+    document = orjson.loads(b"".join(render_json(made, "tiny", "1", results)))
+    assert "id" not in document
+    assert [list(each) for each in document["outputs"]] == [
+        ["name", "shape", "datatype", "parameters"],
+        ["name", "shape", "datatype", "data"],
+        ["name", "shape", "datatype", "parameters"],
+    ]
+    values = np.frombuffer(b"".join(render_binary(made, results)), "<f4")
+    assert np.array_equal(values[:8].reshape(2, 4), expected(results, "mean_output"))
+    assert np.array_equal(values[8:].reshape(2, 3, 4), expected(results, "sequence_output"))
+
+
+def test_rows_are_normalised_on_request() -> None:
+    """Pooled and mean rows get length 1, sequence outputs stay."""
+    results = result(2, 3)
+    plain, scaled = call(ids()), call(ids(), parameters={"normalize": True})
+    before, after = (
+        orjson.loads(b"".join(render_json(each, "t", "1", results)))["outputs"] for each in (plain, scaled)
+    )
+    assert before[0] == after[0]
+    for output in after[1:]:
+        rows = np.array(output["data"]).reshape(output["shape"])
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+
+
+# === Routes ===
+
+
+def error(response: httpx.Response, status: int) -> str:
+    """Return the message of the error that an answer has to be."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
+    document = response.json()
+    assert set(document) == {"error"}
+    assert isinstance(document["error"], str)
+    assert document["error"]
+    return str(document["error"])
+
+
+def arrays(response: httpx.Response) -> dict[str, Array]:
+    """Return all outputs of an answer."""
+    assert response.status_code == 200, response.text
+    length = response.headers.get(HEADER_LENGTH)
+    assert response.headers["content-type"] == ("application/json" if length is None else "application/octet-stream")
+    content = response.content
+    head, raw = (content, b"") if length is None else (content[: int(length)], content[int(length) :])
+    found = {}
+    for output in orjson.loads(head)["outputs"]:
+        if "data" in output:
+            values = np.array(output["data"], np.float32)
+        else:
+            size = output["parameters"]["binary_data_size"]
+            values, raw = np.frombuffer(raw[:size], "<f4"), raw[size:]
+        found[output["name"]] = values.reshape(output["shape"])
+    assert not raw
+    return found
+
+
+def infer(service: Service, *inputs: dict[str, Any], **request: Any) -> httpx.Response:
+    """Send a request of JSON."""
+    return service.post(INFER, json={"inputs": list(inputs), **request})
+
+
+def native(service: Service, **request: Any) -> dict[str, Array]:
+    """Return what the native protocol answers, stacked."""
+    answer = service.encode(outputs=OUTPUTS, **request).json()
+    lengths = {len(each) for each in answer["sequence_output"]}
+    names = OUTPUTS if len(lengths) == 1 else OUTPUTS[1:]
+    return {name: np.array(answer[name], np.float32) for name in names}
+
+
+def same(found: dict[str, Array], wanted: dict[str, Array]) -> bool:
+    """Whether all that was found is equal to the last bit."""
+    return all(found[name].shape == wanted[name].shape and np.array_equal(found[name], wanted[name]) for name in found)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(("datatype", "dtype"), [("INT32", "<i4"), ("INT64", "<i8")])
+def test_ids_get_what_the_native_protocol_gives(service: Service, datatype: str, dtype: str, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """Every bit, whichever way they come and go."""
+    segments = [[0, 1, 2], [2, 2, 0]]
+    wanted = native(service, token_ids=IDS, segment_ids=segments)
+    inputs = [ids(datatype=datatype), {**ids(segments), "name": "segment_ids"}]
+    parameters = {"binary_data_output": binary}
+    found = arrays(infer(service, *inputs, parameters=parameters))
+    assert list(found) == OUTPUTS
+    assert same(found, wanted)
+    raw = [np.array(IDS, dtype).tobytes(), np.array(segments, "<i8").tobytes()]
+    inputs = [
+        tensor("token_ids", datatype, [2, 3], binary_data_size=len(raw[0])),
+        tensor("segment_ids", "INT64", [2, 3], binary_data_size=len(raw[1])),
+    ]
+    body, header = packed({"inputs": inputs, "parameters": parameters}, *raw)
+    found = arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header}))
+    assert list(found) == OUTPUTS
+    assert same(found, wanted)
+    assert not same(arrays(infer(service, ids())), wanted)  # segments matter
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_texts_get_what_the_native_protocol_gives(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """Every bit, of texts that differ in length."""
+    data = ["a small dog", "b", "", "Grüße"]
+    wanted = native(service, texts=data)
+    parameters = {"binary_data_output": binary}
+    found = arrays(infer(service, texts(*data), parameters=parameters))
+    assert list(found) == ["pooled_output", "mean_output"]
+    assert same(found, wanted)
+    raw = text_bytes(*(text.encode() for text in data))
+    request = {"inputs": [tensor("texts", "BYTES", [4, 1], binary_data_size=len(raw))], "parameters": parameters}
+    body, header = packed(request, raw)
+    assert same(arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header})), wanted)
+
+
+def test_options_of_the_native_protocol_are_parameters(service: Service) -> None:
+    """Normalising, truncating and padding mean the same."""
+    long = " ".join(["word"] * 100)
+    options = {"normalize": True, "truncate": True, "padding": 10}
+    wanted = native(service, texts=[long, "a"], **options)
+    found = arrays(infer(service, texts(long, "a"), parameters=options))
+    assert list(found) == OUTPUTS[1:]
+    assert same(found, wanted)
+    ids_ = [list(range(POSITIONS + 6))]
+    cut = infer(service, ids(ids_, [1, POSITIONS + 6]), parameters={"truncate": True})
+    assert same(arrays(cut), native(service, token_ids=ids_, truncate=True))
+    assert cut.json()["outputs"][0]["shape"] == [1, POSITIONS, HIDDEN]
+
+
+def test_texts_of_one_length_have_a_sequence_output(service: Service) -> None:
+    """Asked for by name, and refused by name where they have not."""
+    outputs = [{"name": "pooled_output"}, {"name": "sequence_output"}]
+    for data in (["a"], ["a", "b"]):
+        found = arrays(infer(service, texts(*data), outputs=outputs))
+        assert same(found, native(service, texts=data))
+        assert found["sequence_output"].shape == (len(data), 3, HIDDEN)
+    message = error(infer(service, texts("a", "a small dog"), outputs=outputs), 422)
+    assert message.startswith("outputs[1] sequence_output: the texts have 3 to 5 tokens")
+    padded = arrays(infer(service, texts("a", "a small dog"), outputs=outputs, parameters={"padding": 9}))
+    assert padded["sequence_output"].shape == (2, 9, HIDDEN)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_large_answer_is_streamed_and_the_same(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """In pieces or whole, numbers do not differ, and a length is told where it is known."""
+    many = [[index, *range(1, POSITIONS)] for index in range(36)]
+    response = infer(service, ids(many, [36, POSITIONS]), parameters={"binary_data_output": binary})
+    found = arrays(response)
+    assert found["sequence_output"].size > 65_536
+    assert response.headers.get("content-length", str(len(response.content))) == str(len(response.content))
+    assert ("content-length" in response.headers) is binary
+    for index in (0, 13, 35):
+        small = arrays(infer(service, ids([many[index]], [1, POSITIONS])))
+        assert all(np.array_equal(found[name][index], small[name][0]) for name in OUTPUTS)
+
+
+def test_a_large_answer_may_be_half_binary(service: Service) -> None:
+    """Its JSON is long then, and its length told before it is made once more."""
+    many = [[index, *range(1, POSITIONS)] for index in range(36)]
+    outputs = [{"name": "sequence_output"}, {"name": "pooled_output", "parameters": {"binary_data": True}}]
+    response = infer(service, ids(many, [36, POSITIONS]), outputs=outputs)
+    found, expected = arrays(response), arrays(infer(service, ids(many, [36, POSITIONS])))
+    assert int(response.headers[HEADER_LENGTH]) > 4 * found["sequence_output"].size
+    assert response.headers["content-length"] == str(len(response.content))
+    for name in ("sequence_output", "pooled_output"):
+        assert np.array_equal(found[name], expected[name])
+
+
+def test_the_answer_says_what_it_is_of(service: Service) -> None:
+    """Model and version, and the client's id."""
+    outputs = [{"name": "mean_output"}]
+    answer = infer(service, ids(), id="mine", model_name="tiny_en", outputs=outputs).json()
+    assert list(answer) == ["model_name", "model_version", "id", "outputs"]
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("tiny_en", "7", "mine")
+    assert "id" not in infer(service, ids()).json()
+    versioned = service.post("/v2/models/tiny_en/versions/7/infer", json={"inputs": [ids()], "outputs": outputs})
+    assert versioned.json()["outputs"] == answer["outputs"]
+
+
+def test_answers_carry_id_and_timing(service: Service) -> None:
+    """As on every encoding route."""
+    response = service.post(INFER, json={"inputs": [ids()]}, headers={"X-Request-Id": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert 0 < float(durations["compute"]) <= float(durations["total"])
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bodies_may_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """The length of the JSON is that of the inflated body."""
+    raw = np.array(IDS, "<i8").tobytes()
+    body, header = packed({"inputs": [tensor("token_ids", "INT64", [2, 3], binary_data_size=48)]}, raw)
+    response = service.post(INFER, content=compress(body), headers={"Content-Encoding": coding, HEADER_LENGTH: header})
+    assert same(arrays(response), native(service, token_ids=IDS))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "start"),
+    [
+        ([ids([[1, VOCABULARY]], [1, 2])], f"inputs[0] token_ids[0][1]: {OUTSIDE}"),
+        ([ids([1, 2, 3, -1], [2, 2])], "inputs[0] token_ids[1][1]: token id -1 is outside"),
+        ([ids([[2**40]], [1, 1])], "inputs[0] token_ids[0][0]: token id 1099511627776 is outside"),
+        ([ids([[2**32 + 5]], [1, 1])], "inputs[0] token_ids[0][0]: token id 4294967301 is outside"),
+        ([ids([VOCABULARY] * 40, [1, 40])], f"inputs[0] token_ids[0][0]: {OUTSIDE} (and more)"),
+        (
+            [{**ids([[3]], [1, 1]), "name": "segment_ids"}, ids([[1]], [1, 1])],
+            "inputs[0] segment_ids[0][0]: segment id",
+        ),
+        (
+            [ids(), {**ids([[1]], [1, 1]), "name": "segment_ids"}],
+            "inputs[1] segment_ids: shape is [1, 1], expected [2, 3]",
+        ),
+        ([ids([1] * 65, [1, 65])], "inputs[0] token_ids: has 65 tokens a sequence, at most 64 are taken"),
+        ([texts("a", " ".join(["word"] * 100))], "inputs[0] texts[1]: has 102 tokens, at most 64 are taken"),
+        ([ids([1] * 64 * 37, [37, 64])], "the body: has 2368 tokens, but only 2304 may ever wait"),
+        ([texts(*["a"] * 41)], "41 sequences in one request"),
+        ([], "inputs: "),
+    ],
+)
+def test_invalid_input_names_the_place(service: Service, inputs: list[dict[str, Any]], start: str) -> None:
+    """422, with the way to what is wrong."""
+    assert error(infer(service, *inputs), 422).startswith(start)
+
+
+def test_ids_beyond_32_bits_do_not_wrap_around(service: Service) -> None:
+    """A binary id is checked before it is narrowed."""
+    raw = np.array([[2**32 + 5]], "<i8").tobytes()
+    body, header = packed({"inputs": [tensor("token_ids", "INT64", [1, 1], binary_data_size=8)]}, raw)
+    message = error(service.post(INFER, content=body, headers={HEADER_LENGTH: header}), 422)
+    assert message == f"inputs[0] token_ids[0][0]: token id 4294967301 is outside [0, {VOCABULARY})"
+
+
+def test_the_name_in_the_body_is_that_of_the_path(service: Service) -> None:
+    """Which was meant cannot be known."""
+    assert error(infer(service, ids(), model_name="other"), 422).startswith("model_name: ")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
+def test_bad_requests_are_told_in_the_protocols_words(service: Service, body: bytes) -> None:
+    """400: no JSON, and headers that make no sense."""
+    assert error(service.post(INFER, content=body), 400).startswith("the body is not JSON: ")
+    assert HEADER_LENGTH in error(service.post(INFER, content=body, headers={HEADER_LENGTH: "10"}), 400)
+    assert "Timeout" in error(service.post(INFER, content=body, headers={"X-Request-Timeout": "soon"}), 400)
+
+
+@pytest.mark.parametrize("path", ["", "/models/tiny_en", "/models/tiny_en/ready", "/health/live", "/health/ready"])
+def test_unknown_paths_and_methods_are_told_in_the_protocols_words(service: Service, path: str) -> None:
+    """404 and 405 anywhere below `/v2`."""
+    error(service.get(f"/v2{path}/nothing"), 404)
+    response = service.post(f"/v2{path}", json={})
+    error(response, 405)
+    assert response.headers["allow"] == "GET, HEAD"
+    error(service.get(INFER), 405)
+
+
+def test_a_slash_too_many_is_told_in_the_protocols_words(service: Service) -> None:
+    """It is another path, and nobody is sent elsewhere with what he asked."""
+    for path in (f"{INFER}/", "/v2/models/tiny_en/versions/7/infer/"):
+        error(service.post(path, json={}), 404)
+    for path in ("/v2/", "/v2/health/ready/", "/v2/models/tiny_en/"):
+        error(service.get(path), 404)
+
+
+@pytest.mark.parametrize("model", ["tiny", "TINY_EN", "tiny_en%20", "tiny_en/versions/1", "tiny_en/versions/07", "..."])
+def test_an_unknown_model_or_version_is_not_found(service: Service, model: str) -> None:
+    """404, and the message says what there is."""
+    for response in (
+        service.get(f"/v2/models/{model}"),
+        service.get(f"/v2/models/{model}/ready"),
+        service.post(f"/v2/models/{model}/infer", json={"inputs": [ids()]}),
+    ):
+        assert error(response, 404).endswith(("this one is tiny_en", "this one is 7"))
+
+
+def test_a_body_has_a_limit(service: Service) -> None:
+    """413."""
+    error(service.post(INFER, content=b" " * ((1 << 20) + 1)), 413)
+
+
+def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
+    """401 without, 200 with."""
+    held, gate = make_held(api_keys=["first"])
+    gate.opened.set()
+    refused = infer(held, ids())
+    error(refused, 401)
+    assert refused.headers["www-authenticate"] == "Bearer"
+    headers = {"Authorization": "Bearer first"}
+    assert held.post(INFER, json={"inputs": [ids()]}, headers=headers).status_code == 200
+
+
+def test_a_full_queue_and_the_clients_timeout(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+    """429 with Retry-After; 504 once the request's own microseconds are over, and its place is free."""
+    held, gate = make_held(max_queue_tokens=64)
+
+    async def crowd() -> None:
+        def send(tokens: int, **parameters: int) -> asyncio.Task[httpx.Response]:
+            body = {"inputs": [ids([1] * tokens, [1, tokens])], "parameters": parameters}
+            return asyncio.ensure_future(held.http.post(INFER, json=body))
+
+        running = send(5)
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        late = send(40, timeout=300_000)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 40)
+        full = await send(25)
+        error(full, 429)
+        assert int(full.headers["retry-after"]) >= 1
+        assert "time was up" in error(await late, 504)
+        assert held.engine.queue_tokens == 0
+        gate.opened.set()
+        assert (await running).status_code == 200
+
+    held.run(crowd())
+
+
+def test_a_timeout_can_only_lower_the_services_own(service: Service) -> None:
+    """A microsecond is over at once, for ids and for texts; 0 and an hour leave it as it is."""
+    for made in (ids(), texts("a")):
+        error(infer(service, made, parameters={"timeout": 1}), 504)
+        for timeout in (0, 3_600_000_000, 2**63):
+            assert infer(service, made, parameters={"timeout": timeout}).status_code == 200
+        headers = {"X-Request-Timeout": "0.000001"}
+        body = {"inputs": [made], "parameters": {"timeout": 3_600_000_000}}
+        error(service.post(INFER, json=body, headers=headers), 504)
+
+
+def test_an_output_that_is_not_finite_is_told(service: Service) -> None:
+    """500, in words."""
+    assert "not finite" in error(infer(service, ids([[1, POISON]], [1, 2])), 500)
+
+
+def test_the_server_describes_itself(service: Service) -> None:
+    """Name, version, and the binary extension; alive and ready."""
+    described = service.get("/v2").json()
+    assert described == {"name": "FNet Encode", "version": __version__, "extensions": ["binary_tensor_data"]}
+    for path, answer in (("/v2/health/live", {"live": True}), ("/v2/health/ready", {"ready": True})):
+        response = service.get(path)
+        assert (response.status_code, response.json()) == (200, answer)
+
+
+@pytest.mark.parametrize("version", ["", "/versions/7"])
+def test_the_model_describes_itself(service: Service, version: str) -> None:
+    """Shapes as they are, -1 for what varies."""
+    assert service.get(f"/v2/models/tiny_en{version}").json() == {
+        "name": "tiny_en",
+        "versions": ["7"],
+        "platform": "fnet",
+        "inputs": [
+            {"name": "token_ids", "datatype": "INT64", "shape": [-1, -1]},
+            {"name": "segment_ids", "datatype": "INT64", "shape": [-1, -1]},
+            {"name": "texts", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [
+            {"name": "sequence_output", "datatype": "FP32", "shape": [-1, -1, HIDDEN]},
+            {"name": "pooled_output", "datatype": "FP32", "shape": [-1, HIDDEN]},
+            {"name": "mean_output", "datatype": "FP32", "shape": [-1, HIDDEN]},
+        ],
+    }
+    response = service.get(f"/v2/models/tiny_en{version}/ready")
+    assert (response.status_code, response.json()) == (200, {"name": "tiny_en", "ready": True})
+
+
+def test_a_preset_without_tokenizer_and_version(make_held: MakeHeld) -> None:
+    """It takes no texts, and says so; its version is the first."""
+    held, gate = make_held()
+    gate.opened.set()
+    loaded = held.engine.loaded
+    assert loaded is not None
+    preset = replace(loaded.preset, has_tokenizer=False, version="")
+    held.engine.loaded = replace(loaded, preset=preset, tokenizer=None)
+    described = held.get("/v2/models/tiny_en/versions/1").json()
+    assert described["versions"] == ["1"]
+    assert [each["name"] for each in described["inputs"]] == ["token_ids", "segment_ids"]
+    assert infer(held, ids()).json()["model_version"] == "1"
+    assert error(infer(held, texts("a")), 422).startswith("texts: the preset tiny_en has no tokenizer")
+
+
+def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service: Service) -> None:
+    """503: no model is known yet, whatever its name; the server itself is."""
+    young = type(service)(create_app(tiny_settings), service._runner)
+    for response in (
+        infer(young, ids()),
+        young.get("/v2/models/tiny_en"),
+        young.get("/v2/models/other/versions/1"),
+    ):
+        assert error(response, 503) == "the model is loading"
+        assert int(response.headers["retry-after"]) >= 1
+    ready = young.get("/v2/health/ready")
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "error": "the model is loading"})
+    assert int(ready.headers["retry-after"]) >= 1
+    model = young.get("/v2/models/tiny_en/ready")
+    assert (model.status_code, model.json()["ready"]) == (503, False)
+    assert young.get("/v2/health/live").json() == {"live": True}
+    assert young.get("/v2").status_code == 200
+    young.run(young.http.aclose())
+
+
+def test_a_draining_or_dead_service_says_so(make_held: MakeHeld) -> None:
+    """503 to requests and probes; what the model is stays known."""
+    held, gate = make_held()
+    gate.opened.set()
+    for state, live in (("draining", 200), ("failed", 503)):
+        held.engine.drain()
+        held.engine.state = state  # type: ignore[assignment] # one of its states
+        error(infer(held, ids()), 503)
+        assert held.get("/v2/health/ready").status_code == 503
+        told = held.get("/v2/models/tiny_en/ready").json()
+        assert (told["name"], told["ready"], bool(told["error"])) == ("tiny_en", False, True)
+        error(held.get("/v2/models/other/ready"), 404)
+        assert held.get("/v2/models/tiny_en").status_code == 200
+        assert (held.get("/v2/health/live").status_code, held.get("/v2/health/live").json()["live"]) == (
+            live,
+            live == 200,
+        )
+
+
+def test_the_description_has_the_request_and_the_errors(service: Service) -> None:
+    """OpenAPI: bodies of both forms, the header, and this protocol's errors alone."""
+    description = service.get("/openapi.json").json()
+    paths = {path: methods for path, methods in description["paths"].items() if path.startswith("/v2")}
+    assert len(paths) == 9
+    assert all(operation["summary"] for methods in paths.values() for operation in methods.values())
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        operation = paths[path]["post"]
+        content = operation["requestBody"]["content"]
+        assert content["application/json"]["schema"]["$ref"].endswith("/InferRequest")
+        assert set(content) == {"application/json", "application/octet-stream"}
+        assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
+        assert {each["name"] for each in operation["parameters"]} >= {"model", HEADER_LENGTH}
+        for code in ("400", "401", "404", "413", "422", "429", "500", "503", "504"):
+            schema = operation["responses"][code]["content"]["application/json"]["schema"]
+            assert schema["$ref"].endswith("/InferError")
+    assert "HTTPValidationError" not in json.dumps(paths)
+
+    def fields(value: Any) -> Iterator[dict[str, Any]]:
+        for name, schema in description["components"]["schemas"].items():
+            if name.startswith("Infer") and name in value:
+                yield schema
+
+    for schema in fields(["InferRequest", "InferInput", "InferParameters", "InferRequestedOutput"]):
+        assert schema["additionalProperties"] is False
+    for example in description["components"]["schemas"]["InferRequest"]["examples"]:
+        assert service.post(INFER, json=example).status_code == 200

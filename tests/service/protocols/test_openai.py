@@ -1,0 +1,652 @@
+"""OpenAI's protocol: bytes become a call or an error, embeddings become bytes, and all of it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.presets.preset import Preset
+from model.tokenizer import FNetTokenizer
+from service.core.engine import normalized
+from service.core.errors import (
+    MOST_PROBLEMS,
+    BadRequestError,
+    DrainingError,
+    InternalError,
+    InvalidInputError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    Problem,
+    ServiceError,
+    TooManySequencesError,
+    UnauthorizedError,
+)
+from service.core.inputs import Text
+from service.protocols.openai import Call, EmbeddingsRequest, parse, refuse_unserved, render, render_error
+from service.web.statuses import STATUSES
+from tests.support.bundled import POISON, VOCABULARY
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Gate, Service
+
+    MakeHeld = Callable[..., tuple[Service, Gate]]
+    WaitUntil = Callable[[Callable[[], bool]], None]
+
+Array = npt.NDArray[np.float32]
+
+MOST = 8
+HIDDEN = 32
+POSITIONS = 64
+MODEL = "tiny_en"
+LONG = " ".join(["word"] * 100)
+
+
+def call(**request: Any) -> Call:
+    """Parse a request."""
+    return parse(json.dumps({"model": MODEL, **request}).encode(), MOST)
+
+
+def refusal(body: Any) -> list[tuple[list[str | int], str]]:
+    """Return each place and message that a body, given as a value, is refused with."""
+    with pytest.raises(InvalidInputError) as caught:
+        parse(json.dumps(body).encode(), MOST)
+    assert caught.value.problems
+    assert "Request" not in caught.value.detail
+    assert "_form(" not in caught.value.detail
+    return [(list(problem.loc), problem.msg) for problem in caught.value.problems]
+
+
+# === Parse ===
+
+
+@pytest.mark.parametrize(
+    ("given_", "texts", "token_ids", "places"),
+    [
+        ("a", ["a"], None, [("input",)]),
+        ("", [""], None, [("input",)]),
+        (["a", ""], ["a", ""], None, [("input", 0), ("input", 1)]),
+        (["a"], ["a"], None, [("input", 0)]),
+        ([5, 6], None, [[5, 6]], [("input",)]),
+        ([[5, 6], [7]], None, [[5, 6], [7]], [("input", 0), ("input", 1)]),
+        ([[5]], None, [[5]], [("input", 0)]),
+        ([[]], None, [[]], [("input", 0)]),
+    ],
+)
+def test_an_input_has_four_forms(
+    given_: Any, texts: list[str] | None, token_ids: list[list[int]] | None, places: list[tuple[str | int, ...]]
+) -> None:
+    """Texts or ids, bare or in a list; each sequence is called what the client would call it."""
+    made = call(input=given_)
+    assert made.texts == (None if texts is None else [Text(text) for text in texts])
+    assert made.token_ids == token_ids
+    assert [made.place(index) for index in range(len(places))] == places
+
+
+def test_defaults_are_those_of_openai() -> None:
+    """Numbers, all dimensions; what is null is not there."""
+    assert call(input="a").wire == call(input="a", encoding_format=None, dimensions=None, user=None).wire
+    wire = call(input="a").wire
+    assert (wire.encoding_format, wire.dimensions, wire.user) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", [5, 1.5, None, True, {}, {"text": "a"}])
+def test_an_input_of_no_form_is_refused_in_plain_words(value: Any) -> None:
+    """All four forms are named."""
+    assert refusal({"input": value, "model": MODEL}) == [
+        (["input"], "expected a text, a list of texts, a list of token ids or a list of such lists")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "loc"),
+    [
+        ([], ["input"]),
+        (["a", 5], ["input", 1]),
+        (["a", None], ["input", 1]),
+        (["a", ["b"]], ["input", 1]),
+        ([5, "a"], ["input", 1]),
+        ([5, 1.5], ["input", 1]),
+        ([5, [6]], ["input", 1]),
+        ([5, True], ["input", 1]),
+        ([True], ["input", 0]),
+        ([1.5], ["input", 0]),
+        ([None], ["input", 0]),
+        ([[5], 6], ["input", 1]),
+        ([[5], ["a"]], ["input", 1, 0]),
+        ([[5, 1 << 70]], ["input", 0, 1]),
+    ],
+)
+def test_a_mixed_or_empty_input_is_refused_by_its_place(value: Any, loc: list[str | int]) -> None:
+    """The first entry that does not fit the others is named."""
+    ((found, message),) = refusal({"input": value, "model": MODEL})
+    assert (found, bool(message)) == (loc, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc"),
+    [
+        ({"encoding_format": "hex"}, ["encoding_format"]),
+        ({"encoding_format": 5}, ["encoding_format"]),
+        ({"dimensions": 0}, ["dimensions"]),
+        ({"dimensions": -1}, ["dimensions"]),
+        ({"dimensions": "8"}, ["dimensions"]),
+        ({"dimensions": 8.0}, ["dimensions"]),
+        ({"dimensions": True}, ["dimensions"]),
+        ({"user": 5}, ["user"]),
+        ({"model": None}, ["model"]),
+        ({"model": 5}, ["model"]),
+        ({"model": ["tiny_en"]}, ["model"]),
+        ({"inputs": "a"}, ["inputs"]),
+        ({"truncate": True}, ["truncate"]),
+        ({"text": "a"}, ["text"]),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], loc: list[str | int]) -> None:
+    """A bad value and an unknown name alike; nothing passes unnoticed."""
+    assert [found for found, _ in refusal({"input": "a", "model": MODEL, **fields})] == [loc]
+
+
+@pytest.mark.parametrize("field", ["input", "model"])
+def test_input_and_model_are_required(field: str) -> None:
+    """There is no default for either."""
+    body = {"input": "a", "model": MODEL}
+    del body[field]
+    assert refusal(body) == [([field], "Field required")]
+
+
+@pytest.mark.parametrize("body", [[], "input", 5, None, True, [{"input": "a"}]])
+def test_a_body_that_is_no_object_is_refused_in_plain_words(body: Any) -> None:
+    """The whole body is at fault."""
+    assert refusal(body) == [([], "expected a JSON object")]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"NaN", b'{"input": "\xff"}', b"[" * 200_000])
+def test_what_is_no_json_is_a_bad_request(body: bytes) -> None:
+    """Broken text and nesting without end are no JSON."""
+    with pytest.raises(BadRequestError):
+        parse(body, MOST)
+
+
+@pytest.mark.parametrize("one", ["a", [5]])
+def test_too_many_sequences_are_their_own_error(one: Any) -> None:
+    """The limit is counted before the engine is asked; one sequence of ids may be as long as it likes."""
+    assert call(input=[one] * MOST)
+    with pytest.raises(TooManySequencesError) as caught:
+        call(input=[one] * (MOST + 1))
+    assert [problem.loc for problem in caught.value.problems] == [("input",)]
+    with pytest.raises(TooManySequencesError):
+        call(input=[one] * MOST + [None], unknown=1)  # before anything else is looked at
+    assert call(input=[5] * (MOST + 1)).token_ids == [[5] * (MOST + 1)]
+
+
+def test_a_flood_of_unknown_fields_is_cut_short() -> None:
+    """Some of them are enough to know."""
+    body = {"input": "a", "model": MODEL, **{f"field{n}": n for n in range(1000)}}
+    assert len(refusal(body)) == MOST_PROBLEMS
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+FIELDS = st.sampled_from([*EmbeddingsRequest.model_fields, "text", "ids"])
+INPUTS = VALUES | st.lists(st.text(max_size=4) | st.integers() | st.lists(st.integers(), max_size=3), max_size=MOST + 1)
+
+
+@given(
+    value=VALUES
+    | st.dictionaries(FIELDS, VALUES, max_size=5)
+    | st.fixed_dictionaries({"input": INPUTS, "model": st.just(MODEL)}, optional={"dimensions": st.integers() | VALUES})
+)
+def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
+    """Nothing that a client can write makes the parser fail in any other way, and any refusal can be told."""
+    try:
+        made = parse(json.dumps(value).encode(), MOST)
+        assert (made.texts is None) != (made.token_ids is None)
+        assert 1 <= len(made.texts or made.token_ids or []) <= MOST
+    except ServiceError as error:
+        assert error.code in ("bad_request", "invalid_input", "too_many_sequences")  # noqa: PT017 - either outcome is right
+        told(render_error(error), STATUSES[error.code], error.code)
+
+
+@given(body=st.binary(max_size=40))
+def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
+    """Not even noise does."""
+    with pytest.raises(ServiceError):
+        parse(body, MOST)
+
+
+# === Render ===
+
+
+def embeddings(count: int) -> Array:
+    """Return rows of length 1 whose values span many powers of ten."""
+    random = np.random.default_rng(count)
+    scale = np.float32(10) ** random.integers(-12, 0, (count, HIDDEN)).astype(np.float32)
+    rows = (random.normal(size=(count, HIDDEN)) * scale).astype(np.float32)
+    return np.stack([normalized(row) for row in rows])
+
+
+def test_numbers_survive_json_to_the_last_bit() -> None:
+    """The answer is OpenAI's to the letter, and its numbers read as float32 are the very rows."""
+    rows = embeddings(3)
+    document = orjson.loads(b"".join(render(call(input=["a", "b", "c"]), MODEL, rows, 11)))
+    assert list(document) == ["object", "data", "model", "usage"]
+    assert (document["object"], document["model"]) == ("list", MODEL)
+    assert document["usage"] == {"prompt_tokens": 11, "total_tokens": 11}
+    for index, item in enumerate(document["data"]):
+        assert list(item) == ["object", "index", "embedding"]
+        assert (item["object"], item["index"]) == ("embedding", index)
+        assert np.array_equal(np.array(item["embedding"], np.float32), rows[index])
+
+
+def test_base64_is_little_endian_float32() -> None:
+    """One string a row."""
+    rows = embeddings(2)
+    document = orjson.loads(b"".join(render(call(input=["a", "b"], encoding_format="base64"), MODEL, rows, 11)))
+    for item, row in zip(document["data"], rows, strict=True):
+        assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"], validate=True), "<f4"), row)
+
+
+# === Errors in OpenAI's words ===
+
+
+def told(response: Any, status: int, code: str, param: str | None = None) -> str:
+    """Hold an answer to OpenAI's form of an error, and return its message."""
+    content = response.content if isinstance(response, httpx.Response) else response.body
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
+    document = orjson.loads(content)
+    assert list(document) == ["error"]
+    error = document["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["code"] == code
+    if param is not None:
+        assert error["param"] == param
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    assert error["type"] == kind
+    assert STATUSES[code] == status
+    assert error["message"]
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "param"),
+    [
+        (BadRequestError("no"), 400, "invalid_request_error", None),
+        (UnauthorizedError("no"), 401, "invalid_request_error", None),
+        (NotFoundError("no", problems=[Problem(("model",), "no")]), 404, "invalid_request_error", "model"),
+        (MethodNotAllowedError("no"), 405, "invalid_request_error", None),
+        (InvalidInputError.of([Problem(("input", 3, 17), "no")]), 422, "invalid_request_error", "input[3][17]"),
+        (InvalidInputError.of([Problem((), "no")]), 422, "invalid_request_error", None),
+        (InvalidInputError.of([Problem(("a",), "no"), Problem(("b",), "no")]), 422, "invalid_request_error", "a"),
+        (OverloadedError("no", retry_after=3), 429, "rate_limit_error", None),
+        (InternalError("no"), 500, "server_error", None),
+        (NotReadyError("no", retry_after=3), 503, "server_error", None),
+        (DrainingError("no", retry_after=3), 503, "server_error", None),
+    ],
+)
+def test_an_error_has_a_kind_and_the_place_that_is_to_blame(
+    error: ServiceError, status: int, kind: str, param: str | None
+) -> None:
+    """The code is the same as on any other route, and so are the headers."""
+    response = render_error(error)
+    assert response.status_code == status
+    document = orjson.loads(response.body)["error"]
+    assert document == {"message": error.detail, "type": kind, "param": param, "code": error.code}
+    assert response.headers.get("retry-after") == (None if error.retry_after is None else "3")
+    assert response.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+# === Over HTTP: embeddings ===
+
+
+@pytest.fixture(scope="module")
+def tokenizer(service: Service) -> FNetTokenizer:
+    """The tiny preset's tokenizer."""
+    made = service.engine.ready().tokenizer
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def preset(service: Service) -> Preset:
+    """The tiny preset's description."""
+    return service.engine.ready().preset
+
+
+def embed(service: Service, **request: Any) -> httpx.Response:
+    """Send a request to `/v1/embeddings`."""
+    return service.post("/v1/embeddings", json={"model": MODEL, **request})
+
+
+def rows_of(response: httpx.Response) -> Array:
+    """Return the embeddings of an answer as float32."""
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    return np.array([item["embedding"] for item in response.json()["data"]], np.float32)
+
+
+def encoded(service: Service, output: str = "pooled_output", **request: Any) -> Array:
+    """Return what the native protocol gives for the same, as float32."""
+    answer = service.encode(**request, outputs=[output], normalize=True).json()
+    return np.array(answer[output], np.float32)
+
+
+TEXTS = ["a small dog", "", "interest rates rose again last week", "Zürich 東京 🦆"]
+
+
+def test_embeddings_are_those_of_the_native_protocol_to_the_bit(service: Service) -> None:
+    """Normalised pooled outputs, in the order of the input."""
+    found = rows_of(embed(service, input=TEXTS))
+    assert found.shape == (len(TEXTS), HIDDEN)
+    assert np.array_equal(found, encoded(service, texts=TEXTS))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+
+
+def test_the_answer_counts_tokens_and_names_its_model(service: Service, tokenizer: FNetTokenizer) -> None:
+    """The same count as the native protocol's; it is timed like any other encoding."""
+    response = embed(service, input=TEXTS, user="somebody")
+    answer = response.json()
+    tokens = sum(len(tokenizer.encode(text).token_ids) for text in TEXTS)
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert service.encode(texts=TEXTS).json()["usage"]["tokens"] == tokens
+    assert (answer["object"], answer["model"]) == ("list", MODEL)
+    assert [(item["object"], item["index"]) for item in answer["data"]] == [("embedding", n) for n in range(4)]
+    durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert float(durations["compute"]) > 0
+    assert response.headers["x-request-id"]
+
+
+def test_an_empty_text_is_its_special_tokens(service: Service, tokenizer: FNetTokenizer) -> None:
+    """`[CLS] [SEP]` is an input like any other."""
+    assert len(tokenizer.encode("").token_ids) == 2
+    answer = embed(service, input="")
+    assert answer.json()["usage"]["prompt_tokens"] == 2
+    assert np.array_equal(rows_of(answer), encoded(service, texts=""))
+
+
+def test_ids_are_taken_as_they_are(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Nothing is put around them: a text's own ids give the text's embedding, and others their own."""
+    ids = list(tokenizer.encode("a small dog").token_ids)
+    whole = rows_of(embed(service, input=["a small dog"]))
+    assert np.array_equal(rows_of(embed(service, input=ids)), whole)
+    answer = embed(service, input=[ids, [7], [5, 6]])
+    assert answer.json()["usage"]["prompt_tokens"] == len(ids) + 3
+    assert np.array_equal(rows_of(answer), encoded(service, token_ids=[ids, [7], [5, 6]]))
+
+
+def test_base64_holds_the_same_numbers(service: Service) -> None:
+    """To the last bit."""
+    numbers = rows_of(embed(service, input=TEXTS, encoding_format="float"))
+    strings = embed(service, input=TEXTS, encoding_format="base64").json()
+    for item, row in zip(strings["data"], numbers, strict=True):
+        assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"], validate=True), "<f4"), row)
+
+
+def test_texts_are_padded_as_the_preset_was_trained(make_held: MakeHeld) -> None:
+    """OpenAI's protocol has no word for padding: the preset's own counts, as on the native route."""
+    held, gate = make_held()
+    gate.opened.set()
+    serve(held, padding=16)
+    answer = embed(held, input=["a", "a small dog"])
+    assert answer.json()["usage"]["prompt_tokens"] == 32
+    assert np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"]))
+    assert not np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"], padding="none"))
+
+
+def test_the_embedding_is_the_output_that_pooling_names(make_held: MakeHeld) -> None:
+    """The setting's choice."""
+    held, gate = make_held(pooling="mean")
+    gate.opened.set()
+    assert np.array_equal(rows_of(embed(held, input=TEXTS)), encoded(held, "mean_output", texts=TEXTS))
+
+
+def serve(held: Service, **fields: Any) -> None:
+    """Let a held service serve the tiny preset with other fields."""
+    loaded = held.engine.ready()
+    held.engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **fields))
+
+
+def test_a_matryoshka_preset_gives_fewer_dimensions(make_held: MakeHeld) -> None:
+    """The leading components, of length 1 again."""
+    held, gate = make_held()
+    gate.opened.set()
+    serve(held, matryoshka=True)
+    whole = rows_of(embed(held, input=TEXTS))
+    for dimensions in (1, 8, HIDDEN - 1):
+        found = rows_of(embed(held, input=TEXTS, dimensions=dimensions))
+        expected = np.stack([normalized(row[:dimensions]) for row in whole])
+        # They are cut before they are scaled, once instead of twice.
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.array_equal(rows_of(embed(held, input=TEXTS, dimensions=HIDDEN)), whole)
+    message = told(embed(held, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
+    assert message == f"dimensions: is {HIDDEN + 1}, but the embeddings of {MODEL} have {HIDDEN}"
+
+
+def test_other_presets_give_all_dimensions_or_refuse(service: Service) -> None:
+    """A part of an embedding that was not trained for it is no embedding."""
+    assert np.array_equal(rows_of(embed(service, input="a", dimensions=HIDDEN)), rows_of(embed(service, input="a")))
+    message = told(embed(service, input="a", dimensions=8), 422, "invalid_input", "dimensions")
+    assert message == f"dimensions: is 8, but {MODEL} was not trained to be cut: expected {HIDDEN}, or leave it out"
+    told(embed(service, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
+
+
+def test_bodies_need_no_content_type(service: Service) -> None:
+    """A JSON body is one by its content."""
+    body = json.dumps({"model": MODEL, "input": "a"}).encode()
+    response = service.post("/v1/embeddings", content=body, headers={"Content-Type": "text/plain"})
+    assert np.array_equal(rows_of(response), encoded(service, texts="a"))
+
+
+# === Over HTTP: errors ===
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        ({"input": ["a", LONG]}, "input[1]"),
+        ({"input": LONG}, "input"),
+        ({"input": [[1], [1, VOCABULARY]]}, "input[1][1]"),
+        ({"input": [1, -1]}, "input[1]"),
+        ({"input": [[1], []]}, "input[1]"),
+        ({"input": [[1] * 65]}, "input[0]"),
+        ({"input": [1] * 65}, "input"),
+        ({"input": []}, "input"),
+        ({"input": ["a", 5]}, "input[1]"),
+        ({"input": "a", "inputs": "b"}, "inputs"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({}, "input"),
+    ],
+)
+def test_invalid_input_names_the_place_as_the_client_wrote_it(
+    service: Service, request_: dict[str, Any], param: str
+) -> None:
+    """422, in OpenAI's words."""
+    message = told(embed(service, **request_), 422, "invalid_input", param)
+    assert message.startswith(f"{param}: ")
+
+
+def test_another_model_is_not_found_whatever_else_is_wrong(service: Service) -> None:
+    """404 that names what is served, before anything is tokenised."""
+    for rest in ({"input": "a"}, {"input": LONG}, {"input": [99_999]}, {"input": "a", "dimensions": 1}):
+        response = service.post("/v1/embeddings", json={"model": "text-embedding-3-small", **rest})
+        assert MODEL in told(response, 404, "not_found", "model")
+
+
+def test_texts_for_a_preset_without_tokenizer_are_refused(preset: Preset) -> None:
+    """Ids are what it takes."""
+    ids_only = dataclasses.replace(preset, has_tokenizer=False)
+    refuse_unserved(call(input=[1]), ids_only)
+    with pytest.raises(InvalidInputError) as caught:
+        refuse_unserved(call(input="a"), ids_only)
+    assert caught.value.detail == f"input: holds texts, but {MODEL} has no tokenizer: send token ids"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
+def test_broken_json_is_told_in_openais_words(service: Service, body: bytes) -> None:
+    """400."""
+    told(service.post("/v1/embeddings", content=body), 400, "bad_request")
+
+
+def test_too_many_sequences_are_told_in_openais_words(service: Service) -> None:
+    """422 with its own code."""
+    told(embed(service, input=["a"] * 41), 422, "too_many_sequences", "input")
+
+
+def test_what_no_wait_would_help_is_the_clients_fault(make_held: MakeHeld) -> None:
+    """More tokens than may ever wait: the body is to blame, no field of it."""
+    held, _ = make_held(max_queue_tokens=64)
+    response = embed(held, input=[[1] * 33] * 2)
+    told(response, 422, "invalid_input")
+    assert response.json()["error"]["param"] is None
+
+
+def test_a_large_body_is_told_in_openais_words(service: Service) -> None:
+    """413, before it is read."""
+    told(service.post("/v1/embeddings", content=b"x" * ((1 << 20) + 1)), 413, "body_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings/x", "/v1/embeddings/", "/v1/models/a/b", "/v1/models/"])
+def test_an_unknown_path_below_is_told_in_openais_words(service: Service, path: str) -> None:
+    """404."""
+    told(service.get(path), 404, "not_found")
+
+
+def test_another_method_is_told_in_openais_words(service: Service) -> None:
+    """405, with the methods that are there."""
+    for response, allowed in ((service.get("/v1/embeddings"), "POST"), (service.post("/v1/models"), "GET, HEAD")):
+        told(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed
+    assert service.get("/v1/encode").headers["content-type"] == "application/problem+json"
+
+
+def test_keys_are_asked_for_in_openais_words(make_held: MakeHeld) -> None:
+    """401 without, 200 with."""
+    held, gate = make_held(api_keys=["first"])
+    gate.opened.set()
+    refused = embed(held, input="a")
+    told(refused, 401, "unauthorized")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    told(held.get("/v1/models"), 401, "unauthorized")
+    key = {"Authorization": "Bearer first"}
+    body = {"model": MODEL, "input": "a"}
+    assert held.post("/v1/embeddings", json=body, headers=key).status_code == 200
+    assert held.get(f"/v1/models/{MODEL}", headers=key).status_code == 200
+
+
+def test_a_full_queue_says_when_to_come_back(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+    """429 with Retry-After, in OpenAI's words."""
+    held, gate = make_held(max_queue_tokens=64)
+
+    async def scenario() -> httpx.Response:
+        first = asyncio.create_task(held.http.post("/v1/embeddings", json={"model": MODEL, "input": [1] * 64}))
+        await asyncio.to_thread(gate.entered.wait, 60)
+        second = asyncio.create_task(held.http.post("/v1/embeddings", json={"model": MODEL, "input": [2] * 64}))
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 64)
+        third = await held.http.post("/v1/embeddings", json={"model": MODEL, "input": [3] * 64})
+        gate.opened.set()
+        assert [(await each).status_code for each in (first, second)] == [200, 200]
+        return third
+
+    refused = held.run(scenario())
+    told(refused, 429, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_network_that_overflows_is_a_server_error(service: Service) -> None:
+    """500 for its sender alone."""
+    told(embed(service, input=[5, POISON]), 500, "non_finite_output")
+    assert embed(service, input=[5]).status_code == 200
+
+
+def test_a_deadline_that_passes_is_a_server_error(make_held: MakeHeld) -> None:
+    """504."""
+    held, _ = make_held()
+    body = {"model": MODEL, "input": "a"}
+    told(
+        held.post("/v1/embeddings", json=body, headers={"X-Request-Timeout": "0.2"}),
+        504,
+        "deadline_exceeded",
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("loading", "not_ready"), ("compiling", "not_ready"), ("draining", "draining")]
+)
+def test_who_does_not_serve_says_so(make_held: MakeHeld, state: Any, code: str) -> None:
+    """503 with Retry-After on every route; a model that is not served is not listed."""
+    held, _ = make_held()
+    if state == "draining":
+        held.engine.drain()
+    held.engine.state = state
+    for response in (embed(held, input="a"), held.get("/v1/models"), held.get(f"/v1/models/{MODEL}")):
+        told(response, 503, code)
+        assert int(response.headers["retry-after"]) >= 1
+
+
+# === Over HTTP: models ===
+
+
+def test_the_model_is_listed(service: Service) -> None:
+    """One model, and since when this process serves it."""
+    response = service.get("/v1/models")
+    assert response.status_code == 200
+    answer = response.json()
+    assert list(answer) == ["object", "data"]
+    assert answer["object"] == "list"
+    (listed,) = answer["data"]
+    assert list(listed) == ["id", "object", "created", "owned_by"]
+    assert (listed["id"], listed["object"]) == (MODEL, "model")
+    assert time.time() - 3600 < listed["created"] <= time.time()
+    assert service.get("/v1/models").json() == answer
+    assert service.get(f"/v1/models/{MODEL}").json() == listed
+
+
+def test_another_model_is_not_found(service: Service) -> None:
+    """404 that names what is served."""
+    for name in ("text-embedding-3-small", "tiny", "tiny_en2", "Zürich"):
+        assert MODEL in told(service.get(f"/v1/models/{name}"), 404, "not_found", "model")
+
+
+# === Description ===
+
+
+def test_the_description_tells_types_and_refusals(service: Service) -> None:
+    """Requests, answers and every refusal, each with its schema, and nothing of the framework's own."""
+    description = service.get("/openapi.json").json()
+    schemas = description["components"]["schemas"]
+    post = description["paths"]["/v1/embeddings"]["post"]
+    assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/EmbeddingsRequest")
+    assert set(schemas["EmbeddingsRequest"]["required"]) == {"input", "model"}
+    statuses = {str(STATUSES[code]) for code in STATUSES if code != "method_not_allowed"}
+    assert set(post["responses"]) == {"200", *statuses}
+    for path in ("/v1/embeddings", "/v1/models", "/v1/models/{model}"):
+        for operation in description["paths"][path].values():
+            for status, response in operation["responses"].items():
+                (content,) = response["content"].values()
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                assert name in schemas
+                assert (name == "OpenAIError") is (status != "200")
+    (parameter,) = description["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("model", "path")
+
+
+def test_the_examples_of_the_description_work(service: Service) -> None:
+    """Whoever copies one for the model that is served gets an answer."""
+    for example in EmbeddingsRequest.model_json_schema()["examples"]:
+        assert embed(service, **{**example, "model": MODEL}).status_code == 200

@@ -1,0 +1,233 @@
+"""Texts to ids and back over HTTP, in the native protocol's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from model.tokenizer import FNetTokenizer
+from service.core.engine import Engine
+from service.core.errors import InvalidInputError
+from service.protocols.tokenization import tokenizer_of
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Gate, Service
+
+POSITIONS = 64
+LONG = " ".join(["word"] * 100)
+FIELDS = ["token_ids", "segment_ids", "pieces", "offsets"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(service: Service) -> FNetTokenizer:
+    """The tiny preset's tokenizer."""
+    made = service.engine.ready().tokenizer
+    assert made is not None
+    return made
+
+
+def tokenized(service: Service, **request: Any) -> dict[str, Any]:
+    """Send a request to `/v1/tokenize` and return its answer."""
+    response = service.post("/v1/tokenize", json=request)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json"), response.text
+    answer: dict[str, Any] = response.json()
+    assert list(answer) == ["model", *FIELDS, "usage"]
+    assert answer["model"] == "tiny_en"
+    return answer
+
+
+def problems(response: httpx.Response, status: int = 422, code: str = "invalid_input") -> list[tuple[list[Any], str]]:
+    """Return the places and messages of a problem document."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    document = response.json()
+    assert document["code"] == code
+    return [(item["loc"], item["msg"]) for item in document["errors"]]
+
+
+# === Tokenising ===
+
+
+def test_the_tokens_are_those_that_are_encoded(service: Service) -> None:
+    """What is answered can be sent to `/v1/encode` and gives what the texts give, to the last bit."""
+    texts = ["a small dog", ["who?", "a dog"], "", "Stra\xdfe ½ \U0001f600"]
+    answer = tokenized(service, texts=texts)
+    by_ids = service.encode(token_ids=answer["token_ids"], segment_ids=answer["segment_ids"]).json()
+    assert by_ids == service.encode(texts=texts).json()
+    assert answer["usage"] == by_ids["usage"]
+
+
+def test_pieces_and_places_are_told(service: Service, tokenizer: FNetTokenizer) -> None:
+    """A place is in the text that a piece is from, in code points, and special tokens have none."""
+    first, second = "Caf\xe9 \U0001f600 au lait", "e\u0301 ½"
+    answer = tokenized(service, texts=[[first, second]])
+    ids, pieces, offsets = (answer[name][0] for name in ("token_ids", "pieces", "offsets"))
+    assert pieces == [tokenizer.id_to_token(token) for token in ids]
+    assert [piece for piece, place in zip(pieces, offsets, strict=True) if place is None] == ["[CLS]", "[SEP]", "[SEP]"]
+    middle = pieces.index("[SEP]")
+    for text, found in ((first, offsets[1:middle]), (second, offsets[middle + 1 : -1])):
+        assert found == [[piece.start, piece.stop] for piece in tokenizer.pieces(text)]
+        assert found[-1][1] == len(text)
+
+
+def test_a_bare_text_is_answered_with_lists_of_one(service: Service) -> None:
+    """As everywhere."""
+    assert tokenized(service, texts="a dog") == tokenized(service, texts=["a dog"])
+
+
+def test_a_long_text_is_given_whole_or_cut(service: Service, tokenizer: FNetTokenizer) -> None:
+    """To count its tokens is what many ask for; cut, it is what `/v1/encode` would take."""
+    whole = tokenized(service, texts=LONG)
+    assert whole["token_ids"] == [tokenizer.encode(LONG).token_ids]
+    assert len(whole["token_ids"][0]) > POSITIONS
+    cut = tokenized(service, texts=[LONG, [LONG, LONG]], truncate=True)
+    expected = [tokenizer.encode_truncated(LONG, pair, POSITIONS) for pair in (None, LONG)]
+    assert cut["token_ids"] == [each.token_ids for each in expected]
+    assert cut["segment_ids"] == [each.segment_ids for each in expected]
+    words = len(expected[1].token_ids) - 3
+    assert all(len(cut[name][index]) == POSITIONS for name in FIELDS for index in range(2))
+    places = [place for place in cut["offsets"][1] if place]
+    assert len(places) == words
+    assert [LONG[start:stop].strip() for start, stop in places] == ["word"] * words
+
+
+@pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
+def test_texts_are_padded_as_asked_for(
+    service: Service, tokenizer: FNetTokenizer, padding: str | int | None, length: int
+) -> None:
+    """Padding has ids, segment 0 and no place."""
+    answer = tokenized(service, texts="a", padding=padding)
+    ids = tokenizer.encode("a").token_ids
+    assert answer["token_ids"] == [ids + [tokenizer.pad_token_id] * (length - len(ids))]
+    assert answer["segment_ids"] == [[0] * length]
+    assert answer["pieces"][0][3:] == ["<pad>"] * (length - 3)
+    assert answer["offsets"][0][3:] == [None] * (length - 3)
+    assert answer["usage"] == {"sequences": 1, "tokens": length}
+
+
+@pytest.mark.parametrize(
+    ("request_", "place"),
+    [
+        ({}, ["texts"]),
+        ({"texts": []}, ["texts"]),
+        ({"texts": 5}, ["texts"]),
+        ({"texts": ["a", 5]}, ["texts", 1]),
+        ({"texts": ["a", ["b"]]}, ["texts", 1]),
+        ({"texts": "a", "text": "b"}, ["text"]),
+        ({"texts": "a", "token_ids": [1]}, ["token_ids"]),
+        ({"texts": "a", "truncate": 1}, ["truncate"]),
+        ({"texts": "a", "padding": "longest"}, ["padding"]),
+        ({"texts": "a", "padding": POSITIONS + 1}, ["padding"]),
+        ({"texts": "a", "padding": 1, "truncate": True}, ["texts"]),
+        ({"texts": [["a", "b"]], "padding": 2, "truncate": True}, ["texts", 0]),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_place(
+    service: Service, request_: dict[str, Any], place: list[str | int]
+) -> None:
+    """In the client's own words."""
+    ((found, message),) = problems(service.post("/v1/tokenize", json=request_))
+    assert found == place
+    assert message
+
+
+def test_more_tokens_than_could_ever_wait_are_refused(service: Service) -> None:
+    """An answer weighs many times what was sent."""
+    most = service.engine.options.max_queue_tokens
+    response = service.post("/v1/tokenize", json={"texts": ["a", "a " * most]})
+    ((place, message),) = problems(response)
+    assert place == ["texts", 1]
+    assert str(most) in message
+    response = service.post("/v1/tokenize", json={"texts": ["a"] * 37, "padding": "max_length"})
+    assert problems(response) == [(["padding"], f"makes {37 * POSITIONS} tokens, at most {most} are given")]
+
+
+# === Detokenising ===
+
+
+def test_ids_become_texts(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Special tokens stand for nothing, or for their names."""
+    ids = [tokenizer.encode("a small dog").token_ids, tokenizer.encode("who", "me").token_ids, []]
+    plain = service.post("/v1/detokenize", json={"token_ids": ids})
+    assert plain.json() == {"model": "tiny_en", "texts": ["a small dog", "who me", ""]}
+    shown = service.post("/v1/detokenize", json={"token_ids": ids, "skip_special_tokens": False})
+    assert shown.json()["texts"] == ["[CLS] a small dog[SEP]", "[CLS] who[SEP] me[SEP]", ""]
+
+
+def test_a_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Answered with a list of one."""
+    response = service.post("/v1/detokenize", json={"token_ids": tokenizer.tokenize("a dog")})
+    assert response.json()["texts"] == ["a dog"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "places"),
+    [
+        ({}, [["token_ids"]]),
+        ({"token_ids": []}, [["token_ids"]]),
+        ({"token_ids": [[1], [2, -1, 10**9]]}, [["token_ids", 1, 1], ["token_ids", 1, 2]]),
+        ({"token_ids": [1, 2**40]}, [["token_ids", 1]]),
+        ({"token_ids": [1, "2"]}, [["token_ids", 1]]),
+        ({"token_ids": ["a"]}, [["token_ids", 0]]),
+        ({"token_ids": [1], "skip_special_tokens": "no"}, [["skip_special_tokens"]]),
+        ({"token_ids": [1], "texts": "a"}, [["texts"]]),
+        ({"token_ids": [[-1] * 30]}, [["token_ids", 0, place] for place in range(20)]),
+    ],
+)
+def test_ids_that_are_none_are_refused_by_their_place(
+    service: Service, request_: dict[str, Any], places: list[list[str | int]]
+) -> None:
+    """Each of them, up to as many as one reads."""
+    assert [place for place, _ in problems(service.post("/v1/detokenize", json=request_))] == places
+
+
+# === Both ===
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/tokenize", "texts"), ("/v1/detokenize", "token_ids")])
+def test_limits_and_errors_are_those_of_the_service(service: Service, path: str, field: str) -> None:
+    """In problem documents, with the one table's statuses."""
+    entry: Any = "a" if field == "texts" else [5]
+    many = problems(service.post(path, json={field: [entry] * 41}), 422, "too_many_sequences")
+    assert many == [([field], "holds 41 sequences, expected at most 40")]
+    assert problems(service.post(path, content=b"{"), 400, "bad_request") == []
+    assert problems(service.post(path, content=b"x" * (2 << 20)), 413, "body_too_large") == []
+    assert problems(service.get(path), 405, "method_not_allowed") == []
+    assert problems(service.post(f"{path}/more"), 404, "not_found") == []
+
+
+def test_nothing_enters_the_queue(make_held: Callable[..., tuple[Service, Gate]]) -> None:
+    """They are answered while the network is busy, and say so when there is none."""
+    held, gate = make_held()
+    assert held.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
+    assert held.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
+    assert not gate.entered.is_set()
+    held.engine.drain()
+    for path in ("/v1/tokenize", "/v1/detokenize"):
+        response = held.post(path, json={})
+        assert problems(response, 503, "draining") == []
+        assert response.headers["retry-after"]
+
+
+def test_a_preset_without_a_tokenizer_has_no_tokens_to_give(
+    make_engine: Callable[..., Engine], smallest_preset: Path
+) -> None:
+    """It takes ids only, and says so."""
+    loaded = make_engine(smallest_preset).ready()
+    with pytest.raises(InvalidInputError, match=r"^texts: the preset smallest_en has no tokenizer"):
+        tokenizer_of(loaded, "texts")
+
+
+def test_the_routes_are_described(service: Service) -> None:
+    """With what they take, what they answer, and how they refuse."""
+    description = service.get("/openapi.json").json()
+    for path, wire in (("/v1/tokenize", "TokenizeRequest"), ("/v1/detokenize", "DetokenizeRequest")):
+        route = description["paths"][path]["post"]
+        assert route["summary"]
+        schema = route["requestBody"]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{wire}"}
+        assert set(route["responses"]) == {"200", "400", "401", "413", "422", "500", "503", "504"}
+        assert description["components"]["schemas"][wire]["additionalProperties"] is False

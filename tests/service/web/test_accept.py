@@ -1,0 +1,84 @@
+"""What a client would rather have, as its Accept header says (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.web.accept import prefers
+
+JSON, NPZ = "application/json", "application/x-npz"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        NPZ,
+        "APPLICATION/X-NPZ",
+        f"  {NPZ}  ",
+        f"text/html,{NPZ}",
+        f"{NPZ}, {JSON};q=0.5",
+        f"{JSON};q=0.5,{NPZ};q=0.6",
+        f"{NPZ};q=0.001",
+        f"{NPZ} ; Q=0.5",
+        f"{NPZ};q=1.000",
+        f"{NPZ};version=1",
+        f"{NPZ}, {JSON}",
+        f"{JSON}, {NPZ}",
+        f"{NPZ}, */*",
+        f"*/*;q=0.5, {NPZ};q=0.5",
+        f"*/*, {JSON};q=0",
+        f"application/*, {JSON};q=0.9",
+        f'text/html;title="a, b;c", {NPZ}',
+        f'text/html;title="\\"", {NPZ}',
+        f", ,{NPZ},,",
+    ],
+)
+def test_it_is_wanted(accept: str) -> None:
+    """It weighs more than the default, or as much and is named itself."""
+    assert prefers(accept, NPZ, JSON)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/*",
+        JSON,
+        "text/html",
+        f"{NPZ};q=0",
+        f"{NPZ};q=0.000",
+        f"{NPZ};q=0, {JSON}",
+        f"{NPZ};q=0, */*",
+        f"{NPZ};q=0, {JSON};q=0",
+        f"{NPZ};q=0.4, {JSON};q=0.5",
+        f"{NPZ};q=0.4, */*;q=0.5",
+        f"{NPZ};level=1;q=0",
+        f"{NPZ}2",
+        f"x{NPZ}",
+        f'text/html;title="{NPZ}"',
+        f'text/html;title=", {NPZ}"',
+        f'text/html;title=", {NPZ}',
+        f"text/html;{NPZ}",
+        f";{NPZ}",
+    ],
+)
+def test_the_default_is_given(accept: str) -> None:
+    """It weighs as much or more, or neither is accepted: 0 is a refusal, and a name within a name is none."""
+    assert not prefers(accept, NPZ, JSON)
+
+
+@pytest.mark.parametrize("weight", ["2", "-1", "x", "", "1.5", "0,5", "nan", "0x1", "1e0"])
+def test_what_has_no_sensible_weight_is_not_there(weight: str) -> None:
+    """The rest of the header still holds."""
+    assert not prefers(f"{NPZ};q={weight}", NPZ, JSON)
+    assert prefers(f"{JSON};q={weight}, {NPZ}", NPZ, JSON)
+
+
+@given(accept=st.text(alphabet='ap/*;,q=01."\\ \t', max_size=40))
+def test_any_header_is_read(accept: str) -> None:
+    """Nothing that a client may send is an error."""
+    assert prefers(accept, NPZ, JSON) in (True, False)
+    assert prefers(f"{accept}, {NPZ}", NPZ, JSON) in (True, False)

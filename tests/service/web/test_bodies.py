@@ -1,0 +1,108 @@
+"""What all JSON protocols have in common when they read a body."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from service.core.errors import ServiceError
+from service.protocols import native, oip, openai, tei
+from service.web.bodies import reading
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Service
+
+HANG = 60.0
+MOST = 8
+LARGE = json.dumps({"texts": "a" * 70_000, "token_ids": [5] * 5_000, "inputs": []}).encode()
+HUGE = [1 << 64, 10**30, -(1 << 64)]
+
+Parse = Callable[[bytes], Any]
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda body: native.parse(body, "", MOST),
+        lambda body: openai.parse(body, MOST),
+        lambda body: oip.parse(body, None, MOST),
+        lambda body: tei.parse_embed(body, MOST),
+        lambda body: tei.parse_embed_all(body, MOST),
+    ],
+    ids=["native", "openai", "oip", "tei embed", "tei embed_all"],
+)
+def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
+    """Two at once would keep everybody else from the interpreter; a small one waits for none."""
+    begun, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.set()
+        with suppress(ServiceError):
+            parse(LARGE)
+        done.set()
+
+    thread = threading.Thread(target=other)
+    with reading(LARGE):
+        thread.start()
+        assert begun.wait(HANG)
+        with suppress(ServiceError):
+            parse(b"{}")
+        assert not done.wait(0.2)
+    assert done.wait(HANG)
+    thread.join(HANG)
+
+
+def test_the_collector_rests_while_a_large_body_is_read() -> None:
+    """It would look through all objects again and again; and it is back afterwards, whatever came of the body."""
+    with reading(b"{}"):
+        assert gc.isenabled()
+    with suppress(ServiceError), reading(LARGE):
+        assert not gc.isenabled()
+        native.parse(b"no JSON", "", MOST)
+    assert gc.isenabled()
+
+
+def test_a_flat_list_that_begins_with_a_huge_integer_is_one_sequence() -> None:
+    """However many ids it has, it is refused for that one and not for their number."""
+    with pytest.raises(ServiceError, match="64 bits"):
+        openai.parse(json.dumps({"model": "m", "input": [1 << 64, *[5] * MOST]}).encode(), MOST)
+
+
+@pytest.mark.parametrize("value", HUGE)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/encode", {"token_ids": [[1, 0]]}),
+        ("/v1/encode", {"token_ids": [0]}),
+        ("/v1/encode", {"token_ids": [[1]], "segment_ids": [[0]]}),
+        ("/v1/detokenize", {"token_ids": [[0]]}),
+        ("/v1/embeddings", {"model": "tiny_en", "input": [0]}),
+        ("/v1/embeddings", {"model": "tiny_en", "input": [[1, 0]]}),
+        ("/embed", {"inputs": [[0]]}),
+        ("/decode", {"ids": [0]}),
+        (
+            "/v2/models/tiny_en/infer",
+            {"inputs": [{"name": "token_ids", "shape": [1, 1], "datatype": "INT64", "data": [0]}]},
+        ),
+    ],
+)
+def test_an_integer_of_more_than_64_bits_is_one(service: Service, path: str, body: dict[str, Any], value: int) -> None:
+    """Refused for its size, not as something else than an integer."""
+    written = json.dumps(body)
+    place = written.rindex("0]")
+    answer = service.post(path, content=written[:place] + str(value) + written[place + 1 :])
+    assert answer.status_code in (400, 422)
+    assert "does not fit" in answer.text
+    assert "integer" not in answer.text
+
+
+def test_what_is_no_integer_is_told_so(service: Service) -> None:
+    """A number with a fraction is none, however it is written."""
+    for value in (1.0, 1.5, 1e15):
+        assert "token_ids[0]: Input should be a valid integer" in service.encode(token_ids=[value]).text

@@ -1,0 +1,620 @@
+"""Slow, silent, swollen, ambiguous and too many connections, against a real server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.core.errors import BadRequestError
+from service.web.connections import ConnectionLimits, bounded
+
+HANG = 20.0
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
+
+# Of requests for `/wait`: those that have begun, and those whose client has left.
+begun, left = threading.Semaphore(0), threading.Semaphore(0)
+
+
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with 64 MiB in parts."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        # No connection buffers as much; and yet it ends, for nobody tells it that its reader was left.
+        for _ in range(1_000):
+            yield bytes(1 << 16)
+
+    await StreamingResponse(parts())(scope, receive, send)
+
+
+async def one(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with 48 MiB at once."""
+    await Response(bytes(48 << 20))(scope, receive, send)
+
+
+async def little(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with less than what makes a server wait before it writes on."""
+    await Response(bytes(60_000))(scope, receive, send)
+
+
+async def two(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer in parts, whose length is not said before."""
+    await StreamingResponse(iter(["two ", "parts"]))(scope, receive, send)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with method, target and body."""
+    try:
+        body = await Request(scope, receive).body()
+    except BadRequestError as error:
+        await Response(f"<wrong: {error}>", 400)(scope, receive, send)
+        return
+    target = f"{scope['path']}?{scope['query_string'].decode()}"
+    await Response(f"<{scope['method']} {target} {body.decode()}>")(scope, receive, send)
+
+
+async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer after a while, whatever becomes of the body."""
+    await asyncio.sleep(1.0)
+    await here(scope, receive, send)
+
+
+async def late(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a while after the body has come."""
+    body = await Request(scope, receive).body()
+    await asyncio.sleep(0.5)
+    await Response(body)(scope, receive, send)
+
+
+async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer nothing, but note when the client has left."""
+    begun.release()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    left.release()
+
+
+async def here(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once."""
+    await Response(f"here {scope['path']}")(scope, receive, send)
+
+
+ROUTES = {f"/{each.__name__}": each for each in (large, little, one, two, echo, slow, late, wait)}
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a path in its way, any other at once."""
+    await ROUTES.get(scope["path"], here)(scope, receive, send)
+
+
+Connect = Callable[[], socket.socket]
+Start = Callable[..., Connect]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a server with limits; what comes back connects to it."""
+    with contextlib.ExitStack() as running:
+
+        def start(
+            told: Callable[[str], None] = lambda _code: None, *, idle: int = 5, kernel: int = 0, **limits: float
+        ) -> Connect:
+            listening = running.enter_context(socket.create_server(("127.0.0.1", 0)))
+            if kernel:  # what it holds of an answer, here and below
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
+            http = bounded(ConnectionLimits(**limits), told)  # type: ignore[arg-type] # floats and an integer
+            config = uvicorn.Config(
+                app,
+                http=http,
+                log_config=None,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=idle,
+            )
+            server = uvicorn.Server(config)
+            runner = running.enter_context(_InThread(server, listening))
+            assert runner
+
+            def connect() -> socket.socket:
+                connection = running.enter_context(socket.socket())
+                connection.settimeout(HANG)
+                if kernel:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel)
+                connection.connect(listening.getsockname())
+                return connection
+
+            return connect
+
+        yield start
+
+
+class _InThread:
+    def __init__(self, server: uvicorn.Server, listening: socket.socket) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=lambda: server.run([listening]))
+
+    def __enter__(self) -> bool:
+        self._thread.start()
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(HANG)
+        assert not self._thread.is_alive(), "the server does not end"
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """Read until the server closes."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def asked(connect: Connect, *segments: bytes) -> bytes:
+    """Send segments, and return everything that is answered until the server closes."""
+    connection = connect()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for segment in segments:
+        connection.sendall(segment)
+        time.sleep(0.02 if len(segments) < 10 else 0.001)  # so that each is taken by itself
+    return all_of(connection)
+
+
+def echoed(connect: Connect, *segments: bytes) -> list[bytes]:
+    """Send segments and one request more, the last of its connection; return what `/echo` says to those before it."""
+    answer = asked(connect, *segments, GET + b"Connection: close\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\nhere /")
+    echoes = re.findall(rb"\r\n\r\n<(.*?)>", answer, re.DOTALL)
+    assert answer.count(b"HTTP/1.1 200 ") == len(echoes) + 1
+    return echoes
+
+
+def refused(answer: bytes, status: int) -> str:
+    """Check that an answer is a refusal in the form of all problem documents, and return its detail."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in head
+    assert b"content-type: application/problem+json" in head
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", head)
+    problem = json.loads(body)
+    assert list(problem) == ["type", "title", "status", "detail", "code", "errors"]
+    assert problem["status"] == status
+    assert problem["errors"] == []
+    return str(problem["detail"])
+
+
+def test_a_silent_connection_is_closed(start: Start) -> None:
+    """One that never says anything holds a place for seconds only."""
+    assert "0.3 seconds" in refused(all_of(start(head_seconds=0.3)()), 408)
+
+
+def test_a_head_that_trickles_is_refused(start: Start) -> None:
+    """However steadily: its time begins with its first byte, on a used connection too."""
+    connection = start(head_seconds=0.5)()
+    connection.sendall(GET + b"\r\n")
+    answer = b""
+    while not answer.endswith(b"here /"):
+        answer += connection.recv(1 << 16)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for byte in GET * 3:
+            connection.sendall(bytes([byte]))
+            with contextlib.suppress(BlockingIOError):
+                if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK):
+                    break
+            asyncio.run(asyncio.sleep(0.05))
+    refused(all_of(connection), 408)
+
+
+@pytest.mark.parametrize("ended", [b"", b"\r\n\r\n"], ids=["without an end", "whole"])
+@pytest.mark.parametrize("kind", [b"X-Many: %d\r\n", b"X-Long: %d", b"/?%d"])
+def test_a_head_that_swells_is_refused(start: Start, kind: bytes, ended: bytes) -> None:
+    """By many headers, a long one, or a long address."""
+    connection = start(head_bytes=4_096)()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        flood = b"".join(kind % number for number in range(2_000))
+        connection.sendall((b"GET " if kind.startswith(b"/") else GET) + flood + ended)
+    assert "4096 bytes" in refused(all_of(connection), 431)
+
+
+def test_a_large_body_is_no_large_head(start: Start) -> None:
+    """Only the head is counted."""
+    connection = start(head_bytes=1_000)()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000))
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_used_again_after_a_large_body(start: Start) -> None:
+    """What a message is counted for is forgotten with it."""
+    connection = start()()
+    head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+    for size in (1 << 20, 3, 1 << 20, 0, 3):
+        connection.sendall(head % size)
+        time.sleep(0.05)  # the head arrives alone, as most clients send it
+        connection.sendall(b"x" * size)
+        answer = b""
+        while not answer.endswith(b"here /"):
+            answer += (part := connection.recv(1 << 16))
+            assert part, "the connection was closed"
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_trailers_without_end_are_not_kept(start: Start) -> None:
+    """Headers behind a chunked body are read by nobody; too many of them end the connection."""
+    connection = start(head_bytes=4_096)()
+    head = b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - which of many sends fails
+        connection.sendall(head)
+        for number in range(100_000):
+            connection.sendall(b"X-%d: trailer\r\n" % number)
+            if number % 100 == 0:
+                asyncio.run(asyncio.sleep(0.005))
+
+
+def test_small_chunks_are_no_attack(start: Start) -> None:
+    """A body in chunks of one byte is taken."""
+    connection = start(head_bytes=1_000)()
+    connection.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"1\r\na\r\n" * 5_000 + b"0\r\n\r\n")
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(start: Start) -> None:
+    """Its answer is there; whoever goes on to trickle is left."""
+    connection = start(head_seconds=0.5)()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - which of many sends fails
+        for _ in range(100):
+            connection.sendall(b" ")
+            asyncio.run(asyncio.sleep(0.05))
+
+
+def test_a_reader_that_does_not_read_is_left(start: Start) -> None:
+    """The answer is given up, and its buffers with it."""
+    connection = start(stall_seconds=0.3)()
+    connection.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+    asyncio.run(asyncio.sleep(1.0))
+    received = all_of(connection)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["closed", "kept"])
+def test_who_does_not_read_the_little_that_is_left_is_left(start: Start, *, last: bool) -> None:
+    """An answer that is written to its end holds its connection no longer than one that is not."""
+    connection = start(stall_seconds=0.3, idle=1, kernel=4_096)()
+    connection.sendall(b"GET /little HTTP/1.1\r\nHost: here\r\n" + b"Connection: close\r\n" * last + b"\r\n")
+    asyncio.run(asyncio.sleep(2.0 if last else 3.5))
+    received = all_of(connection)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < 60_000
+
+
+@pytest.mark.parametrize("behind", [b"", GET], ids=["nothing", "half a head"])
+@pytest.mark.parametrize("framed", [(b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"0\r\n\r\n")])
+def test_an_idle_connection_is_closed_though_its_body_came_after_its_answer(
+    start: Start, framed: tuple[bytes, bytes], behind: bytes
+) -> None:
+    """What was refused early and came in whole nevertheless holds no place for ever."""
+    connection = start(head_seconds=0.5, idle=1)()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\n" + framed[0] + b"\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"here /"):
+        answer += connection.recv(1 << 16)
+    connection.sendall(framed[1] + behind)
+    rest = all_of(connection)
+    if behind:
+        refused(rest, 408)
+    else:
+        assert not rest
+
+
+def test_a_slow_answer_is_waited_for(start: Start) -> None:
+    """The time for a head does not run while a request is answered, whatever its client has sent behind it."""
+    connection = start(head_seconds=0.2)()
+    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n" + GET)
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_there_are_only_so_many_connections(start: Start) -> None:
+    """One more is told so, and let in when another has gone."""
+    connect = start(connections=2)
+    first, second = connect(), connect()
+    for connection in (first, second):
+        connection.sendall(GET + b"\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    third = connect()
+    assert "2 connections" in refused(all_of(third), 503)
+    first.close()
+    for _ in range(100):
+        again = connect()
+        again.sendall(GET + b"\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            if again.recv(1 << 16).startswith(b"HTTP/1.1 200"):
+                return
+    pytest.fail("nobody is let in any more")
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: here\r\n"
+SIZED = b"Content-Length: 3\r\n\r\n", b"abc"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+ECHO = b"GET /echo HTTP/1.1\r\nHost: here\r\n"
+SMUGGLED = b"GET /echo?smuggled HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        OFFER,
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n",
+        b"Connection: keep-alive\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+        b"UPGRADE: TLS/1.0\r\nUpgrade: h2c\r\nCONNECTION: keep-alive, UPGRADE\r\n",
+    ],
+    ids=["h2c", "websocket", "two lines", "capitals"],
+)
+@pytest.mark.parametrize("framed", [SIZED, CHUNKED], ids=["sized", "chunked"])
+def test_an_offer_of_another_protocol_is_ignored(start: Start, offer: bytes, framed: tuple[bytes, bytes]) -> None:
+    """The request keeps its body, in however many segments it comes (RFC 9110, section 7.8)."""
+    connect = start()
+    head, body = POST + offer + framed[0], framed[1]
+    message = head + body
+    expected = [b"POST /echo? abc"]
+    assert echoed(connect, message) == expected
+    assert echoed(connect, head, body) == expected
+    assert echoed(connect, message[:60], message[60:-1], message[-1:]) == expected
+    assert echoed(connect, *(bytes([byte]) for byte in message)) == expected
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_requests_with_offers_follow_each_other(start: Start, *, at_once: bool) -> None:
+    """Each is one request, whatever has a body."""
+    connect = start()
+    messages = [
+        POST + OFFER + b"".join(SIZED),
+        ECHO + OFFER + b"\r\n",
+        ECHO + b"\r\n",
+        POST + OFFER + b"".join(CHUNKED),
+        POST + b"".join(SIZED),
+    ]
+    post, get = b"POST /echo? abc", b"GET /echo? "
+    assert echoed(connect, *([b"".join(messages)] if at_once else messages)) == [post, get, get, post, post]
+
+
+def test_a_body_behind_an_offer_is_no_request(start: Start) -> None:
+    """Though it looks like one, in the head's segment or the next."""
+    head = POST + OFFER + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED)
+    expected = [b"POST /echo? " + SMUGGLED]
+    connect = start()
+    assert echoed(connect, head, SMUGGLED) == expected
+    assert echoed(connect, head + SMUGGLED) == expected
+
+
+def test_an_offer_may_end_its_connection(start: Start) -> None:
+    """What the head says beside its offer holds."""
+    answer = asked(start(), POST + b"Connection: close, upgrade\r\nUpgrade: h2c\r\n" + b"".join(SIZED) + SMUGGLED)
+    assert answer.count(b"HTTP/1.1 200 ") == 1
+    assert answer.endswith(b"<POST /echo? abc>")
+
+
+def test_many_offers_at_once_are_answered(start: Start) -> None:
+    """As many as fit into a segment."""
+    assert len(echoed(start(), (ECHO + OFFER + b"\r\n") * 2_000)) == 2_000
+
+
+def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
+    """One connection's requests become objects a few at a time, and all are answered in their order."""
+    count = 20_000
+    flood = b"".join(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % number for number in range(count))
+    connection = start()()
+    connection.sendall(b"POST /late HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
+    sender = threading.Thread(target=connection.sendall, args=(flood,))
+    sender.start()
+    most = answered = 0
+    came = b""
+    while answered < count:
+        came += connection.recv(1 << 20)
+        *whole, came = re.split(rb"here /\d+", came)
+        answered += len(whole)
+        most = max(most, sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()))
+    sender.join(HANG)
+    assert answered == count
+    assert most < 200
+
+
+def test_many_requests_with_bodies_may_come_at_once(start: Start) -> None:
+    """The heads of those before it are not taken for what stands around the last one's body."""
+    asked = b"POST /echo HTTP/1.1\r\nHost: here\r\nPadding: %s\r\nContent-Length: 30\r\n\r\n%s" % (
+        b"p" * 200,
+        b"x" * 30,
+    )
+    connection = start()()
+    connection.sendall((asked * 1_500)[:-20])
+    time.sleep(0.2)
+    connection.sendall(asked[-20:])
+    came = b""
+    while came.count(b"<POST /echo") < 1_500:
+        part = connection.recv(1 << 20)
+        assert part, f"closed after {came.count(b'<POST /echo')}"
+        came += part
+
+
+def test_a_head_with_an_offer_is_bounded(start: Start) -> None:
+    """As any other is."""
+    connect = start(head_bytes=1_000)
+    for end in (b"", b"\r\n\r\n"):
+        assert "1000 bytes" in refused(asked(connect, POST + OFFER + b"X: " + b"x" * 1_000 + end), 431)
+
+
+def test_a_tunnel_is_refused(start: Start) -> None:
+    """What comes behind the head is not read as requests."""
+    told = "method CONNECT: this server is no proxy"
+    assert refused(asked(start(), b"CONNECT here:80 HTTP/1.1\r\nHost: here:80\r\n\r\n" + SMUGGLED), 400) == told
+
+
+def test_a_slow_reader_is_waited_for(start: Start) -> None:
+    """However long the whole takes, as long as something is taken."""
+    connection = start(stall_seconds=1.0)()
+    connection.sendall(b"GET /one HTTP/1.1\r\nHost: here\r\n\r\n")
+    received = 0
+    while received < 48 << 20:
+        part = connection.recv(1 << 20)
+        assert part, f"cut off after {received} bytes"
+        received += len(part)
+        time.sleep(len(part) / (20 << 20))
+
+
+@pytest.mark.parametrize("behind", [GET + b"\r\n", POST + SIZED[0], GET])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_client_that_leaves_is_noticed_whatever_it_sent_behind(start: Start, behind: bytes, *, at_once: bool) -> None:
+    """The request that is being answered is told so, not the one that waits."""
+    connection = start()()
+    wait = b"POST /wait HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
+    connection.sendall(wait + behind if at_once else wait)
+    assert begun.acquire(timeout=HANG)
+    if not at_once:
+        connection.sendall(behind)
+        time.sleep(0.1)
+    connection.close()
+    assert left.acquire(timeout=HANG)
+
+
+def test_an_open_body_behind_an_answered_request_is_waited_for(start: Start) -> None:
+    """Only the rest of a body whose request is answered already has a few seconds."""
+    connection = start(head_seconds=0.3)()
+    connection.sendall(ECHO + b"\r\n" + POST + SIZED[0])
+    time.sleep(1.0)
+    connection.sendall(SIZED[1])
+    answer = b""
+    while not answer.endswith(b"abc>"):
+        answer += (part := connection.recv(1 << 16))
+        assert part, "the connection was closed"
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+@pytest.mark.parametrize("asks", [b"", b"Connection: keep-alive\r\n"])
+def test_an_old_version_gets_no_chunks(start: Start, asks: bytes) -> None:
+    """An answer of unknown length ends with its connection (RFC 9112, section 6.1)."""
+    head, _, body = asked(start(), b"GET /two HTTP/1.0\r\n" + asks + b"\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"two parts"
+
+
+def test_an_old_version_gets_an_answer_of_known_length_as_it_is(start: Start) -> None:
+    """Whole, or the head alone where that is asked for."""
+    connect = start()
+    answers = [asked(connect, method + b" / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n") for method in (b"GET", b"HEAD")]
+    assert answers[0][2] == b"here /"
+    assert answers[1][2] == b""
+    assert all(b"content-length: 6" in head for head, _, _ in answers)
+
+
+def test_an_old_version_gets_no_interim_answer(start: Start) -> None:
+    """`100 Continue` is for HTTP/1.1 (RFC 9110, section 10.1.1)."""
+    head = b"POST /echo HTTP/%b\r\nHost: here\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    connect = start()
+    assert asked(connect, head % b"1.0", b"abc").startswith(b"HTTP/1.1 200 ")
+    assert asked(connect, head % b"1.1", b"abc").startswith(b"HTTP/1.1 100 ")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"this is not HTTP\r\n\r\n", "no HTTP request"),
+        (b"GET / HTTP/1.1\r\nHost: here\r\nno colon\r\n\r\n", "Invalid header token"),
+        (b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: x\r\n\r\n", "Content-Length"),
+        (b"GET / HTTP/1.1\r\n\r\n", "header Host: expected it once, found it 0 times"),
+        (b"GET / HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n", "header Host: expected it once, found it 2 times"),
+        (b"GET / HTTP/1.0\r\nHost: here\r\nHost: there\r\n\r\n", "header Host: expected it once, found it 2 times"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "Transfer-Encoding: expected chunked alone"),
+        (POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "expected chunked alone"),
+        (b"GET http://here:99999/ HTTP/1.1\r\nHost: here\r\n\r\n", "no URL"),
+    ],
+)
+def test_what_is_no_request_is_told_why(start: Start, message: bytes, said: str) -> None:
+    """As a problem document with an id, like any other refusal; and it is counted by its code."""
+    told: list[str] = []
+    assert said in refused(asked(start(told.append), message + SMUGGLED), 400)
+    assert told == ["bad_request"]
+
+
+def test_an_empty_host_is_one(start: Start) -> None:
+    """A client without an authority says so (RFC 9112, section 3.2)."""
+    assert echoed(start(), b"GET /echo HTTP/1.1\r\nHost:\r\n\r\n") == [b"GET /echo? "]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"http://here", b"/"), (b"http://here/", b"/"), (b"http://here?a=b", b"/"), (b"http://here/slow", b"/slow")],
+)
+def test_a_target_may_name_its_host(start: Start, target: bytes, path: bytes) -> None:
+    """As one for a proxy does; without a path it is `/` (RFC 9112, section 3.2.2)."""
+    answer = asked(start(), b"GET %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n" % target)
+    assert answer.endswith(b"\r\n\r\nhere " + path)
+
+
+def test_what_is_refused_behind_a_request_does_not_harm_it(start: Start) -> None:
+    """Its answer is whole and the last of its connection."""
+    answer = asked(start(), b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED) + b"too much\r\n\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"\r\n\r\nabc")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_breaks_off_is_told_to_its_request(start: Start, *, at_once: bool) -> None:
+    """Which answers in its own words, as the last of its connection; nothing behind it is read."""
+    told: list[str] = []
+    segments = [POST + CHUNKED[0] + b"1\r\na\r\n", b"no size\r\n" + SMUGGLED]
+    answer = asked(start(told.append), *([b"".join(segments)] if at_once else segments))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    assert re.search(rb"\r\n\r\n<wrong: the body is not chunked .*chunk size>$", answer)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert told == []  # the application counts it
+
+
+def test_a_body_that_breaks_off_behind_a_request_does_not_harm_it(start: Start) -> None:
+    """Each gets its own answer."""
+    late = b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED)
+    answer = asked(start(), late + POST + CHUNKED[0] + b"no size\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b"\r\n\r\nabcHTTP/1.1 400 " in answer
+    assert answer.endswith(b"chunk size>")
+
+
+def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(start: Start) -> None:
+    """Whoever was refused before the body had come gets no second answer."""
+    answer = asked(start(), b"POST / HTTP/1.1\r\nHost: here\r\n" + CHUNKED[0], b"no size\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nhere /")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "code"),
+    [(GET, 408, "head_timeout"), (GET + b"X: " + b"x" * 2_000, 431, "head_too_large")],
+)
+def test_refusals_are_counted_by_their_code(start: Start, message: bytes, status: int, code: str) -> None:
+    """Of connections as of requests."""
+    told: list[str] = []
+    refused(asked(start(told.append, head_seconds=0.3, head_bytes=1_000), message), status)
+    assert told == [code]

@@ -1,0 +1,1069 @@
+"""The application over HTTP: every field, every error, and what is told of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+import structlog
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from model.backbone import FNetBackbone
+from model.tokenizer import FNetTokenizer
+from service import __version__
+from service.app import create_app
+from service.settings import Settings
+from service.web.statuses import STATUSES
+from tests.support.bundled import POISON, VOCABULARY
+
+if TYPE_CHECKING:
+    from starlette.types import Message
+
+    from tests.service.conftest import Gate, Service
+
+    MakeHeld = Callable[..., tuple[Service, Gate]]
+    WaitUntil = Callable[[Callable[[], bool]], None]
+
+Array = npt.NDArray[np.float32]
+# Reads all samples of `/metrics`, by name and labels.
+Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
+
+HANG = 60.0
+HIDDEN = 32
+POSITIONS = 64
+LONG = " ".join(["word"] * 100)
+OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Return the problem document that an answer has to be."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    document: dict[str, Any] = response.json()
+    assert set(document) == {"type", "title", "status", "detail", "code", "errors"}
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["detail"]
+    assert document["title"]
+    assert response.headers["x-request-id"]
+    assert STATUSES[code] == status
+    return document
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_preset: Path) -> FNetBackbone:
+    """The plain backbone of the tiny preset."""
+    return FNetBackbone.from_preset(tiny_preset)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(service: Service) -> FNetTokenizer:
+    """The tiny preset's tokenizer."""
+    made = service.engine.ready().tokenizer
+    assert made is not None
+    return made
+
+
+def truth(reference: FNetBackbone, ids: list[int], segments: list[int] | None = None) -> tuple[Array, Array]:
+    """Return what the backbone gives for one sequence alone."""
+    return reference.encode_one(
+        np.array(ids, np.int32), np.array([0] * len(ids) if segments is None else segments, np.int32)
+    )
+
+
+def close_to(found: Any, expected: Array) -> None:
+    """Hold an output to the backbone's."""
+    np.testing.assert_allclose(np.array(found, np.float32), expected, atol=1e-4)
+
+
+# === Encoding ===
+
+
+def test_ids_are_encoded_each_as_if_alone(service: Service, reference: FNetBackbone) -> None:
+    """Lists of different lengths, with segments: both default outputs are the backbone's."""
+    ids = [[5, 6, 7], [8], list(range(POSITIONS))]
+    segments = [[0, 1, 2], [2], [1] * POSITIONS]
+    response = service.encode(token_ids=ids, segment_ids=segments)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    answer = response.json()
+    assert list(answer) == ["model", "hidden_dim", "sequence_output", "pooled_output", "usage"]
+    assert (answer["model"], answer["hidden_dim"]) == ("tiny_en", HIDDEN)
+    assert answer["usage"] == {"sequences": 3, "tokens": 3 + 1 + POSITIONS}
+    for index in range(3):
+        sequence_output, pooled_output = truth(reference, ids[index], segments[index])
+        close_to(answer["sequence_output"][index], sequence_output)
+        close_to(answer["pooled_output"][index], pooled_output)
+
+
+def test_segments_are_zeros_by_default(service: Service) -> None:
+    """Leaving them out is writing zeros, and other segments give other outputs."""
+    plain = service.encode(token_ids=[[5, 6]]).json()
+    assert service.encode(token_ids=[[5, 6]], segment_ids=[[0, 0]]).json() == plain
+    assert service.encode(token_ids=[[5, 6]], segment_ids=[[0, 1]]).json() != plain
+
+
+def test_texts_are_encoded_as_their_tokens(service: Service, tokenizer: FNetTokenizer) -> None:
+    """A text is its ids between special tokens; a pair has two segments."""
+    texts = ["a small dog", ["who?", "a dog"]]
+    tokens = [tokenizer.encode("a small dog"), tokenizer.encode("who?", "a dog")]
+    by_text = service.encode(texts=texts).json()
+    by_ids = service.encode(
+        token_ids=[each.token_ids for each in tokens], segment_ids=[each.segment_ids for each in tokens]
+    ).json()
+    assert by_text == by_ids
+    assert by_text["usage"]["tokens"] == sum(len(each.token_ids) for each in tokens)
+
+
+@pytest.mark.parametrize("request_", [{"token_ids": [5, 6, 7]}, {"texts": "a dog"}])
+def test_a_bare_input_is_answered_with_lists_of_one(service: Service, request_: dict[str, Any]) -> None:
+    """The answer has the same shape as for a list of one."""
+    ((name, value),) = request_.items()
+    assert service.encode(**request_).json() == service.encode(**{name: [value]}).json()
+    assert len(service.encode(**request_).json()["pooled_output"]) == 1
+
+
+def test_the_mean_is_that_of_the_sequence_output(service: Service) -> None:
+    """It is computed on request only."""
+    answer = service.encode(texts="a small dog", outputs=["mean_output", "sequence_output"]).json()
+    assert "pooled_output" not in answer
+    close_to(answer["mean_output"][0], np.array(answer["sequence_output"][0], np.float32).mean(axis=0))
+
+
+def test_outputs_come_in_the_order_asked_for(service: Service) -> None:
+    """In JSON the order is the client's."""
+    answer = service.encode(texts="a", outputs=["mean_output", "pooled_output"]).json()
+    assert list(answer) == ["model", "hidden_dim", "mean_output", "pooled_output", "usage"]
+
+
+def test_rows_are_normalised_on_request(service: Service) -> None:
+    """Pooled and mean rows get length 1, sequence outputs stay."""
+    plain = service.encode(texts=["a", "b"], outputs=OUTPUTS).json()
+    scaled = service.encode(texts=["a", "b"], outputs=OUTPUTS, normalize=True).json()
+    assert scaled["sequence_output"] == plain["sequence_output"]
+    for name in ("pooled_output", "mean_output"):
+        before = np.array(plain[name])
+        close_to(scaled[name], before / np.linalg.norm(before, axis=1, keepdims=True))
+
+
+def test_base64_holds_the_same_numbers(service: Service) -> None:
+    """Little-endian float32, one string a sequence, equal to the numbers to the last bit."""
+    request = {"texts": ["a dog", "b"], "outputs": OUTPUTS}
+    numbers, strings = service.encode(**request).json(), service.encode(**request, encoding_format="base64").json()
+    for name in OUTPUTS:
+        for index in range(2):
+            expected = np.array(numbers[name][index], np.float32)
+            read = np.frombuffer(base64.b64decode(strings[name][index], validate=True), "<f4")
+            assert np.array_equal(read.reshape(expected.shape), expected)
+    assert strings["usage"] == numbers["usage"]
+
+
+def test_an_archive_holds_the_same_numbers(service: Service) -> None:
+    """Sequences end to end, `lengths` beside them."""
+    request = {"token_ids": [[5, 6, 7], [8], [9, 10]], "outputs": OUTPUTS}
+    numbers = service.encode(**request).json()
+    response = service.post("/v1/encode", json=request, headers={"Accept": "application/x-npz"})
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-npz")
+    with np.load(io.BytesIO(response.content), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    assert arrays["lengths"].tolist() == [3, 1, 2]
+    assert arrays["lengths"].dtype == np.int32
+    for name in ("pooled_output", "mean_output"):
+        assert np.array_equal(arrays[name], np.array(numbers[name], np.float32))
+    expected = np.concatenate([np.array(each, np.float32) for each in numbers["sequence_output"]])
+    assert np.array_equal(arrays["sequence_output"], expected)
+    assert all(arrays[name].dtype == np.float32 for name in OUTPUTS)
+
+
+def test_an_archive_is_given_to_who_prefers_it(service: Service) -> None:
+    """Case is nothing, 0 is a refusal, and a header in several lines is one; caches are told what it hung on."""
+    for accept, archive in (
+        (["application/x-npz;q=0, application/json"], False),
+        (["APPLICATION/X-NPZ"], True),
+        (["text/html", "application/x-npz"], True),
+    ):
+        headers = [("Accept", each) for each in accept]
+        response = service.post("/v1/encode", json={"texts": "a"}, headers=headers)
+        assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+        assert response.headers["content-type"] == ("application/x-npz" if archive else "application/json")
+
+
+def test_a_large_archive_is_streamed_and_its_length_told(service: Service) -> None:
+    """What was sent is what the header said, and the numbers are those of small answers."""
+    ids = [[index, *range(1, POSITIONS)] for index in range(36)]
+    request = {"token_ids": ids, "outputs": OUTPUTS}
+    response = service.post("/v1/encode", json=request, headers={"Accept": "application/x-npz"})
+    assert response.headers["content-length"] == str(len(response.content))
+    with np.load(io.BytesIO(response.content), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    for index in (0, 13, 35):
+        small = service.encode(token_ids=ids[index], outputs=OUTPUTS).json()
+        rows = arrays["sequence_output"][index * POSITIONS : (index + 1) * POSITIONS]
+        assert np.array_equal(rows, np.array(small["sequence_output"][0], np.float32))
+        for name in ("pooled_output", "mean_output"):
+            assert np.array_equal(arrays[name][index], np.array(small[name][0], np.float32))
+
+
+def pieces(service: Service, path: str, request: dict[str, Any], accept: str) -> list[int]:
+    """Return how many bytes of an answer are handed to the connection at a time."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"accept", accept.encode())],
+    }
+    body: Message = {"type": "http.request", "body": json.dumps(request).encode(), "more_body": False}
+    messages = iter([body])
+    sizes = []
+
+    async def receive() -> Message:
+        message = next(messages, None)
+        return await asyncio.Future() if message is None else message
+
+    async def send(message: Message) -> None:
+        sizes.append(len(message.get("body", b"")))
+
+    service.run(service.app(scope, receive, send))
+    return sizes
+
+
+SEQUENCES = [[index, *range(1, POSITIONS)] for index in range(36)]
+TENSOR = {"name": "token_ids", "datatype": "INT64", "shape": [36, POSITIONS], "data": SEQUENCES}
+BINARY = {"binary_data": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "accept"),
+    [
+        ("/v1/encode", {"token_ids": SEQUENCES}, "application/x-npz"),
+        ("/v1/encode", {"token_ids": SEQUENCES}, "application/json"),
+        ("/v1/encode", {"token_ids": SEQUENCES, "encoding_format": "base64"}, "application/json"),
+        ("/embed_all", {"inputs": SEQUENCES}, "application/json"),
+        ("/v2/models/tiny_en/infer", {"inputs": [TENSOR]}, "application/json"),
+        ("/v2/models/tiny_en/infer", {"inputs": [TENSOR], "parameters": {"binary_data_output": True}}, "*/*"),
+        (
+            "/v2/models/tiny_en/infer",
+            {
+                "inputs": [TENSOR],
+                "outputs": [{"name": "sequence_output"}, {"name": "mean_output", "parameters": BINARY}],
+            },
+            "*/*",
+        ),
+    ],
+    ids=["npz", "json", "base64", "tei", "oip", "oip binary", "oip half binary"],
+)
+def test_no_piece_of_a_large_answer_is_large(
+    service: Service, path: str, request_: dict[str, Any], accept: str
+) -> None:
+    """A client that does not read holds a quarter of a megabyte, or a sequence, in whatever form it asked for it."""
+    sizes = pieces(service, path, request_, accept)
+    assert sum(sizes) > 36 * POSITIONS * HIDDEN * 4
+    assert max(sizes) <= (1 << 18) + POSITIONS * HIDDEN * 14
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/v1/encode", {"token_ids": [[5]] * 2100, "outputs": ["pooled_output"]}),
+        ("/v1/encode", {"token_ids": [[5]] * 2100, "outputs": ["mean_output"], "encoding_format": "base64"}),
+        ("/v1/embeddings", {"input": [[5]] * 2100, "model": "tiny_en"}),
+        ("/embed", {"inputs": [[5]] * 2100}),
+        ("/embed_all", {"inputs": [[5]] * 2100}),
+    ],
+)
+def test_many_rows_are_streamed_too(make_held: MakeHeld, path: str, request_: dict[str, Any]) -> None:
+    """Not only the outputs of tokens are large: the answer's length is not known when it begins."""
+    held, gate = make_held(max_sequences=2100)
+    gate.opened.set()
+    assert 2100 * HIDDEN > 65_536
+    response = held.post(path, json=request_)
+    assert response.status_code == 200
+    assert "content-length" not in response.headers
+    answer = response.json()
+    rows = next((answer[name] for name in ("data", *OUTPUTS) if name in answer), answer)
+    assert len(rows) == 2100
+    assert all(row["embedding"] == rows[0]["embedding"] if "embedding" in row else row == rows[0] for row in rows)
+
+
+def test_what_is_too_long_is_cut_on_request(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Ids lose their end, texts keep their last special token."""
+    ids = list(range(1, POSITIONS + 20))
+    cut = service.encode(token_ids=ids, truncate=True).json()
+    assert cut == service.encode(token_ids=ids[:POSITIONS]).json()
+    text = service.encode(texts=LONG, truncate=True).json()
+    assert text["usage"]["tokens"] == POSITIONS
+    kept = tokenizer.encode_truncated(LONG, None, POSITIONS)
+    assert text == service.encode(token_ids=kept.token_ids).json()
+
+
+@pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
+def test_texts_are_padded_as_asked_for(
+    service: Service, tokenizer: FNetTokenizer, padding: str | int | None, length: int
+) -> None:
+    """The padding is part of the input, and counted."""
+    ids = tokenizer.encode("a").token_ids
+    padded = service.encode(texts="a", padding=padding).json()
+    assert padded["usage"]["tokens"] == length
+    assert padded == service.encode(token_ids=ids + [tokenizer.pad_token_id] * (length - len(ids))).json()
+
+
+def test_a_large_answer_is_streamed_and_the_same(service: Service) -> None:
+    """In pieces or whole, a sequence's numbers do not differ."""
+    ids = [[index, *range(1, POSITIONS)] for index in range(36)]
+    assert 36 * POSITIONS * HIDDEN > 65_536
+    large = service.encode(token_ids=ids, outputs=OUTPUTS)
+    assert large.status_code == 200
+    answer = large.json()
+    assert list(answer) == ["model", "hidden_dim", *OUTPUTS, "usage"]
+    assert answer["usage"] == {"sequences": 36, "tokens": 36 * POSITIONS}
+    for index in (0, 13, 35):
+        small = service.encode(token_ids=ids[index], outputs=OUTPUTS).json()
+        assert {name: answer[name][index] for name in OUTPUTS} == {name: small[name][0] for name in OUTPUTS}
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress)],
+)
+def test_bodies_may_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """The answer is the same."""
+    body = json.dumps({"texts": "a dog"}).encode()
+    response = service.post("/v1/encode", content=compress(body), headers={"Content-Encoding": coding})
+    assert response.json() == service.encode(texts="a dog").json()
+
+
+def test_concurrent_requests_get_what_each_gets_alone(
+    service: Service, random_ids: Callable[..., list[list[int]]]
+) -> None:
+    """32 requests of mixed lengths at once: every number is equal to the last bit."""
+    requests: list[dict[str, Any]] = [
+        {"token_ids": random_ids([1 + (7 * n) % 63] + [1 + (11 * n) % 30] * (n % 3), seed=n), "outputs": OUTPUTS}
+        for n in range(32)
+    ]
+
+    async def together() -> list[httpx.Response]:
+        return await asyncio.gather(*(service.http.post("/v1/encode", json=request) for request in requests))
+
+    before = service.app.state.metrics.registry.get_sample_value("fnet_batch_sequences_count")
+    at_once = service.run(together())
+    runs = service.app.state.metrics.registry.get_sample_value("fnet_batch_sequences_count") - before
+    assert runs < sum(len(request["token_ids"]) for request in requests)  # they did share rows
+    for request, response in zip(requests, at_once, strict=True):
+        assert response.status_code == 200
+        assert response.json() == service.encode(**request).json()
+
+
+def test_answers_carry_id_and_timing(service: Service) -> None:
+    """The client's own id comes back, and Server-Timing tells queue, compute and total."""
+    response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Id": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert list(durations) == ["queue", "compute", "total"]
+    assert 0 < float(durations["compute"]) <= float(durations["total"])
+    assert service.get("/health").headers["x-request-id"]
+
+
+# === Errors ===
+
+
+@pytest.mark.parametrize(
+    ("request_", "loc"),
+    [
+        ({"token_ids": [[1], [1, VOCABULARY]]}, ["token_ids", 1, 1]),
+        ({"token_ids": [1, -1]}, ["token_ids", 1]),
+        ({"token_ids": [[1]], "segment_ids": [[3]]}, ["segment_ids", 0, 0]),
+        ({"token_ids": [1], "segment_ids": [3]}, ["segment_ids", 0]),
+        ({"token_ids": [[1, 2]], "segment_ids": [[0]]}, ["segment_ids", 0]),
+        ({"token_ids": [[1], []]}, ["token_ids", 1]),
+        ({"token_ids": [[1] * 65]}, ["token_ids", 0]),
+        ({"token_ids": [1] * 65}, ["token_ids"]),
+        ({"texts": ["a", LONG]}, ["texts", 1]),
+        ({"texts": LONG}, ["texts"]),
+        ({"texts": []}, ["texts"]),
+        ({"texts": "a", "padding": 65}, ["padding"]),
+        ({"texts": "a", "text": "b"}, ["text"]),
+        ({"texts": "a", "token_ids": [1]}, ["token_ids"]),
+        ({}, ["token_ids"]),
+    ],
+)
+def test_invalid_input_names_the_place_as_the_client_wrote_it(
+    service: Service, request_: dict[str, Any], loc: list[str | int]
+) -> None:
+    """422, with the way to what is wrong."""
+    document = problem(service.encode(**request_), 422, "invalid_input")
+    assert [error["loc"] for error in document["errors"]] == [loc]
+    assert all(error["msg"] for error in document["errors"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'\xef\xbb\xbf{"texts": "a"}'])
+def test_what_is_no_json_is_a_bad_request(service: Service, body: bytes) -> None:
+    """400, in the protocol's own words."""
+    problem(service.post("/v1/encode", content=body), 400, "bad_request")
+
+
+@pytest.mark.parametrize("headers", [{"X-Request-Timeout": "soon"}, {"Content-Encoding": "br"}])
+def test_a_header_that_makes_no_sense_is_a_bad_request(service: Service, headers: dict[str, str]) -> None:
+    """400, naming the header."""
+    document = problem(service.post("/v1/encode", json={"texts": "a"}, headers=headers), 400, "bad_request")
+    assert next(iter(headers)) in document["detail"]
+
+
+def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
+    """401 without, 200 with, and health is for everybody."""
+    held, gate = make_held(api_keys=["first"])
+    gate.opened.set()
+    refused = held.encode(texts="a")
+    problem(refused, 401, "unauthorized")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    problem(held.get("/v1/info"), 401, "unauthorized")
+    held_key = {"Authorization": "Bearer first"}
+    assert held.post("/v1/encode", json={"texts": "a"}, headers=held_key).status_code == 200
+    assert held.get("/health").status_code == held.get("/metrics").status_code == 200
+
+
+def test_what_is_refused_before_its_route_counts_under_it(make_held: MakeHeld) -> None:
+    """A request without a key, or with too large a body, is one of the route that it was sent to."""
+    held, _ = make_held(api_keys=["first"], max_body_bytes=100)
+    held.encode(texts="a")
+    held.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
+    exposition = held.get("/metrics").text
+    for status in ("401", "413"):
+        assert f'fnet_requests_total{{route="/v1/encode",status="{status}"}} 1.0' in exposition
+
+
+def test_an_unknown_route_is_not_found(service: Service) -> None:
+    """404 for any method."""
+    problem(service.get("/nothing"), 404, "not_found")
+    problem(service.post("/v1/encode/x", json={}), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/encode/", "/v1/encode%2f", "/v1/encode//", "/v1/tokenize/"])
+def test_a_slash_too_many_is_another_path(service: Service, path: str) -> None:
+    """A redirect would go to where the process believes it is, behind TLS without it, and the body with it."""
+    problem(service.post(path, json={"texts": "a"}), 404, "not_found")
+    problem(service.get("/health/"), 404, "not_found")
+
+
+def test_a_route_has_its_methods(service: Service) -> None:
+    """405, and the right ones in Allow."""
+    response = service.get("/v1/encode")
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+    assert "server-timing" in response.headers
+    health = service.post("/health")
+    problem(health, 405, "method_not_allowed")
+    assert health.headers["allow"] == "GET, HEAD"
+    put = service.run(service.http.put("/"))
+    assert (put.status_code, put.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+def test_without_the_page_there_is_nothing_to_get_at_its_path(make_held: MakeHeld) -> None:
+    """`/` is then a protocol's alone."""
+    held, _ = make_held(page=False)
+    assert held.get("/").headers["allow"] == "POST"
+
+
+def test_a_head_is_answered_like_a_get(service: Service) -> None:
+    """Wherever there is one (RFC 9110, section 9.3.2); what checks a health route often asks so."""
+    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/v1/info", "/v1/models", "/v2/health/ready"):
+        response = service.run(service.http.head(path))
+        assert (path, response.status_code) == (path, 200)
+        assert response.headers["content-type"] == service.get(path).headers["content-type"]
+    assert service.run(service.http.head("/v1/encode")).status_code == 405
+
+
+def test_every_refusal_is_counted(make_held: MakeHeld) -> None:
+    """By its code, those of the framework among them."""
+    held, _ = make_held()
+    held.get("/nothing")
+    held.get("/v1/encode")
+    held.post("/v1/encode", content=b"{")
+    held.encode(texts=[])
+    exposition = held.get("/metrics").text
+    for code in ("not_found", "method_not_allowed", "bad_request", "invalid_input"):
+        assert f'fnet_rejected_total{{reason="{code}"}} 1.0' in exposition
+
+
+def test_a_body_has_a_limit_however_it_comes(service: Service) -> None:
+    """413 by its length, in pieces, and inflated."""
+    large = b'{"texts": "' + b"a" * (1 << 20) + b'"}'
+
+    async def pieces() -> Any:
+        for start in range(0, len(large), 1 << 16):
+            yield large[start : start + (1 << 16)]
+
+    problem(service.post("/v1/encode", content=large), 413, "body_too_large")
+    problem(service.post("/v1/encode", content=pieces()), 413, "body_too_large")
+    packed = gzip.compress(large)
+    problem(service.post("/v1/encode", content=packed, headers={"Content-Encoding": "gzip"}), 413, "body_too_large")
+
+
+def test_a_request_has_so_many_sequences(service: Service) -> None:
+    """422 with a code of its own."""
+    assert service.encode(texts=["a"] * 40, outputs=["pooled_output"]).status_code == 200
+    document = problem(service.encode(texts=["a"] * 41), 422, "too_many_sequences")
+    assert document["errors"][0]["loc"] == ["texts"]
+
+
+def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
+    """422: no later time would be better."""
+    document = problem(service.encode(token_ids=[[1] * POSITIONS] * 37), 422, "invalid_input")
+    assert "may ever wait" in document["detail"]
+
+
+def test_requests_for_different_outputs_of_one_text_share_a_run(
+    service: Service, make_held: MakeHeld, wait_until: WaitUntil
+) -> None:
+    """Whatever protocol each comes by; the answers are those of each alone."""
+    held, gate = make_held()
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
+        ("/embed_all", {"inputs": "two outputs"}),
+        ("/v1/embeddings", {"input": "two outputs", "model": "tiny_en"}),
+    ]
+
+    async def meet() -> list[httpx.Response]:
+        running = asyncio.ensure_future(held.http.post("/embed", json={"inputs": "another"}))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = [asyncio.ensure_future(held.http.post(path, json=body)) for path, body in requests]
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_requests == len(requests))
+        gate.opened.set()
+        await running
+        return await asyncio.gather(*waiting)
+
+    answers = held.run(meet())
+    assert gate.outputs == [
+        [frozenset({"pooled_output"})],
+        [frozenset({"mean_output", "pooled_output", "sequence_output"})],
+    ]
+    for answer, (path, body) in zip(answers, requests, strict=True):
+        assert answer.status_code == 200
+        assert answer.json() == service.post(path, json=body).json()
+
+
+def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+    """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
+    held, gate = make_held(max_queue_tokens=128)
+
+    async def crowd() -> None:
+        def send(*lengths: int) -> asyncio.Task[httpx.Response]:
+            body = {"token_ids": [[1] * length for length in lengths], "outputs": ["pooled_output"]}
+            return asyncio.ensure_future(held.http.post("/v1/encode", json=body))
+
+        running = send(5)
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        waiting = send(64, 36)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 100)
+        refused = await send(20, 9)
+        problem(refused, 429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert held.engine.queue_tokens == 100
+        fits = send(20, 8)
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 128)
+        gate.opened.set()
+        assert [(await task).status_code for task in (running, waiting, fits)] == [200, 200, 200]
+
+    held.run(crowd())
+    assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "overloaded"}) == 1
+
+
+def test_an_output_that_is_not_finite_is_told(service: Service) -> None:
+    """500, for whoever sent such an input."""
+    problem(service.encode(token_ids=[1, POISON]), 500, "non_finite_output")
+    assert service.encode(token_ids=[1, 2]).status_code == 200
+
+
+def test_a_defect_is_an_internal_error(make_held: MakeHeld) -> None:
+    """500 without a word of the inside, and the service goes on."""
+    held, gate = make_held()
+    gate.death = KeyError("internal_name")
+    gate.opened.set()
+    with structlog.testing.capture_logs() as logs:
+        response = held.encode(texts="a")
+    assert "unexpected error" in [entry["event"] for entry in logs]
+    problem(response, 500, "internal_error")
+    assert "internal_name" not in response.text
+    assert "KeyError" not in response.text
+    gate.death = None
+    assert held.encode(texts="a").status_code == 200
+
+
+def test_a_request_that_runs_out_of_time_is_told(service: Service) -> None:
+    """504."""
+    response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Timeout": "0.000001"})
+    problem(response, 504, "deadline_exceeded")
+
+
+def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service: Service) -> None:
+    """503 with Retry-After, how far it is, and all the same alive."""
+    young = type(service)(create_app(tiny_settings), service._runner)
+    for response in (young.encode(texts="a"), young.get("/v1/info")):
+        problem(response, 503, "not_ready")
+        assert int(response.headers["retry-after"]) >= 1
+    for path in ("/health", "/health/ready"):
+        response = young.get(path)
+        assert (response.status_code, response.json()) == (503, {"state": "loading", "done": 0, "of": 0})
+        assert int(response.headers["retry-after"]) >= 1
+    assert young.get("/health/live").status_code == 200
+    assert young.get("/metrics").status_code == 200
+    young.run(young.http.aclose())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/encode", {"texts": "a"}),
+        ("/v1/embeddings", {"model": "tiny_en", "input": "a"}),
+        (
+            "/v2/models/tiny_en/infer",
+            {"inputs": [{"name": "texts", "shape": [1], "datatype": "BYTES", "data": ["a"]}]},
+        ),
+        ("/embed", {"inputs": "a"}),
+        ("/embed_all", {"inputs": "a"}),
+    ],
+)
+def test_a_draining_service_takes_nothing_new(make_held: MakeHeld, path: str, body: dict[str, Any]) -> None:
+    """503, the connection closed, and what it had accepted is answered, in every protocol."""
+    held, gate = make_held()
+
+    async def drain() -> None:
+        accepted = asyncio.ensure_future(held.http.post(path, json=body))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        held.engine.drain()
+        refused = await held.http.post("/v1/encode", json={"texts": "a"})
+        problem(refused, 503, "draining")
+        assert refused.headers["connection"] == "close"
+        assert int(refused.headers["retry-after"]) >= 1
+        ready, live = await held.http.get("/health/ready"), await held.http.get("/health/live")
+        assert (ready.status_code, ready.json()["state"]) == (503, "draining")
+        assert live.status_code == 200
+        gate.opened.set()
+        assert (await accepted).status_code == 200
+
+    held.run(drain())
+
+
+def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+    """503 to whoever waited and whoever comes, and the process is not alive any more."""
+    held, gate = make_held()
+    gate.death = SystemExit("the thread ends")
+    gate.opened.set()
+    waited = held.encode(texts="a")
+    problem(waited, 503, "worker_failed")
+    assert int(waited.headers["retry-after"]) >= 1
+
+    wait_until(lambda: bool(held.app.state.failures))
+    came = held.encode(texts="a")
+    problem(came, 503, "worker_failed")
+    assert int(came.headers["retry-after"]) >= 1
+    assert held.get("/health/ready").json()["state"] == "failed"
+    for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+        told = held.get(path)
+        assert (told.status_code, told.headers["retry-after"]) == (503, came.headers["retry-after"])
+
+
+def scope_of(path: str) -> dict[str, Any]:
+    """Return what a server tells of a POST."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("service", 80),
+        "client": ("client", 1),
+        "root_path": "",
+    }
+
+
+def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld) -> None:
+    """Readiness is off, with the time after which to ask again, while balancers notice."""
+    held, gate = make_held()
+    gate.opened.set()
+    held.engine.leave()
+    for path in ("/health", "/health/ready", "/v2/health/ready"):
+        told = held.get(path)
+        assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    assert held.get("/health/live").status_code == 200
+    assert held.encode(texts="a").status_code == 200
+
+
+def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
+    make_held: MakeHeld, wait_until: WaitUntil
+) -> None:
+    """As one who left: nobody heard of the refusal."""
+    held, gate = make_held()
+    left = asyncio.Event()
+    messages = [{"type": "http.request", "body": json.dumps({"token_ids": [[POISON]]}).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pytest.fail(f"{message} was sent to nobody")
+
+    async def leave() -> None:
+        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        gate.opened.set()
+        wait_until(lambda: held.engine.idle)  # the event loop stands still, so that it hears of both at once
+        left.set()
+        await request
+
+    held.run(leave())
+    samples = held.app.state.metrics.registry.get_sample_value
+    assert samples("fnet_cancelled_total") == 1
+    assert samples("fnet_rejected_total", {"reason": "non_finite_output"}) == 0
+
+
+def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+    """Its tokens leave the queue at once, it is counted, and its sequences never run."""
+    held, gate = make_held()
+
+    async def leave() -> None:
+        running = asyncio.ensure_future(held.http.post("/v1/encode", json={"texts": "a"}))
+        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        left = asyncio.Event()
+        messages = [{"type": "http.request", "body": b'{"token_ids": [[1, 2, 3]]}', "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pytest.fail(f"{message} was sent to nobody")
+
+        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
+        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 3)
+        left.set()
+        await request
+        assert held.engine.queue_tokens == 0
+        gate.opened.set()
+        assert (await running).status_code == 200
+
+    held.run(leave())
+    samples = held.app.state.metrics.registry.get_sample_value
+    assert samples("fnet_cancelled_total") == 1
+    assert samples("fnet_sequence_length_tokens_count") == 1
+
+
+# === What is told ===
+
+
+def test_a_ready_service_says_so(service: Service) -> None:
+    """Both health routes, and the count of row lengths."""
+    assert service.get("/health/live").json() == {"alive": True}
+    for path in ("/health", "/health/ready"):
+        response = service.get(path)
+        assert (response.status_code, response.json()) == (200, {"state": "ready", "done": 6, "of": 6})
+
+
+def test_info_describes_what_is_served(service: Service) -> None:
+    """Preset, digest, dtype, devices, limits, shapes, invariance as measured, version."""
+    info = service.get("/v1/info").json()
+    expected = {
+        "version": __version__,
+        "preset": "tiny_en",
+        "preset_version": "7",
+        "description": "A tiny network with random weights.",
+        "trained": True,
+        "dtype": "float32",
+        "hidden_dim": HIDDEN,
+        "tokenizer": True,
+        "pooling": "pooled",
+        "padding": "none",
+        "batch_invariant": True,
+    }
+    assert {name: info[name] for name in expected} == expected
+    # Which lengths pass the self-test is the machine's business; the longest has to.
+    dropped = [each["shape"] for each in info["shapes_dropped"]]
+    assert sorted([*info["shapes"], *dropped]) == [8, 16, 24, 32, 48, 64]
+    assert info["shapes"][-1] == 64
+    assert info["digest"].startswith("sha256:")
+    assert len(info["digest"]) == 7 + 64
+    assert info["devices"]
+    assert info["limits"] == {
+        "max_sequence_length": POSITIONS,
+        "max_sequences": 40,
+        "max_body_bytes": 1 << 20,
+        "max_queue_tokens": 2304,
+        "max_batch_tokens": 64,
+        "request_timeout": HANG,
+    }
+    assert info["architecture"]["vocabulary_size"] == VOCABULARY
+    assert info["parameters"] == service.engine.ready().preset.architecture.parameter_count
+    assert info["backend"] == "jax"
+    assert re.fullmatch("sha256:[0-9a-f]{64}", info["numerics"])
+    assert not {"alignment", "tile", "engine"} & set(info)
+    assert 0 <= info["largest_error"] <= 1e-4
+    assert info["ready_seconds"] > 0
+
+
+def test_random_weights_are_no_trained_ones(
+    smallest_preset: Path, runner: asyncio.Runner, service: Service, wait_until: WaitUntil
+) -> None:
+    """Without the preset's weights, the description has no digest and says untrained."""
+    settings = Settings.model_validate({"preset": str(smallest_preset), "load_weights": False, "max_batch_tokens": 16})
+    other = type(service)(create_app(settings), runner)
+
+    async def described() -> dict[str, Any]:
+        async with other.app.router.lifespan_context(other.app), other.http:
+            await asyncio.to_thread(wait_until, lambda: other.engine.state == "ready")
+            answer: dict[str, Any] = (await other.http.get("/v1/info")).json()
+            texts = await other.http.post("/v1/encode", json={"texts": "a"})
+            assert problem(texts, 422, "invalid_input")["errors"][0]["loc"] == ["texts"]
+            return answer
+
+    info = other.run(described())
+    assert (info["digest"], info["trained"], info["tokenizer"]) == (None, False, False)
+
+
+METRICS = {
+    "fnet_requests_total",
+    "fnet_request_duration_seconds_bucket",
+    "fnet_queue_duration_seconds_bucket",
+    "fnet_compute_duration_seconds_bucket",
+    "fnet_tokenize_duration_seconds_bucket",
+    "fnet_sequence_length_tokens_bucket",
+    "fnet_batch_tokens_bucket",
+    "fnet_batch_sequences_bucket",
+    "fnet_batch_fill_ratio_bucket",
+    "fnet_queue_tokens",
+    "fnet_queue_requests",
+    "fnet_rejected_total",
+    "fnet_cancelled_total",
+    "fnet_compilations_total",
+    "fnet_non_finite_total",
+    "fnet_ready",
+    "fnet_model_info",
+}
+
+
+@pytest.fixture
+def scrape(service: Service) -> Scrape:
+    """Read all samples of `/metrics`, by name and labels."""
+
+    def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        families = parse_text(service.get("/metrics").text)
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    return samples
+
+
+def test_all_metrics_of_the_contract_are_exposed(service: Service) -> None:
+    """As Prometheus's text by default, as OpenMetrics on request."""
+    service.encode(texts="a")
+    service.get("/nothing")
+    service.encode(texts=[])
+    text = service.get("/metrics")
+    assert text.headers["content-type"].startswith("text/plain; version=")
+    assert {sample.name for family in parse_text(text.text) for sample in family.samples} >= METRICS
+    openmetrics = service.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert text.headers["vary"] == openmetrics.headers["vary"] == "Accept"
+    families = parse_openmetrics(openmetrics.text)  # type: ignore[no-untyped-call] # prometheus_client leaves it out
+    assert {sample.name for family in families for sample in family.samples} >= METRICS
+
+
+def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scrape) -> None:
+    """One encoding is one request, its tokens and its time; one refusal is one of its reason."""
+    before = scrape()
+    service.encode(texts=["a", "b"])
+    service.encode(texts=[])
+    after = scrape()
+
+    def grown(name: str, **labels: str) -> float:
+        key = (name, tuple(sorted(labels.items())))
+        return after[key] - before.get(key, 0.0)
+
+    assert grown("fnet_requests_total", route="/v1/encode", status="200") == 1
+    assert grown("fnet_requests_total", route="/v1/encode", status="422") == 1
+    assert grown("fnet_request_duration_seconds_count", route="/v1/encode") == 2
+    assert grown("fnet_rejected_total", reason="invalid_input") == 1
+    assert grown("fnet_sequence_length_tokens_count") == 2
+    assert grown("fnet_queue_duration_seconds_count") == 1
+    assert grown("fnet_compute_duration_seconds_count") == 1
+    assert grown("fnet_tokenize_duration_seconds_count") == 1
+    assert after["fnet_ready", ()] == 1
+    assert after["fnet_queue_tokens", ()] == after["fnet_queue_requests", ()] == 0
+    (info,) = (dict(labels) for name, labels in after if name == "fnet_model_info")
+    described = service.get("/v1/info").json()
+    assert info == {
+        "preset": "tiny_en",
+        "preset_version": "7",
+        "digest": described["digest"],
+        "dtype": "float32",
+        "backend": "jax",
+        "numerics": described["numerics"],
+        "version": __version__,
+    }
+
+
+def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
+    """Whatever paths and methods come, they add no new label but the one for all that is unknown."""
+    service.get("/nothing")
+    before = set(scrape())
+    for number in range(20):
+        service.get(f"/{number}")
+        service.post(f"/v1/encode/{number}?key={number}", json={})
+    assert set(scrape()) == before
+    templates = {
+        *service.get("/openapi.json").json()["paths"],
+        "/docs",
+        "/docs/assets",
+        "/page",
+        "/openapi.json",
+        "/",
+        "unmatched",
+    }
+    assert {dict(labels)["route"] for name, labels in before if name == "fnet_requests_total"} <= templates
+
+
+def test_serving_compiles_nothing(service: Service, random_ids: Callable[..., list[list[int]]]) -> None:
+    """However long sequences are and however they share rows; and a compilation would be counted."""
+    counted = service.app.state.metrics.registry.get_sample_value
+    before = counted("fnet_compilations_total")
+    for length in range(1, POSITIONS + 1):
+        request = {"token_ids": random_ids([length, *range(1, length % 9)], seed=length), "outputs": OUTPUTS}
+        assert service.encode(**request).status_code == 200
+    assert service.encode(texts=["a", ["b", LONG]], truncate=True, normalize=True).status_code == 200
+    assert counted("fnet_compilations_total") == before
+    jax.jit(lambda x: x * 3 + 1)(jnp.zeros(7))
+    assert counted("fnet_compilations_total") > before
+
+
+def test_the_description_has_the_request_and_no_loose_end(service: Service) -> None:
+    """OpenAPI: every reference leads somewhere, the request has its fields and examples."""
+    description = service.get("/openapi.json").json()
+    assert description["openapi"].startswith("3.1")
+    assert description["info"] == {
+        "title": "FNet Encode",
+        "version": __version__,
+        "description": service.app.description,
+    }
+
+    def references(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            if isinstance(value.get("$ref"), str):
+                yield value["$ref"]
+            for inner in value.values():
+                yield from references(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from references(inner)
+
+    def resolve(reference: str) -> Any:
+        found: Any = description
+        assert reference.startswith("#/")
+        for key in reference.removeprefix("#/").split("/"):
+            found = found[key]
+        return found
+
+    for reference in references(description):
+        assert isinstance(resolve(reference), dict)
+    operation = description["paths"]["/v1/encode"]["post"]
+    request = resolve(operation["requestBody"]["content"]["application/json"]["schema"]["$ref"])
+    assert set(request["properties"]) == {
+        "token_ids",
+        "segment_ids",
+        "texts",
+        "outputs",
+        "normalize",
+        "truncate",
+        "padding",
+        "encoding_format",
+    }
+    assert all("description" in field for field in request["properties"].values())
+    assert request["additionalProperties"] is False
+    assert request["examples"]
+    assert {"200", "400", "401", "413", "422", "429", "500", "503", "504"} <= set(operation["responses"])
+    assert {"application/json", "application/x-npz"} <= set(operation["responses"]["200"]["content"])
+    operations = [
+        operation
+        for path in description["paths"].values()
+        for operation in path.values()
+        if isinstance(operation, dict)
+    ]
+    assert all(operation["summary"] and operation["responses"] for operation in operations)
+    names = [operation["operationId"] for operation in operations]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_the_examples_of_the_description_work(service: Service) -> None:
+    """Whoever copies one gets an answer."""
+    description = service.get("/openapi.json").json()
+    for example in description["components"]["schemas"]["EncodeRequest"]["examples"]:
+        assert service.encode(**example).status_code == 200
+
+
+def test_web_pages_may_call_where_they_are_allowed(make_held: MakeHeld) -> None:
+    """A preflight is answered without a key, and the answer says who may read it."""
+    held, gate = make_held(cors_origins=["http://page"], api_keys=["first"])
+    gate.opened.set()
+    asked = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+    preflight = held.run(held.http.options("/v1/encode", headers=asked))
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "http://page"
+    headers = {"Origin": "http://page", "X-API-Key": "first"}
+    answer = held.post("/v1/encode", json={"texts": "a"}, headers=headers)
+    assert answer.headers["access-control-allow-origin"] == "http://page"
+    refused = held.post("/v1/encode", json={"texts": "a"}, headers={"Origin": "http://page"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "http://page")
+    stranger = held.post("/v1/encode", json={"texts": "a"}, headers={**headers, "Origin": "http://other"})
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Origin": "http://other", "Access-Control-Request-Method": "POST"}, "Disallowed CORS origin"),
+        ({"Origin": "http://page", "Access-Control-Request-Method": "PUT"}, "Disallowed CORS method"),
+    ],
+)
+def test_a_preflight_is_refused_in_the_protocols_words(make_held: MakeHeld, headers: dict[str, str], said: str) -> None:
+    """And counted, like any other refusal."""
+    held, _ = make_held(cors_origins=["http://page"])
+
+    def preflight(path: str) -> httpx.Response:
+        return held.run(held.http.options(path, headers=headers))
+
+    assert said in problem(preflight("/v1/encode"), 400, "bad_request")["detail"]
+    assert said in preflight("/embed").json()["error"]
+    assert said in preflight("/v1/embeddings").json()["error"]["message"]
+    assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
+
+
+def test_a_page_may_ask_for_heads(make_held: MakeHeld) -> None:
+    """A preflight allows them, as they are answered."""
+    held, _ = make_held(cors_origins=["http://page"])
+    headers = {"Origin": "http://page", "Access-Control-Request-Method": "HEAD"}
+    assert held.run(held.http.options("/v1/info", headers=headers)).status_code == 200

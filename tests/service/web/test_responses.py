@@ -1,0 +1,87 @@
+"""Answers are sent whole or in pieces, and pieces are made when somebody takes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from fastapi.responses import StreamingResponse
+
+from service.web.responses import answered
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Service
+
+LARGE = 65_536
+
+
+class Pieces(Iterator[bytes]):
+    """Pieces of one size; `made` is how many have been made."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.made, self._count, self._size = 0, count, size
+
+    def __next__(self) -> bytes:
+        if self.made == self._count:
+            raise StopIteration
+        self.made += 1
+        return bytes([self.made % 256]) * self._size
+
+
+def taken(service: Service, pieces: Pieces, most: int | None = None) -> list[bytes]:
+    """Return what a client has got that reads so many pieces of a large answer, and then no more."""
+
+    async def read() -> list[bytes]:
+        response = await answered(service.engine, pieces, LARGE + 1, "text/plain", {"X-Told": "1"})
+        assert isinstance(response, StreamingResponse)
+        assert (response.media_type, response.headers["x-told"]) == ("text/plain", "1")
+        found: list[bytes] = []
+        parts: AsyncIterator[bytes] = response.body_iterator  # type: ignore[assignment] # given as one
+        while len(found) != most and (part := await anext(parts, None)) is not None:
+            found.append(part)
+        return found
+
+    return service.run(read())
+
+
+def test_a_small_answer_is_whole(service: Service) -> None:
+    """And its length is told."""
+    response = service.run(answered(service.engine, Pieces(3, 10), LARGE, "text/plain", {"X-Told": "1"}))
+    assert response.body == b"".join(Pieces(3, 10))
+    assert (response.headers["content-length"], response.headers["x-told"]) == ("30", "1")
+
+
+def test_large_answer_is_made_off_the_event_loop(service: Service) -> None:
+    """A short one is not worth the way to another thread."""
+    threads: list[threading.Thread] = []
+
+    def pieces() -> Iterator[bytes]:
+        threads.append(threading.current_thread())
+        yield b"x"
+
+    service.run(answered(service.engine, pieces(), 1, "text/plain"))
+    service.run(answered(service.engine, pieces(), LARGE, "text/plain"))
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
+
+
+def test_a_large_answer_is_the_same_in_pieces(service: Service) -> None:
+    """In their order, none of them empty."""
+    for pieces in (Pieces(0, 1), Pieces(7, 1), Pieces(3, 1 << 18), Pieces(5, (1 << 18) + 1), Pieces(1000, 1000)):
+        found = taken(service, pieces)
+        assert all(found)
+        assert b"".join(found) == b"".join(Pieces(pieces.made, pieces._size))
+
+
+def test_small_pieces_go_together(service: Service) -> None:
+    """Each costs a way to another thread and back."""
+    assert len(taken(service, Pieces(1000, 1000))) == 4
+
+
+def test_who_does_not_read_holds_no_more_than_a_piece(service: Service) -> None:
+    """What is not sent is not made."""
+    large, small = Pieces(100, 1 << 20), Pieces(100_000, 1000)
+    taken(service, large, 2)
+    taken(service, small, 2)
+    assert large.made == 2
+    assert small.made == 2 * 263

@@ -1,0 +1,326 @@
+"""OpenAI's protocol, proved with openai-python and langchain-openai."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import openai
+import pytest
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
+
+from model.tokenizer import FNetTokenizer
+
+if TYPE_CHECKING:
+    from tests.suites.clients.conftest import Server
+
+StartServer = Callable[..., AbstractContextManager["Server"]]
+Array = npt.NDArray[np.float32]
+
+HANG = 120.0
+HIDDEN = 32
+POSITIONS = 64
+TEXTS = ["a small dog", "", "interest rates rose again last week", "Zürich 東京 🦆"]
+LONG = " ".join(["word"] * 100)
+
+
+def connect(server: Server, **options: Any) -> openai.OpenAI:
+    """Return a client as the documentation would have it, which does not try again unless it is told to."""
+    return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    """A client of the server."""
+    with connect(server) as client:
+        yield client
+
+
+def encoded(server: Server, **request: Any) -> Array:
+    """Return what `/v1/encode` gives for the same."""
+    body = {**request, "outputs": ["pooled_output"], "normalize": True}
+    answer = httpx.post(f"{server.url}/v1/encode", json=body, timeout=HANG)
+    assert answer.status_code == 200
+    return np.array(answer.json()["pooled_output"], np.float32)
+
+
+def rows(answer: openai.types.CreateEmbeddingResponse) -> Array:
+    """Return an answer's embeddings, which have to be in order."""
+    assert [item.index for item in answer.data] == list(range(len(answer.data)))
+    return np.array([item.embedding for item in answer.data], np.float64).astype(np.float32)
+
+
+def code_of(error: openai.APIStatusError) -> str:
+    """Return an error's code, having held the rest of it to what the client reads."""
+    assert isinstance(error.body, dict)
+    assert set(error.body) == {"message", "type", "param", "code"}
+    assert error.type == error.body["type"]
+    assert error.param == error.body["param"]
+    assert error.body["message"] in error.message
+    assert error.request_id
+    return str(error.code)
+
+
+# === Embeddings ===
+
+
+def test_the_client_gets_the_native_vectors_to_the_bit(server: Server, client: openai.OpenAI) -> None:
+    """As it asks by default, which is for base64."""
+    answer = client.embeddings.create(model=server.model, input=TEXTS)
+    assert np.array_equal(rows(answer), encoded(server, texts=TEXTS))
+    assert (answer.object, answer.model) == ("list", server.model)
+    assert [item.object for item in answer.data] == ["embedding"] * len(TEXTS)
+    assert answer._request_id
+
+
+@pytest.mark.parametrize("text", ["a small dog", ""])
+def test_a_bare_text_is_a_list_of_one(server: Server, client: openai.OpenAI, text: str) -> None:
+    """An empty one, too."""
+    answer = client.embeddings.create(model=server.model, input=text)
+    assert np.array_equal(rows(answer), encoded(server, texts=[text]))
+
+
+def test_numbers_and_base64_are_the_same(server: Server, client: openai.OpenAI) -> None:
+    """Both when asked for by name; the client hands out base64 as it came."""
+    expected = encoded(server, texts=TEXTS)
+    numbers = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="float", user="somebody")
+    assert np.array_equal(rows(numbers), expected)
+    strings: Any = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="base64")
+    read = [np.frombuffer(base64.b64decode(item.embedding), "<f4") for item in strings.data]
+    assert np.array_equal(read, expected)
+
+
+def test_ids_are_taken_as_they_are(server: Server, client: openai.OpenAI) -> None:
+    """Bare and in lists, and counted."""
+    tokenizer = FNetTokenizer.from_preset(server.preset)
+    ids = [list(tokenizer.encode(text).token_ids) for text in TEXTS]
+    by_text = client.embeddings.create(model=server.model, input=TEXTS)
+    by_ids = client.embeddings.create(model=server.model, input=ids)
+    assert np.array_equal(rows(by_ids), rows(by_text))
+    count = sum(len(each) for each in ids)
+    for answer in (by_text, by_ids):
+        assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (count, count)
+    bare = client.embeddings.create(model=server.model, input=[5, 6, 7])
+    assert np.array_equal(rows(bare), encoded(server, token_ids=[[5, 6, 7]]))
+    assert bare.usage.total_tokens == 3
+
+
+def test_the_asynchronous_client_gets_the_same(server: Server) -> None:
+    """Many at once, each as if alone."""
+    texts = [f"text number {n} " + "and so on " * (n % 5) for n in range(24)]
+
+    async def together() -> list[Array]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            answers = await asyncio.gather(
+                *(client.embeddings.create(model=server.model, input=text) for text in texts)
+            )
+            assert [model.id async for model in client.models.list()] == [server.model]
+        return [rows(answer) for answer in answers]
+
+    assert np.array_equal(np.concatenate(asyncio.run(together())), encoded(server, texts=texts))
+
+
+def test_fewer_dimensions_need_a_preset_that_was_trained_for_it(
+    server: Server, client: openai.OpenAI, start_server: StartServer, make_preset: Callable[..., Path]
+) -> None:
+    """Refused by one, given by the other: the leading components, of length 1."""
+    whole = client.embeddings.create(model=server.model, input=TEXTS, dimensions=HIDDEN)
+    assert np.array_equal(rows(whole), encoded(server, texts=TEXTS))
+    for dimensions in (8, HIDDEN + 1):
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            client.embeddings.create(model=server.model, input="a", dimensions=dimensions)
+        assert (code_of(caught.value), caught.value.param) == ("invalid_input", "dimensions")
+    with start_server(make_preset("nested_en", matryoshka=True)) as nested, connect(nested) as other:
+        found = rows(other.embeddings.create(model="nested_en", input=TEXTS, dimensions=8))
+        expected = encoded(nested, texts=TEXTS)[:, :8]
+        assert found.shape == (len(TEXTS), 8)
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+
+
+# === Models ===
+
+
+def test_models_are_listed_and_described(server: Server, client: openai.OpenAI) -> None:
+    """The one that is served."""
+    (model,) = client.models.list()
+    assert (model.id, model.object) == (server.model, "model")
+    assert time.time() - 3600 < model.created <= time.time()
+    assert client.models.retrieve(server.model) == model
+    for name in ("text-embedding-3-small", "other/model"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.models.retrieve(name)
+        assert code_of(caught.value) == "not_found"
+
+
+# === Errors ===
+
+
+def test_an_unknown_model_is_not_found(server: Server, client: openai.OpenAI) -> None:
+    """The message names what is served."""
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.embeddings.create(model="text-embedding-3-small", input="a")
+    assert (code_of(caught.value), caught.value.param) == ("not_found", "model")
+    assert server.model in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "param"),
+    [
+        (["a", LONG], "invalid_input", "input[1]"),
+        ([[5], [99_999]], "invalid_input", "input[1][0]"),
+        ([], "invalid_input", "input"),
+        (["a"] * 2049, "too_many_sequences", "input"),
+    ],
+)
+def test_a_bad_input_is_unprocessable(server: Server, client: openai.OpenAI, value: Any, code: str, param: str) -> None:
+    """The place is named as the caller wrote it."""
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.embeddings.create(model=server.model, input=value)
+    assert (code_of(caught.value), caught.value.param) == (code, param)
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_an_unknown_field_is_unprocessable(server: Server, client: openai.OpenAI) -> None:
+    """It is named."""
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.embeddings.create(model=server.model, input="a", extra_body={"truncate": True})
+    assert (code_of(caught.value), caught.value.param) == ("invalid_input", "truncate")
+
+
+def test_broken_json_and_another_method_are_what_the_client_reads(client: openai.OpenAI) -> None:
+    """400 and 405, in OpenAI's words."""
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.post("/embeddings", cast_to=object, content=b"{")
+    assert code_of(bad.value) == "bad_request"
+    with pytest.raises(openai.APIStatusError) as method:
+        client.get("/embeddings", cast_to=object)
+    assert (method.value.status_code, code_of(method.value)) == (405, "method_not_allowed")
+
+
+def test_a_wrong_key_is_an_authentication_error(start_server: StartServer) -> None:
+    """The right one is let in."""
+    with start_server(FNET_API_KEYS="right") as server:
+        with connect(server, api_key="wrong") as wrong:
+            for ask in (lambda: wrong.embeddings.create(model=server.model, input="a"), wrong.models.list):
+                with pytest.raises(openai.AuthenticationError) as caught:
+                    ask()
+                assert code_of(caught.value) == "unauthorized"
+        with connect(server, api_key="right") as right:
+            assert len(right.embeddings.create(model=server.model, input="a").data) == 1
+
+
+def test_a_client_waits_for_a_server_that_loads(start_server: StartServer) -> None:
+    """503 at first; whoever tries again as he is told gets in."""
+    with start_server(ready=False) as server:
+        with connect(server) as impatient:
+            for ask in (lambda: impatient.embeddings.create(model=server.model, input="a"), impatient.models.list):
+                with pytest.raises(openai.InternalServerError) as caught:
+                    ask()
+                assert (caught.value.status_code, code_of(caught.value)) == (503, "not_ready")
+                assert caught.value.type == "server_error"
+                assert int(caught.value.response.headers["retry-after"]) >= 1
+        with connect(server, max_retries=100) as patient:
+            answer = patient.embeddings.create(model=server.model, input=TEXTS)
+        assert np.array_equal(rows(answer), encoded(server, texts=TEXTS))
+
+
+def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
+    start_server: StartServer, make_preset: Callable[..., Path]
+) -> None:
+    """429 when full; whoever waits as long as Retry-After says gets in; 503 once the process is draining."""
+    slow = make_preset("slow_en", layers=6, hidden_dim=128, positions=512)
+    most = 96 * 512
+    seen: list[tuple[float, int, float]] = []
+
+    def note(response: httpx.Response) -> None:
+        seen.append((time.monotonic(), response.status_code, float(response.headers.get("retry-after", 0))))
+
+    def fill(server: Server) -> httpx.Response:
+        body = {"token_ids": [[7 + number] * 512 for number in range(96)], "outputs": ["pooled_output"]}
+        return httpx.post(f"{server.url}/v1/encode", json=body, timeout=HANG)
+
+    def is_full(server: Server) -> bool:
+        return "fnet_queue_requests 1.0" in httpx.get(f"{server.url}/metrics", timeout=HANG).text
+
+    half: Any = [[200 + number] * 512 for number in range(48)]
+    with (
+        ThreadPoolExecutor() as threads,
+        start_server(slow, FNET_MAX_QUEUE_TOKENS=str(most), FNET_MAX_BATCH_TOKENS="512") as server,
+    ):
+        # === Full ===
+        filling = threads.submit(fill, server)
+        server.wait_until(lambda: is_full(server))
+        with connect(server) as impatient, pytest.raises(openai.RateLimitError) as caught:
+            impatient.embeddings.create(model=server.model, input=half)
+        assert (code_of(caught.value), caught.value.type) == ("overloaded", "rate_limit_error")
+        hooked = httpx.Client(event_hooks={"response": [note]}, timeout=HANG)
+        with connect(server, max_retries=10, http_client=hooked) as patient:
+            answer = patient.embeddings.create(model=server.model, input=half)
+        assert len(answer.data) == 48
+        statuses = [status for _, status, _ in seen]
+        assert statuses == [429] * (len(seen) - 1) + [200]
+        assert len(seen) > 1
+        for (before, _, wait), (after, _, _) in pairwise(seen):
+            assert wait >= 1
+            assert after - before >= wait
+        assert filling.result(HANG).status_code == 200
+
+        # === Draining ===
+        filling = threads.submit(fill, server)
+        server.wait_until(lambda: is_full(server))
+        with connect(server) as late:
+            server.terminate()
+            ready = f"{server.url}/health/ready"
+            server.wait_until(lambda: bool(httpx.get(ready, timeout=HANG).json()["state"] == "draining"))
+            with pytest.raises(openai.InternalServerError) as ended:
+                late.embeddings.create(model=server.model, input="a")
+            assert (ended.value.status_code, code_of(ended.value)) == (503, "draining")
+        assert filling.result(HANG).status_code == 200
+
+
+# === LangChain ===
+
+
+def test_langchain_gets_the_native_vectors_to_the_bit(server: Server) -> None:
+    """With texts sent as they are: OpenAI's own tokenizer is for OpenAI's models."""
+    langchain = OpenAIEmbeddings(
+        model=server.model,
+        base_url=f"{server.url}/v1",
+        api_key=SecretStr("none"),
+        check_embedding_ctx_length=False,
+        max_retries=0,
+        chunk_size=3,
+    )
+    expected = encoded(server, texts=TEXTS)
+    assert np.array_equal(np.array(langchain.embed_documents(TEXTS), np.float32), expected)
+    assert np.array_equal(np.array(langchain.embed_query(TEXTS[0]), np.float32), expected[0])
+
+    async def asynchronously() -> Array:
+        return np.array(await langchain.aembed_documents(TEXTS), np.float32)
+
+    assert np.array_equal(asyncio.run(asynchronously()), expected)
+
+
+def test_langchain_passes_errors_on(server: Server) -> None:
+    """As openai-python raises them."""
+    langchain = OpenAIEmbeddings(
+        model="text-embedding-3-small",
+        base_url=f"{server.url}/v1",
+        api_key=SecretStr("none"),
+        check_embedding_ctx_length=False,
+        max_retries=0,
+    )
+    with pytest.raises(openai.NotFoundError):
+        langchain.embed_query("a")

@@ -1,0 +1,168 @@
+"""Text Embeddings Inference's routes, asked by huggingface_hub and by llama-index."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from huggingface_hub import AsyncInferenceClient, InferenceClient, constants
+from huggingface_hub.errors import HfHubHTTPError
+from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
+
+if TYPE_CHECKING:
+    from tests.suites.clients.conftest import Server, StartServer
+
+POSITIONS = 64
+HIDDEN = 32
+LONG = " ".join([*(["word"] * 60), "and", "other", *(["things"] * 60)])
+TEXTS = ["a small dog", "Caf\xe9 \U0001f600"]
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub, which tests keep from its hub, reach this machine."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def client(server: Server) -> InferenceClient:
+    """huggingface_hub's client, at the service's root."""
+    return InferenceClient(model=server.url)
+
+
+def native(server: Server, **request: Any) -> npt.NDArray[np.float32]:
+    """Return the pooled outputs of `/v1/encode`."""
+    response = httpx.post(f"{server.url}/v1/encode", json={"outputs": ["pooled_output"], **request}, timeout=60)
+    return np.array(response.raise_for_status().json()["pooled_output"], np.float32)
+
+
+def ids(server: Server, text: str) -> list[int]:
+    """Return a text's ids, without special tokens."""
+    request = {"inputs": text, "add_special_tokens": False}
+    response = httpx.post(f"{server.url}/tokenize", json=request, timeout=60).raise_for_status()
+    return [token["id"] for token in response.json()[0]]
+
+
+# === huggingface_hub ===
+
+
+@pytest.mark.parametrize("path", ["", "/", "/embed"])
+def test_hub_embeds_a_text(server: Server, path: str) -> None:
+    """At the root or at the route, the vector is that of the native route, to the last bit."""
+    found = InferenceClient(model=server.url + path).feature_extraction(TEXTS[0])
+    assert found.shape == (1, HIDDEN)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, native(server, texts=TEXTS[:1], normalize=True))
+
+
+def test_hub_embeds_texts_as_they_are(server: Server, client: InferenceClient) -> None:
+    """Many at once, normalised or not."""
+    assert np.array_equal(client.feature_extraction(TEXTS, normalize=False), native(server, texts=TEXTS))
+    found = client.feature_extraction(TEXTS, normalize=True)
+    assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
+
+
+def test_hub_cuts_on_either_side(server: Server, client: InferenceClient) -> None:
+    """Special tokens are kept."""
+    words = ids(server, LONG)
+    kept = POSITIONS - 2
+    cut: list[tuple[Literal["left", "right"] | None, list[int]]] = [
+        ("right", words[:kept]),
+        ("left", words[-kept:]),
+        (None, words[:kept]),
+    ]
+    for direction, expected in cut:
+        found = client.feature_extraction(LONG, truncate=True, truncation_direction=direction, normalize=False)
+        assert np.array_equal(found, native(server, token_ids=[4, *expected, 5]))
+
+
+def test_hub_may_name_what_is_there_anyway(server: Server, client: InferenceClient) -> None:
+    """All dimensions, as numbers."""
+    found = client.feature_extraction(TEXTS, dimensions=HIDDEN, encoding_format="float")
+    assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({}, "inputs"),
+        ({"truncate": True, "prompt_name": "query"}, "prompt_name"),
+        ({"truncate": True, "dimensions": HIDDEN - 1}, "dimensions"),
+        ({"truncate": True, "encoding_format": "base64"}, "encoding_format"),
+    ],
+)
+def test_hub_is_told_what_is_wrong(client: InferenceClient, options: dict[str, Any], place: str) -> None:
+    """With the status, and the place in the client's own words."""
+    with pytest.raises(HfHubHTTPError) as caught:
+        client.feature_extraction(LONG, **options)
+    assert caught.value.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
+    document = caught.value.response.json()
+    assert document["error_type"] == "Validation"
+    assert document["error"].startswith(f"{place}: ")
+    assert place in str(caught.value)
+
+
+def test_hub_works_in_an_event_loop(server: Server) -> None:
+    """Its asynchronous client gets the same."""
+
+    async def call() -> npt.NDArray[np.float32]:
+        async with AsyncInferenceClient(model=server.url) as client:
+            found: npt.NDArray[np.float32] = await client.feature_extraction(TEXTS)
+            return found
+
+    assert np.array_equal(asyncio.run(call()), native(server, texts=TEXTS, normalize=True))
+
+
+# === llama-index ===
+
+
+def test_llama_index_embeds_queries_and_documents(server: Server) -> None:
+    """One at a time, many in batches, and in an event loop."""
+    model = TextEmbeddingsInference(
+        model_name=server.model,
+        base_url=server.url,
+        query_instruction="",
+        text_instruction="",
+        embed_batch_size=2,
+    )
+    texts = [*TEXTS, "a third"]
+    expected = native(server, texts=texts, normalize=True)
+    single = np.array(model.get_query_embedding(texts[0]), np.float32)
+    assert np.array_equal(single, expected[0])
+    many = np.array(model.get_text_embedding_batch(texts), np.float32)
+    assert np.array_equal(many, expected)
+    later = asyncio.run(model.aget_text_embedding_batch(texts))
+    assert np.array_equal(np.array(later, np.float32), expected)
+
+
+def test_llama_index_cuts_what_is_too_long(server: Server) -> None:
+    """It asks for that by default."""
+    model = TextEmbeddingsInference(
+        model_name=server.model, base_url=server.url, query_instruction="", text_instruction=""
+    )
+    found = np.array(model.get_text_embedding(LONG), np.float32)
+    assert np.array_equal(found[None], native(server, texts=[LONG], truncate=True, normalize=True))
+
+
+# === Both, with a key ===
+
+
+def test_a_key_opens_the_door(start_server: StartServer) -> None:
+    """Both clients can present one, and are refused without."""
+    with start_server(FNET_API_KEYS="secret") as server:
+        assert InferenceClient(model=server.url, token="secret").feature_extraction("a").shape == (1, HIDDEN)  # noqa: S106
+        with pytest.raises(HfHubHTTPError) as caught:
+            InferenceClient(model=server.url, token="wrong").feature_extraction("a")  # noqa: S106 - wrong on purpose
+        assert caught.value.response.status_code == httpx.codes.UNAUTHORIZED
+        model = TextEmbeddingsInference(
+            model_name=server.model,
+            base_url=server.url,
+            query_instruction="",
+            text_instruction="",
+            auth_token="secret",  # noqa: S106 - the test's own
+        )
+        assert len(model.get_text_embedding("a")) == HIDDEN
