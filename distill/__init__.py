@@ -1,4 +1,4 @@
-"""The recipe of the bundled preset: public text and a teacher become a small FNet that embeds sentences.
+"""The recipe of the bundled preset: distill a teacher into a small FNet sentence encoder, from public text.
 
-`python -m distill` runs it step by step; `distill.recipe` holds its knobs. Serving needs none of this.
+`python -m distill` runs it step by step; `distill.recipe` holds its parameters. The service does not use this package.
 """

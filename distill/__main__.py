@@ -1,10 +1,10 @@
-"""`python -m distill`: the recipe, step by step."""
+"""Run the recipe's command line: `python -m distill`."""
 
 from __future__ import annotations
 
 import os
 
-# Keras chooses its backend when it is first imported; torch trains fastest on processors.
+# Keras selects its backend at the first import; torch trains fastest on CPUs.
 os.environ["KERAS_BACKEND"] = "torch"
 
 from distill.cli import main

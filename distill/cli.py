@@ -1,4 +1,4 @@
-"""The recipe's command line. Steps do what is missing and keep what is there, so that each can be run again."""
+"""The recipe's command line. Each step keeps existing results, so it can be run again."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ _WORK = click.option(
     type=click.Path(path_type=Path),
     default=Path("distill-work"),
     show_default=True,
-    help="Working directory: packages, corpus, the teacher's answers, checkpoints, the preset.",
+    help="Working directory for packages, corpus, teacher vectors, checkpoints and the preset.",
 )
 _MINUTES = click.option(
-    "--minutes", type=float, default=105.0, show_default=True, help="Wall time of the training steps, in all."
+    "--minutes", type=float, default=105.0, show_default=True, help="Total wall time of the training steps."
 )
 _COMPILED = click.option(
     "--compile/--no-compile",
     "compiled",
     default=True,
     show_default=True,
-    help="Fuse the elementwise work of training, for which a C++ compiler is needed.",
+    help="Fuse elementwise operations in training; requires a C++ compiler.",
 )
 _START = click.option(
     "--start",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A preset to go on from, with its vocabulary and more words behind it; by default the student starts anew.",
+    help="Preset directory to continue from; new words extend its vocabulary.  [default: train from scratch]",
 )
 
 
 @click.group()
 def main() -> None:
-    """Distil a teacher into a small FNet: corpus, tokenizer, teach, train, export, evaluate, or all of them."""
+    """Distill a teacher into a small FNet sentence encoder, step by step or with `all`."""
 
 
 @main.command()
 @_WORK
 def corpus(work: Path) -> None:
-    """Fetch the packages and write the corpus."""
-    from distill.corpus import build  # noqa: PLC0415 - each step imports what it needs
+    """Fetch the source packages and build the corpus."""
+    from distill.corpus.build import build  # noqa: PLC0415 - each step imports only its own libraries
 
     build(FNET_MINI, work)
 
@@ -52,8 +52,8 @@ def corpus(work: Path) -> None:
 @_WORK
 @_START
 def tokenizer(work: Path, start: Path | None) -> None:
-    """Train the vocabulary."""
-    from distill.vocabulary import train_vocabulary  # noqa: PLC0415
+    """Train the vocabulary, or extend the vocabulary of a preset."""
+    from distill.training.vocabulary import train_vocabulary  # noqa: PLC0415
 
     train_vocabulary(FNET_MINI, work, start)
 
@@ -65,14 +65,16 @@ def tokenizer(work: Path, start: Path | None) -> None:
     type=click.FloatRange(0.0, 1.0),
     default=1.0,
     show_default=True,
-    help="Ask about so much of every file of the corpus, and train on no more of it.",
+    help="Share of each corpus file to embed; training uses no other texts.",
 )
-@click.option("--whole", multiple=True, metavar="NAME", help="A file of the corpus to ask about in whole all the same.")
-def teach(*, work: Path, share: float, whole: tuple[str, ...]) -> None:
-    """Ask the teacher about every text."""
-    from distill.teacher import teach as ask  # noqa: PLC0415
+@click.option(
+    "--complete", multiple=True, metavar="NAME", help="Corpus file to embed completely, regardless of --share."
+)
+def embed_teacher(*, work: Path, share: float, complete: tuple[str, ...]) -> None:
+    """Embed the corpus with the teacher."""
+    from distill.training.teacher import embed_teacher as embed  # noqa: PLC0415
 
-    ask(FNET_MINI, work, share, whole)
+    embed(FNET_MINI, work, share, complete)
 
 
 @main.command()
@@ -81,9 +83,9 @@ def teach(*, work: Path, share: float, whole: tuple[str, ...]) -> None:
 @_COMPILED
 @_START
 def train(*, work: Path, minutes: float, compiled: bool, start: Path | None) -> None:
-    """Train the student, or go on with it, and draw its losses."""
-    from distill.card import plot_loss  # noqa: PLC0415
-    from distill.train import train as run  # noqa: PLC0415
+    """Train the student, or resume its training, and plot the loss."""
+    from distill.evaluation.card import plot_loss  # noqa: PLC0415
+    from distill.training.train import train as run  # noqa: PLC0415
 
     run(FNET_MINI, work, minutes, compiled=compiled, start=start)
     plot_loss(work)
@@ -101,18 +103,18 @@ def export(work: Path) -> None:
 @main.command()
 @_WORK
 @click.option(
-    "--before",
+    "--previous",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A preset to compare with; the bundled one by default.",
+    help="Preset directory to compare with.  [default: the bundled preset]",
 )
-def evaluate(work: Path, before: Path | None) -> None:
-    """Measure the preset beside the teacher, a static floor and the preset before, and write its card."""
-    from distill.card import table, write_card  # noqa: PLC0415
-    from distill.evaluate import evaluate as measure  # noqa: PLC0415
+def evaluate(work: Path, previous: Path | None) -> None:
+    """Evaluate the preset against the teacher, a static baseline and the previous preset, and write its card."""
+    from distill.evaluation.card import table, write_card  # noqa: PLC0415
+    from distill.evaluation.evaluate import evaluate as measure  # noqa: PLC0415
 
     preset = work / "preset" / FNET_MINI.name
     bundled = BUNDLED_DIRECTORY / FNET_MINI.name
-    figures = measure(FNET_MINI, work, preset, before or (bundled if bundled.exists() else None))
+    figures = measure(FNET_MINI, work, preset, previous or (bundled if bundled.exists() else None))
     write_card(FNET_MINI, figures, work, preset)
     click.echo(table(figures))
 
@@ -120,16 +122,16 @@ def evaluate(work: Path, before: Path | None) -> None:
 @main.command()
 @_WORK
 def bundle(work: Path) -> None:
-    """Make the evaluated preset the bundled one, and put its plots where its card looks for them."""
+    """Replace the bundled preset with the evaluated one, and copy its plots to docs/images."""
     source, target = work / "preset" / FNET_MINI.name, BUNDLED_DIRECTORY / FNET_MINI.name
     if not (source / CARD_FILE).is_file():
-        raise click.ClickException(f"{source} has no card: export and evaluate it first")
-    fresh, old = target.with_suffix(".new"), target.with_suffix(".old")
-    shutil.copytree(source, fresh)
+        raise click.ClickException(f"{source} has no card; run the export and evaluate steps first")
+    replacement, replaced = target.with_suffix(".new"), target.with_suffix(".old")
+    shutil.copytree(source, replacement)
     if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        target.rename(replaced)
+    replacement.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
     images = BUNDLED_DIRECTORY.parents[1] / "docs/images"
     images.mkdir(parents=True, exist_ok=True)
     for plot in (work / "plots").glob("*.png"):
@@ -143,11 +145,11 @@ def bundle(work: Path) -> None:
 @_COMPILED
 @_START
 @click.pass_context
-def everything(context: click.Context, *, work: Path, minutes: float, compiled: bool, start: Path | None) -> None:
-    """Run every step but `bundle`, which replaces what the service serves."""
+def run_all(context: click.Context, *, work: Path, minutes: float, compiled: bool, start: Path | None) -> None:
+    """Run every step except `bundle`, which replaces the bundled preset."""
     context.invoke(corpus, work=work)
     context.invoke(tokenizer, work=work, start=start)
-    context.invoke(teach, work=work, share=1.0, whole=())
+    context.invoke(embed_teacher, work=work, share=1.0, complete=())
     context.invoke(train, work=work, minutes=minutes, compiled=compiled, start=start)
     context.invoke(export, work=work)
     context.invoke(evaluate, work=work)

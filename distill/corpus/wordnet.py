@@ -1,4 +1,4 @@
-"""WordNet: words, their definitions and examples, from the database files (Princeton, wndb(5WN))."""
+"""WordNet: words, definitions and examples from its database files (Princeton, wndb(5WN))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _EXAMPLE = re.compile(r'"([^"]+)"')
-_PARTS = ("noun", "verb", "adj", "adv")
+_PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,13 @@ class Synset:
     """Words that share one meaning.
 
     Attributes:
-        part: `noun`, `verb`, `adj` or `adv`.
-        words: The words, most usual first.
-        definition: What they mean.
+        part_of_speech: `noun`, `verb`, `adj` or `adv`.
+        words: The words, the most frequent first.
+        definition: Their common definition.
         examples: Sentences or phrases that use one of them.
     """
 
-    part: str
+    part_of_speech: str
     words: list[str]
     definition: str
     examples: list[str]
@@ -30,16 +30,16 @@ class Synset:
 
 def synsets(directory: Path) -> Iterator[Synset]:
     """Yield every entry of `data.noun`, `data.verb`, `data.adj` and `data.adv`."""
-    for part in _PARTS:
-        for line in (directory / f"data.{part}").read_text("utf-8").splitlines():
+    for part_of_speech in _PARTS_OF_SPEECH:
+        for line in (directory / f"data.{part_of_speech}").read_text("utf-8").splitlines():
             if line.startswith("  "):
-                continue  # the licence
+                continue  # a line of the license
             fields, _, gloss = line.partition(" | ")
             columns = fields.split(" ")
-            # The number of words is hexadecimal; each is followed by its sense. An adjective may carry a marker.
+            # The number of words is hexadecimal; a sense number follows each word. An adjective may carry a marker.
             words = [
                 re.sub(r"\([a-z]+\)$", "", columns[4 + 2 * index]).replace("_", " ")
                 for index in range(int(columns[3], 16))
             ]
             definition = _EXAMPLE.sub("", gloss).strip(" ;\n")
-            yield Synset(part, words, re.sub(r"(\s*;\s*)+", "; ", definition), _EXAMPLE.findall(gloss))
+            yield Synset(part_of_speech, words, re.sub(r"(\s*;\s*)+", "; ", definition), _EXAMPLE.findall(gloss))

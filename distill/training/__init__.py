@@ -1,0 +1,1 @@
+"""The training: vocabulary, teacher vectors, initialization and the training loop of the student."""
