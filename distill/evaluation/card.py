@@ -255,10 +255,9 @@ def _training(recipe: Recipe, work: Path) -> str:
 {initialization}
 
 The loss consists of the cosine distance of each `pooled_output` to the teacher's vector, the squared error of the
-cosines within a batch, with additional weight for texts of one group, and, with weight {recipe.mean_weight:g}, the cosine
-distance of `mean_output`. One group in {recipe.held_out_every} was held out, {recipe.resegmented_share:.0%} of the texts \
-had a random segmentation, and there was no
-padding.
+cosines within a batch, with additional weight for texts of one group, and, with weight {recipe.mean_weight:g}, the
+cosine distance of `mean_output`. One group in {recipe.held_out_every} was held out. In training,
+{recipe.resegmented_share:.0%} of the texts had a random segmentation, and there was no padding.
 {amount}{history}"""
 
 
@@ -272,8 +271,8 @@ def _results(recipe: Recipe, figures: _Figures, work: Path) -> str:
     parts = [
         """## Results
 
-`student` is this preset's `pooled_output`, `student mean` its `mean_output`, `previous` the preset that it replaces, and
-`static baseline` the plain average of the teacher's vectors of single word pieces, which needs no encoder.
+`student` is this preset's `pooled_output`, `student mean` its `mean_output`, `previous` the preset that it replaces,
+and `static baseline` the plain average of the teacher's vectors of single word pieces, which needs no encoder.
 
 * No held-out text occurs in the training data, neither as a text nor as a sentence of a passage. However, composed
   texts share their templates with training texts, and fragments may come from training sentences, which makes these
@@ -353,10 +352,10 @@ def _reproduction(recipe: Recipe) -> str:
 `make distill` fetches the packages, builds the corpus and the vocabulary, embeds the corpus with the teacher, trains,
 and evaluates; `make distill START=DIRECTORY` continues from a preset. The steps are also available one by one
 (`python -m distill`), and the teacher can embed a part of the corpus only. Version 1.4 of fnet_mini_en used
-`embed-teacher --share 0.2 --complete words --complete single_words`. All choices of text are seeded ({recipe.seed}), but
-the time limits the training, so another machine runs another number of steps and produces other weights. The recipe is
-in `distill`. It requires Debian 12 with its package lists (`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm,
-and, unless `--no-compile` is set, a C++ compiler.
+`embed-teacher --share 0.2 --complete words --complete single_words`. All choices of text are seeded
+({recipe.seed}), but time limits the training, so another machine runs another number of steps and produces
+other weights. The recipe is in `distill`. It requires Debian 12 with its package lists
+(`apt-get -o Acquire::Languages=en update`), `dpkg-deb`, npm, and, unless `--no-compile` is set, a C++ compiler.
 """
 
 
