@@ -1,4 +1,4 @@
-"""Keras on torch, as the recipe runs it. `make test-distill` runs what is here, in an environment of its own."""
+"""Settings for the tests of the recipe with Keras on torch; `make test-distill` runs them in their own environment."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ os.environ["KERAS_BACKEND"] = "torch"
 
 import torch
 
-# One thread does tiny steps sooner, and does not wait for another on a busy machine.
+# For tiny steps one thread is faster, and it never waits for another thread on a busy machine.
 torch.set_num_threads(1)

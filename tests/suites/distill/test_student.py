@@ -1,4 +1,4 @@
-"""The packed student computes what the backbone computes, and packs what it is given."""
+"""The packed student computes the same outputs as the backbone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.student import Student, pack
+from distill.training.student import Student, pack
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
 
@@ -15,7 +15,7 @@ LENGTHS = (1, 2, 5, 12, 3, 7, 16, 1)
 
 @pytest.fixture(scope="module", params=[12, 13], ids=["even hidden size", "odd hidden size"])
 def backbone(request: pytest.FixtureRequest) -> FNetBackbone:
-    """A tiny network with weights large enough to matter."""
+    """A tiny network with random weights."""
     architecture = Architecture(
         vocabulary_size=40, num_layers=2, hidden_dim=request.param, intermediate_dim=20, max_sequence_length=24
     )
@@ -36,21 +36,21 @@ def texts() -> list[list[int]]:
     return [random.integers(0, 40, length).tolist() for length in LENGTHS]
 
 
-def test_packed_is_what_each_text_gets_alone(backbone: FNetBackbone) -> None:
-    """Both outputs of every text, in whatever company, are those of the backbone's own forward pass."""
+def test_packed_outputs_equal_the_backbones(backbone: FNetBackbone) -> None:
+    """Both outputs of every text equal those of the backbone for the text alone."""
     rows, count = pack(texts(), 16, 5)
     assert count == len(LENGTHS)
     with torch.no_grad():
         pooled, mean = Student(backbone, torch.float32).outputs(rows)
     for index, ids in enumerate(texts()):
         inputs = {"token_ids": np.array([ids], np.int32), "segment_ids": np.zeros((1, len(ids)), np.int32)}
-        alone = backbone(inputs)
-        torch.testing.assert_close(pooled[index], alone["pooled_output"][0].detach(), atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(mean[index], alone["sequence_output"][0].mean(0).detach(), atol=2e-4, rtol=1e-4)
+        expected = backbone(inputs)
+        torch.testing.assert_close(pooled[index], expected["pooled_output"][0].detach(), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(mean[index], expected["sequence_output"][0].mean(0).detach(), atol=2e-4, rtol=1e-4)
 
 
-def test_gradients_are_those_of_the_backbone(backbone: FNetBackbone) -> None:
-    """A loss on packed rows pulls at every variable exactly as the same loss on the backbone does."""
+def test_packed_gradients_equal_the_backbones(backbone: FNetBackbone) -> None:
+    """A loss on packed rows has the same gradients as the same loss on the backbone."""
     student = Student(backbone, torch.float32)
     rows, _ = pack(texts(), 16, 5)
     student.outputs(rows)[0].square().sum().backward()
@@ -58,32 +58,32 @@ def test_gradients_are_those_of_the_backbone(backbone: FNetBackbone) -> None:
     for variable in student.variables.values():
         variable.grad = None
     inputs = [{"token_ids": torch.tensor([ids]), "segment_ids": torch.zeros(1, len(ids)).int()} for ids in texts()]
-    sum(backbone(each, training=False)["pooled_output"].square().sum() for each in inputs).backward()
+    sum(backbone(features, training=False)["pooled_output"].square().sum() for features in inputs).backward()
     for name, gradient in packed.items():
         if name.startswith("segment"):
-            continue  # the packed student knows segment 0 only
+            continue  # the packed student uses segment 0 only
         torch.testing.assert_close(gradient, student.variables[name].grad, atol=2e-4, rtol=2e-3)
     for variable in student.variables.values():
         variable.grad = None
 
 
-def test_narrow_products_stay_near(backbone: FNetBackbone) -> None:
-    """In bfloat16 the direction of every pooled output stays what it is."""
+def test_bfloat16_products_preserve_the_direction(backbone: FNetBackbone) -> None:
+    """The pooled outputs in bfloat16 have a cosine of more than 0.98 to those in float32."""
     rows, _ = pack(texts(), 16, 5)
     with torch.no_grad():
-        wide, narrow = (Student(backbone, precision).outputs(rows)[0] for precision in (torch.float32, torch.bfloat16))
-    assert torch.nn.functional.cosine_similarity(wide, narrow).min() > 0.98
+        outputs = [Student(backbone, dtype).outputs(rows)[0] for dtype in (torch.float32, torch.bfloat16)]
+    assert torch.nn.functional.cosine_similarity(*outputs).min() > 0.98
 
 
-def test_packing_keeps_order_and_says_what_fits() -> None:
-    """Texts lie in rows without overlap; those beyond the last row are left for the next batch."""
-    given = texts()
-    rows, count = pack(given, 16, 2)
-    assert 0 < count < len(given)
+def test_pack_preserves_order_and_returns_the_count() -> None:
+    """Texts do not overlap; texts that do not fit remain for the next batch."""
+    sequences = texts()
+    rows, count = pack(sequences, 16, 2)
+    assert 0 < count < len(sequences)
     flat = rows.token_ids.flatten()
     owners = rows.owners.flatten()
-    for index, ids in enumerate(given[:count]):
-        start = int(rows.firsts[index])
+    for index, ids in enumerate(sequences[:count]):
+        start = int(rows.first_token_index[index])
         assert flat[start : start + len(ids)].tolist() == ids
         assert (owners == index).sum() == len(ids)
     assert (owners == count).sum() == 32 - sum(LENGTHS[:count])
