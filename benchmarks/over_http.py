@@ -25,8 +25,7 @@ import numpy as np
 
 from model.encoder import Tokens
 from service.core.engine import Engine
-from service.engine_options import engine_options
-from service.settings import Settings
+from service.settings import Settings, engine_options
 
 _CLIENTS = 32
 _TEXTS = 2_000

@@ -17,11 +17,10 @@ from service import __version__
 from service.core.engine import Engine
 from service.core.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.core.events import Record, RequestCancelled, RequestRejected
-from service.engine_options import engine_options
 from service.protocols import native, oip, openai, tei
 from service.protocols import tokenization as tokens
 from service.protocols.base import Protocol
-from service.settings import Settings
+from service.settings import Settings, engine_options
 from service.telemetry.metrics import MODEL_LABELS, Metrics
 from service.web.api_keys import KeyRing
 from service.web.encoding import json_bytes
@@ -39,6 +38,7 @@ from service.web.middleware import (
     Render,
     route_of,
 )
+from service.web.problem import PROBLEM_CONTENT, refusals
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
 
@@ -217,7 +217,7 @@ def _on_http_exception(
 def _add_health(app: FastAPI, engine: Engine) -> None:
     told: dict[str, Any] = {
         "tags": ["health"],
-        "responses": {503: {"description": "No, with the same body"}, **native.refusals(400, 413, 500, 504)},
+        "responses": {503: {"description": "No, with the same body"}, **refusals(400, 413, 500, 504)},
     }
 
     @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
@@ -233,9 +233,9 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    refusals = native.refusals(400, 401, 413, 500, 503, 504)
+    described = refusals(400, 401, 413, 500, 503, 504)
 
-    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=refusals)
+    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=described)
     async def info() -> Response:
         return _json(_info(engine, settings))
 
@@ -246,8 +246,8 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
         response_class=Response,
         responses={
             200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"description": "The preset has no card", "content": native.PROBLEM_CONTENT},
-            **refusals,
+            404: {"description": "The preset has no card", "content": PROBLEM_CONTENT},
+            **described,
         },
     )
     async def card() -> Response:
@@ -268,7 +268,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                 }
             },
-            **native.refusals(400, 413, 500, 504),
+            **refusals(400, 413, 500, 504),
         },
     )
     async def exposition(request: Request) -> Response:

@@ -24,8 +24,7 @@ from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
 from service.cli.exits import stop
 from service.core.engine import Engine
-from service.engine_options import engine_options
-from service.settings import Settings
+from service.settings import Settings, engine_options
 
 # Nobody else is in the queue of an actor's own engine.
 _QUEUE_TOKENS = 1 << 30

@@ -25,7 +25,8 @@ from jax.sharding import PartitionSpec as Split
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.backends.base import LAYER_NORM_EPSILON, Backend, Dtype, RowInput, feed_forward_dtype
+from model.backends.base import LAYER_NORM_EPSILON, Backend, RowInput, feed_forward_dtype
+from model.dtypes import Dtype
 from model.presets.weights import Weights
 
 # What identifies a kind of processor, on Intel's and AMD's and on ARM's.

@@ -14,8 +14,9 @@ from model.packing import BatchBuilder
 from service.bench.results import BenchError
 from service.bench.timing import timed
 from service.bench.workloads import filling_lengths, sequences
-from service.core.engine import Engine, EngineOptions
+from service.core.engine import Engine
 from service.core.events import BatchRan, Record
+from service.core.options import EngineOptions
 
 # No request of a measurement takes as long.
 _TIMEOUT_SECONDS = 3600.0

@@ -82,7 +82,8 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     from model.backends import backend_type  # noqa: PLC0415
     from service.bench.candidate import full_row, one_line  # noqa: PLC0415
-    from service.core.engine import Engine, EngineOptions  # noqa: PLC0415
+    from service.core.engine import Engine  # noqa: PLC0415
+    from service.core.options import EngineOptions  # noqa: PLC0415
     from service.telemetry import logs  # noqa: PLC0415 - these imports are measured
 
     backend_type(options["backend"])

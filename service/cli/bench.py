@@ -93,7 +93,8 @@ def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[
     combinations where none is supported: `Settings` refuses them.
     """
     # `--help` of any command imports this module, and is to load no numerical library.
-    from model.backends import SUPPORTED_DTYPES, is_installed  # noqa: PLC0415
+    from model.backends import is_installed  # noqa: PLC0415
+    from model.dtypes import SUPPORTED_DTYPES  # noqa: PLC0415
 
     supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
     known_backends = dict.fromkeys(backend for backend, _ in supported)

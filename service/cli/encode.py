@@ -307,7 +307,7 @@ async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> 
             yield RemoteEncoder(client), about
         return
     from service.core.engine import Engine  # noqa: PLC0415
-    from service.engine_options import engine_options  # noqa: PLC0415
+    from service.settings import engine_options  # noqa: PLC0415
 
     engine = Engine(engine_options(settings, max_queue_tokens=_QUEUE_TOKENS))
     tell = progress()

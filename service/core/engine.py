@@ -7,21 +7,18 @@ model thread that alone runs the network. A loader thread makes the engine ready
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
-from model.backends import backend_type, faster_choice
-from model.backends.base import BackendError, BackendName, Dtype
+from model.backends import backend_type
+from model.backends.base import BackendError
 from model.encoder import (
     ALL_OUTPUTS,
     EncoderInput,
@@ -33,11 +30,8 @@ from model.encoder import (
 )
 from model.errors import PresetError
 from model.packing import BatchPlan
-from model.presets.preset import Padding, Pooling, Preset, default_cache_dir, load_preset
-from model.presets.weights import read_weights, weights_digest
-from model.reference import encode_one, random_weights
-from model.selftest import SelfTest, SelfTestError, compile_and_verify
-from model.tokenizer import FNetTokenizer
+from model.presets.preset import Padding, Pooling
+from model.selftest import SelfTestError
 from service.core import errors
 from service.core.batcher import Batcher, Job
 from service.core.cache import ResultCache
@@ -52,6 +46,8 @@ from service.core.events import (
     Timings,
 )
 from service.core.inputs import Text, from_texts
+from service.core.loader import Loaded, faster_settings, load_model
+from service.core.options import EngineOptions
 from service.core.watchdog import Watch
 
 P = ParamSpec("P")
@@ -59,8 +55,6 @@ T = TypeVar("T")
 
 State = Literal["loading", "compiling", "ready", "draining", "failed"]
 
-# Of weights that are not loaded.
-_SEED = 0
 # Enough to keep one core busy with words while the network has the others.
 _WORKERS = 2
 # Seconds for one run, many times what the largest network should need on a slow machine: to end a process that would
@@ -73,43 +67,6 @@ _SMALL = 8192
 log = structlog.get_logger("fnet.engine")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What an engine needs to know; see `service.settings.Settings` for each meaning."""
-
-    preset: str
-    load_weights: bool
-    dtype: Dtype
-    backend: BackendName
-    max_batch_tokens: int
-    max_queue_tokens: int
-    batch_invariant: bool
-    cache_dir: Path | None
-    result_cache_bytes: int
-    pooling: Pooling | None
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready to run.
-
-    Attributes:
-        preset: Its description.
-        digest: SHA-256 of its weight files, empty for random weights.
-        tokenizer: Its tokenizer, if it has one.
-        encoder: The compiled encoder.
-        test: What the self-test found.
-        seconds: How long it took to get here.
-    """
-
-    preset: Preset
-    digest: str
-    tokenizer: FNetTokenizer | None
-    encoder: PackedEncoder
-    test: SelfTest
-    seconds: float
-
-
 class Engine:
     """One model, from its loading to its last answer.
 
@@ -118,6 +75,7 @@ class Engine:
         observe: Told of all work done.
         on_failure: Called once, from whatever thread, when the engine cannot serve any more.
         patience: Seconds after which a run is held never to end.
+        load: Loads the model; as `service.core.loader.load_model`.
     """
 
     def __init__(
@@ -126,6 +84,7 @@ class Engine:
         observe: Observer = lambda _record: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
         patience: float = _PATIENCE,
+        load: Callable[[EngineOptions, Callable[[int, int], None]], Loaded] = load_model,
     ) -> None:
         self.options = options
         self.state: State = "loading"
@@ -133,6 +92,7 @@ class Engine:
         self.loaded: Loaded | None = None
         self._observe = observe
         self._on_failure = on_failure
+        self._load_model = load
         self._batcher: Batcher[EncoderInput, Encoding, BatchPlan] | None = None
         self._watch = Watch(patience)
         self._cache = ResultCache(options.result_cache_bytes)
@@ -382,13 +342,12 @@ class Engine:
 
     def _load(self) -> None:
         try:
-            self._begin(self._make_ready())
+            self._begin(self._load_model(self.options, lambda done, of: self._advance("compiling", done, of)))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process must say so and end
             self._fail(error)
 
     def _begin(self, loaded: Loaded) -> None:
         """Take work."""
-        _give_back_memory()
         self.loaded = loaded
         encoder = loaded.encoder
         batcher = Batcher(
@@ -418,46 +377,8 @@ class Engine:
             batch_invariant=loaded.test.batch_invariant,
             numerics=loaded.test.numerics[:12],
             seconds=round(loaded.seconds, 1),
-            **_faster(self.options, loaded),
+            **faster_settings(self.options, loaded),
         )
-
-    def _make_ready(self) -> Loaded:
-        started = time.perf_counter()
-        options = self.options
-        log.info("loading", preset=options.preset, dtype=options.dtype)
-        preset = load_preset(options.preset, options.cache_dir)
-        tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
-        architecture = preset.architecture
-        if options.load_weights:
-            weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
-        else:
-            weights, digest = random_weights(architecture, _SEED), ""
-            log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
-        if not preset.trained:
-            log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
-        backend_type(options.backend).keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
-        encoder = PackedEncoder(
-            architecture,
-            weights,
-            dtype=options.dtype,
-            backend=options.backend,
-            max_batch_tokens=options.max_batch_tokens,
-        )
-        self._advance("compiling", 0, len(encoder.row_lengths))
-        test = compile_and_verify(
-            encoder,
-            lambda tokens: encode_one(architecture, weights, *tokens),
-            batch_invariant=options.batch_invariant,
-            progress=lambda done, of: self._advance("compiling", done, of),
-        )
-        for length, reason in test.disabled.items():
-            log.info("row length disabled", row_length=length, reason=reason)
-        if options.batch_invariant and not test.batch_invariant:
-            log.warning(
-                "not batch-invariant",
-                detail="on this machine the last bits of a result depend on the rest of its batch",
-            )
-        return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
 
     def _advance(self, state: State, done: int, of: int) -> None:
         self.progress = (done, of)
@@ -475,24 +396,9 @@ class Engine:
         self._on_failure(error)
 
 
-def _give_back_memory() -> None:
-    """Return to the system what reading and laying out the weights took, which glibc would keep for later."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _merged(one: EncoderInput, other: EncoderInput) -> EncoderInput:
     """Return the input that computes the outputs of both, which are for the same sequence."""
     return one if other.outputs <= one.outputs else EncoderInput(one.tokens, one.outputs | other.outputs)
-
-
-def _faster(options: EngineOptions, loaded: Loaded) -> dict[str, str]:
-    """Return what to set for more speed, where an installed backend and this processor allow it."""
-    if not loaded.encoder.devices[0].startswith("cpu"):
-        return {}
-    choice = faster_choice(loaded.preset.architecture, options.backend, options.dtype)
-    return {} if choice is None else {"faster": choice}
 
 
 def _stacked(

@@ -4,59 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.encoder import Encoding, Output, Tokens
 from model.presets.preset import Preset
 from service.core.engine import Engine, normalized
-from service.core.errors import ServiceError
 from service.core.events import Timings
 from service.core.inputs import Text, check_count, from_ids
 from service.protocols.base import Protocol
+from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.accept import prefers
-from service.web.bodies import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
+from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
 from service.web.encoding import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
+from service.web.problem import ProblemDocument, refusals, render_error
 from service.web.responses import answered
 from service.web.route import DirectRoute
-from service.web.statuses import headers, status, title
 
 JSON = "application/json"
 NPZ = "application/x-npz"
-PROBLEM = "application/problem+json"
 
 
 # === Wire types ===
-
-
-def _one_or_batch_of_ids(value: Any) -> str:
-    nested = isinstance(value, list) and (not value or isinstance(value[0], list))
-    return "batch" if nested else "one"
-
-
-def _one_or_batch_of_texts(value: Any) -> str:
-    return "batch" if isinstance(value, list) else "one"
-
-
-def _text_or_pair(value: Any) -> str:
-    return "pair" if isinstance(value, list) else "text"
-
-
-Ids = Annotated[
-    Annotated[list[IdList], Field(fail_fast=True), Tag("batch")] | Annotated[IdList, Tag("one")],
-    Discriminator(_one_or_batch_of_ids),
-]
-Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
-TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
-Texts = Annotated[
-    Annotated[list[TextOrPair], Field(fail_fast=True), Tag("batch")] | Annotated[OneText, Tag("one")],
-    Discriminator(_one_or_batch_of_texts),
-]
-PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
 
 
 class EncodeRequest(BaseModel):
@@ -89,13 +62,6 @@ class EncodeRequest(BaseModel):
     )
 
 
-class Usage(BaseModel):
-    """What a request took."""
-
-    sequences: int
-    tokens: int
-
-
 class EncodeResponse(BaseModel):
     """The outputs asked for, in the order of the request; strings where base64 was asked for."""
 
@@ -105,24 +71,6 @@ class EncodeResponse(BaseModel):
     pooled_output: list[list[float]] | list[str] | None = None
     mean_output: list[list[float]] | list[str] | None = None
     usage: Usage
-
-
-class ProblemItem(BaseModel):
-    """One place of the input at which something is wrong."""
-
-    loc: list[str | int]
-    msg: str
-
-
-class ProblemDocument(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[ProblemItem]
 
 
 # === Parse ===
@@ -250,28 +198,7 @@ def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
     return normalized(output) if normalize and name != "sequence_output" else output
 
 
-def render_error(error: ServiceError) -> Response:
-    """Return an error as a problem document."""
-    document = {
-        "type": "about:blank",
-        "title": title(error),
-        "status": status(error),
-        "detail": error.detail,
-        "code": error.code,
-        "errors": [{"loc": list(problem.loc), "msg": problem.msg} for problem in error.problems],
-    }
-    return Response(json_bytes(document), status(error), headers(error), media_type=PROBLEM)
-
-
 # === Router ===
-
-PROBLEM_CONTENT: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "content": PROBLEM_CONTENT}
-
-
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of answers that are problem documents."""
-    return dict.fromkeys(statuses, _REFUSAL)
 
 
 def protocol(engine: Engine, most_sequences: int) -> Protocol:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.encoder import Encoding, Output, Tokens
 from model.presets.preset import Padding, Preset
 from service import __version__
-from service.core.engine import Engine, Loaded, normalized
+from service.core.engine import Engine, normalized
 from service.core.errors import (
     MOST_PROBLEMS,
     DeadlineExceededError,
@@ -27,8 +27,8 @@ from service.core.errors import (
     ServiceError,
 )
 from service.core.inputs import Text, check_count
+from service.core.loader import Loaded
 from service.protocols.base import Protocol
-from service.protocols.native import PaddingField
 from service.protocols.oip_tensors import (
     FLOAT,
     HEADER_LENGTH,
@@ -44,6 +44,7 @@ from service.protocols.oip_tensors import (
     split,
     texts,
 )
+from service.protocols.types import PaddingField
 from service.web.bodies import Flag, OneText, message_of, read_json, reading, refuse_too_many
 from service.web.encoding import Array, json_bytes
 from service.web.responses import answered, streamed

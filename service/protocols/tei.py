@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from model.encoder import Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
-from service.core.engine import Engine, Loaded
+from service.core.engine import Engine
 from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
+from service.core.loader import Loaded
+from service.core.tokenization import pieces_of, texts_of
 from service.protocols.base import Protocol
-from service.protocols.native import Ids
-from service.protocols.tokenization import pieces_of, texts_of
+from service.protocols.types import Ids
 from service.web.bodies import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
 from service.web.encoding import Array, json_array, json_bytes
 from service.web.responses import answered

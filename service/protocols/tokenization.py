@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,14 +10,17 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.presets.preset import Padding, Preset
-from model.tokenizer import FNetTokenizer, Piece, Tokens
-from service.core.engine import Engine, Loaded
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem
+from model.tokenizer import Piece, Tokens
+from service.core.engine import Engine
+from service.core.errors import InvalidInputError, Problem
 from service.core.inputs import check_count
+from service.core.loader import Loaded
+from service.core.tokenization import pieces_of, texts_of, tokenizer_of
 from service.protocols.base import Protocol
-from service.protocols.native import PROBLEM, Ids, PaddingField, ProblemDocument, Texts, Usage, render_error
+from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
 from service.web.encoding import json_bytes
+from service.web.problem import ProblemDocument, refusals, render_error
 from service.web.route import DirectRoute
 
 # === Wire types ===
@@ -72,58 +74,6 @@ class DetokenizeResponse(BaseModel):
 
 
 # === Work, off the event loop ===
-
-
-def tokenizer_of(loaded: Loaded, field: str) -> FNetTokenizer:
-    """Return the preset's tokenizer.
-
-    Raises:
-        InvalidInputError: It has none.
-    """
-    if loaded.tokenizer is None:
-        raise refused(field, f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only")
-    return loaded.tokenizer
-
-
-def pieces_of(
-    texts: Sequence[str], tokenizer: FNetTokenizer, most: int, place: Callable[[int], tuple[str | int, ...]]
-) -> list[list[Piece]]:
-    """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
-
-    Raises:
-        InvalidInputError: There are more than `most` of them.
-    """
-    left = most
-    for index, text in enumerate(texts):
-        left -= len(tokenizer.tokenize(text))
-        if left < 0:
-            message = f"brings the request beyond {most} tokens, which is all that one may have"
-            raise InvalidInputError.of([Problem(place(index), message)])
-    return [tokenizer.pieces(text) for text in texts]
-
-
-def texts_of(
-    ids: Sequence[Sequence[int]],
-    tokenizer: FNetTokenizer,
-    place: Callable[[int], tuple[str | int, ...]],
-    *,
-    skip_special_tokens: bool,
-) -> list[str]:
-    """Return the texts that lists of ids stand for.
-
-    Raises:
-        InvalidInputError: An id is outside of the vocabulary.
-    """
-    end = tokenizer.vocabulary_size()
-    wrong = (
-        Problem((*place(index), position), f"token id {value} is outside [0, {end})")
-        for index, sequence in enumerate(ids)
-        for position, value in enumerate(sequence)
-        if not 0 <= value < end
-    )
-    if problems := list(islice(wrong, MOST_PROBLEMS)):
-        raise InvalidInputError.of(problems)
-    return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]
 
 
 def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
@@ -213,11 +163,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         most_sequences: Texts or lists of ids that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
-    refusal = {
-        "description": "Refused or failed, with the reason",
-        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-    }
-    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 413, 422, 500, 503, 504), refusal)
+    described = refusals(400, 401, 413, 422, 500, 503, 504)
 
     def takes(wire: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
@@ -227,7 +173,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         "/v1/tokenize",
         summary="Tokenise texts",
         response_model=TokenizeResponse,
-        responses=refusals,
+        responses=described,
         openapi_extra=takes(TokenizeRequest),
     )
     async def tokenize(request: Request) -> Response:
@@ -243,7 +189,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         "/v1/detokenize",
         summary="Turn token ids into texts",
         response_model=DetokenizeResponse,
-        responses=refusals,
+        responses=described,
         openapi_extra=takes(DetokenizeRequest),
     )
     async def detokenize(request: Request) -> Response:

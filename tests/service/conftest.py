@@ -25,8 +25,9 @@ from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from service.app import create_app
 from service.core.batcher import Batcher
-from service.core.engine import Engine, EngineOptions, _merged
+from service.core.engine import Engine, _merged
 from service.core.events import Record
+from service.core.options import EngineOptions
 from service.settings import Settings
 from tests.support.bundled import POISON, VOCABULARY
 from tests.support.process import Process

@@ -19,8 +19,7 @@ from click.testing import CliRunner
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.backends import SUPPORTED_DTYPES
-from model.backends.base import Dtype
+from model.dtypes import SUPPORTED_DTYPES, Dtype
 from model.encoder import Encoding
 from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights

@@ -124,7 +124,7 @@ def test_ready_event_describes_what_runs(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch, faster: str | None
 ) -> None:
     """It names a faster choice that is installed and unused, if there is one."""
-    monkeypatch.setattr("service.core.engine.faster_choice", lambda _architecture, _backend, _dtype: faster)
+    monkeypatch.setattr("service.core.loader.faster_choice", lambda _architecture, _backend, _dtype: faster)
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset)
         test = engine.ready().test
@@ -154,7 +154,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def verify(*arguments: Any, **options: Any) -> SelfTest:
             return dataclasses.replace(compile_and_verify(*arguments, **options), **fields)
 
-        monkeypatch.setattr("service.core.engine.compile_and_verify", verify)
+        monkeypatch.setattr("service.core.loader.compile_and_verify", verify)
 
     return replace
 
@@ -193,7 +193,7 @@ def test_backend_that_cannot_run_fails_the_engine(
     def refuse(*_arguments: Any, **_options: Any) -> PackedEncoder:
         raise BackendError("int8 is not available on this processor: use FNET_DTYPE=float32")
 
-    monkeypatch.setattr("service.core.engine.PackedEncoder", refuse)
+    monkeypatch.setattr("service.core.loader.PackedEncoder", refuse)
     failures: list[BaseException] = []
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset, on_failure=failures.append)

@@ -8,7 +8,7 @@ import pytest
 
 from service.core import errors
 from service.core.errors import MOST_PROBLEMS, InvalidInputError, OverloadedError, Problem, ServiceError
-from service.protocols.native import PROBLEM, render_error
+from service.web.problem import PROBLEM, render_error
 from service.web.statuses import STATUSES, headers, status, title
 
 # The contract's table.

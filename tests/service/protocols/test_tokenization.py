@@ -12,7 +12,7 @@ import pytest
 from model.tokenizer import FNetTokenizer
 from service.core.engine import Engine
 from service.core.errors import InvalidInputError
-from service.protocols.tokenization import tokenizer_of
+from service.core.tokenization import tokenizer_of
 
 if TYPE_CHECKING:
     from tests.service.conftest import Gate, Service

@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core.errors import OverloadedError, ServiceError
 from service.core.events import Timings
-from service.protocols.native import PROBLEM, render_error
 from service.web.api_keys import KeyRing
 from service.web.middleware import HEALTH_ROUTES, METRICS_ROUTE, Bodies, Context, Departures, Keys, Refusals
+from service.web.problem import PROBLEM, render_error
 
 HANG = 30.0
 LIMIT = 1000

@@ -1,0 +1,64 @@
+"""Texts to pieces and ids to texts, for routes that only tokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from model.tokenizer import FNetTokenizer, Piece
+from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem
+from service.core.loader import Loaded
+
+
+def tokenizer_of(loaded: Loaded, field: str) -> FNetTokenizer:
+    """Return the preset's tokenizer.
+
+    Raises:
+        InvalidInputError: It has none.
+    """
+    if loaded.tokenizer is None:
+        raise InvalidInputError.of(
+            [Problem((field,), f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only")]
+        )
+    return loaded.tokenizer
+
+
+def pieces_of(
+    texts: Sequence[str], tokenizer: FNetTokenizer, most: int, place: Callable[[int], tuple[str | int, ...]]
+) -> list[list[Piece]]:
+    """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
+
+    Raises:
+        InvalidInputError: There are more than `most` of them.
+    """
+    left = most
+    for index, text in enumerate(texts):
+        left -= len(tokenizer.tokenize(text))
+        if left < 0:
+            message = f"brings the request beyond {most} tokens, which is all that one may have"
+            raise InvalidInputError.of([Problem(place(index), message)])
+    return [tokenizer.pieces(text) for text in texts]
+
+
+def texts_of(
+    ids: Sequence[Sequence[int]],
+    tokenizer: FNetTokenizer,
+    place: Callable[[int], tuple[str | int, ...]],
+    *,
+    skip_special_tokens: bool,
+) -> list[str]:
+    """Return the texts that lists of ids stand for.
+
+    Raises:
+        InvalidInputError: An id is outside of the vocabulary.
+    """
+    end = tokenizer.vocabulary_size()
+    wrong = (
+        Problem((*place(index), position), f"token id {value} is outside [0, {end})")
+        for index, sequence in enumerate(ids)
+        for position, value in enumerate(sequence)
+        if not 0 <= value < end
+    )
+    if problems := list(islice(wrong, MOST_PROBLEMS)):
+        raise InvalidInputError.of(problems)
+    return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]
