@@ -70,7 +70,7 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     while engine.state != "ready":  # noqa: ASYNC110 - it has no event to await
         await asyncio.sleep(0.1)
     random = np.random.default_rng(0)
-    size = engine.ready().preset.architecture.vocabulary_size
+    size = engine.require_ready().preset.architecture.vocabulary_size
     lengths = np.clip(np.exp(random.normal(np.log(24), 0.7, _TEXTS)), 5, 200).astype(int)
     texts = [random.integers(8, size, length).tolist() for length in lengths]
     singles = [random.integers(8, size, 32).tolist() for _ in range(_TEXTS)]

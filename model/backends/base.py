@@ -159,7 +159,7 @@ class Backend(ABC):
         return self._residual[:tokens]
 
     @classmethod  # noqa: B027 - a backend may have nothing to keep
-    def keep_compiled(cls, directory: Path) -> None:
+    def use_compilation_cache(cls, directory: Path) -> None:
         """Keep compiled programs in a directory from now on, and reuse those that it holds."""
 
     @classmethod  # noqa: B027 - or nothing to compile

@@ -136,7 +136,7 @@ class JaxBackend(Backend):
         return np.asarray(self._programs[len(x)].pool(self._pooler, x))
 
     @classmethod
-    def keep_compiled(cls, directory: Path) -> None:
+    def use_compilation_cache(cls, directory: Path) -> None:
         """Keep compiled programs in a directory of this kind of processor: another kind may not run them."""
         described = Path("/proc/cpuinfo")
         lines = described.read_text().splitlines() if described.exists() else [platform.machine()]

@@ -101,7 +101,7 @@ def main() -> None:
         sys.exit(1)
     print(_READY, flush=True)  # noqa: T201
     ready_bytes, _ = memory()
-    encoder = engine.ready().encoder
+    encoder = engine.require_ready().encoder
     for length in encoder.row_lengths:
         full_row(encoder, length)()
     _, peak_bytes = memory()

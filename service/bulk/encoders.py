@@ -39,7 +39,7 @@ class EncoderError(Exception):
     """Nothing more can be encoded. The message is one line."""
 
 
-class TooMuchError(EncoderError):
+class RequestTooLargeError(EncoderError):
     """So many rows are not taken at once; fewer may be."""
 
 
@@ -171,7 +171,7 @@ async def _of_one_kind(
             faults = _by_row(error.problems, rows)
             return {**faults, **await _of_one_kind(work, [row for row in rows if row.number not in faults], wanted)}
         reason = str(error)
-    except (TooMuchError, NonFiniteOutputError) as error:
+    except (RequestTooLargeError, NonFiniteOutputError) as error:
         reason = str(error)
     else:
         return {row.number: each for row, each in zip(rows, vectors, strict=True)}
@@ -219,7 +219,7 @@ class LocalEncoder:
     async def describe(self) -> About:
         """Return what vectors depend on."""
         with _told():
-            loaded = self._engine.ready()
+            loaded = self._engine.require_ready()
             preset = loaded.preset
             return About(
                 preset=preset.name,
@@ -227,7 +227,7 @@ class LocalEncoder:
                 digest=f"sha256:{loaded.digest}" if loaded.digest else None,
                 load_weights=self._engine.options.load_weights,
                 architecture=asdict(preset.architecture),
-                tokenizer=await self._engine.in_worker(_digest_of_tokenizer, preset),
+                tokenizer=await self._engine.run_in_worker(_digest_of_tokenizer, preset),
                 padding=preset.padding,
                 dtype=self._engine.options.dtype,
                 backend=self._engine.options.backend,
@@ -249,8 +249,8 @@ class LocalEncoder:
     async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
         """Encode rows of ids."""
         with _told():
-            preset = self._engine.ready().preset
-            tokens = await self._engine.in_worker(from_ids, *_ids_of(rows), preset, truncate=wanted.truncate)
+            preset = self._engine.require_ready().preset
+            tokens = await self._engine.run_in_worker(from_ids, *_ids_of(rows), preset, truncate=wanted.truncate)
             return await self._encode(tokens, wanted)
 
     async def _encode(self, tokens: list[Tokens], wanted: Wanted) -> list[Vectors]:
@@ -354,7 +354,7 @@ def _told() -> Iterator[None]:
         if error.code == InvalidInputError.code and error.problems:
             raise InvalidInputError.of(error.problems) from error
         if error.code in (TooManySequencesError.code, BodyTooLargeError.code):
-            raise TooMuchError(error.detail) from error
+            raise RequestTooLargeError(error.detail) from error
         if error.code == NonFiniteOutputError.code:
             raise NonFiniteOutputError(error.detail) from error
         raise EncoderError(str(error)) from error

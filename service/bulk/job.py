@@ -18,7 +18,7 @@ _REQUEST = 64
 _SHARDS = 2
 
 
-class FaultyRowError(Exception):
+class RowError(Exception):
     """A row cannot be encoded, and the job is not to go on without it. The message names its line and the reason."""
 
 
@@ -78,7 +78,7 @@ async def run(
         async for number, part in found:
             if part.faults and not skip:
                 line, reason = next(iter(part.faults.values()))
-                raise FaultyRowError(f"line {line}: {reason}")
+                raise RowError(f"line {line}: {reason}")
             progress.faults += len(part.faults)
             if number < earlier:
                 progress.kept += len(part.rows)

@@ -271,7 +271,7 @@ def _until_signalled(work: Coroutine[Any, Any, int], *, kept: bool) -> int:
 async def _told(work: Coroutine[Any, Any, None]) -> int:
     """Do the work; whatever ends it is told in one line. Returns the exit code."""
     from service.bulk.encoders import EncoderError  # noqa: PLC0415 - as above
-    from service.bulk.job import FaultyRowError  # noqa: PLC0415
+    from service.bulk.job import RowError  # noqa: PLC0415
     from service.bulk.readers import InputError  # noqa: PLC0415
     from service.bulk.shards import JobError  # noqa: PLC0415
 
@@ -280,7 +280,7 @@ async def _told(work: Coroutine[Any, Any, None]) -> int:
     except BrokenPipeError:
         # Whoever read has enough; nothing may be flushed there any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except FaultyRowError as error:
+    except RowError as error:
         click.echo(f"fnet-service: {error}; --on-error skip goes on without it", err=True)
         return 1
     except (InputError, JobError, EncoderError) as error:
@@ -325,7 +325,7 @@ async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> 
 async def _one(reader: Reader, out: str, form: Any, job: FileJob, encoder: Encoder, about: About) -> None:
     """Encode one file, and say what was done."""
     from service.bulk.file_job import to_file, to_stream  # noqa: PLC0415 - as above
-    from service.bulk.job import FaultyRowError  # noqa: PLC0415
+    from service.bulk.job import RowError  # noqa: PLC0415
 
     began = time.monotonic()
     tell = progress()
@@ -334,8 +334,8 @@ async def _one(reader: Reader, out: str, form: Any, job: FileJob, encoder: Encod
             done = await to_stream(reader, sys.stdout.buffer, job, encoder, about, tell)
         else:
             done = await to_file(reader, Path(out), form, job, encoder, about, tell)
-    except FaultyRowError as error:
-        raise FaultyRowError(f"{reader.name}: {error}") from error
+    except RowError as error:
+        raise RowError(f"{reader.name}: {error}") from error
     seconds = time.monotonic() - began
     told = f"{done.rows:,} rows, {done.tokens:,} tokens in {seconds:,.1f} s, {done.tokens / seconds:,.0f} tokens/s"
     before = f"; {done.kept:,} rows were done before" if done.kept else ""

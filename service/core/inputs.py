@@ -11,7 +11,7 @@ import numpy as np
 from model.encoder import Tokens
 from model.presets.preset import Padding, Preset
 from model.tokenizer import FNetTokenizer
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +166,5 @@ def from_texts(
 def _out_of_range(ids: Sequence[int], end: int, where: tuple[str | int, ...], what: str) -> list[Problem]:
     if min(ids) >= 0 and max(ids) < end:
         return []
-    wrong = islice(((place, value) for place, value in enumerate(ids) if not 0 <= value < end), MOST_PROBLEMS)
+    wrong = islice(((place, value) for place, value in enumerate(ids) if not 0 <= value < end), MAX_PROBLEMS)
     return [Problem((*where, place), f"{what} {value} is outside [0, {end})") for place, value in wrong]

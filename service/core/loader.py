@@ -25,7 +25,7 @@ log = structlog.get_logger("fnet.engine")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to run.
 
     Attributes:
@@ -45,7 +45,7 @@ class Loaded:
     seconds: float
 
 
-def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> Loaded:
+def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> LoadedModel:
     """Load a preset, compile its programs and verify them.
 
     Args:
@@ -69,7 +69,7 @@ def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> 
         log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
     if not preset.trained:
         log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
-    backend_type(options.backend).keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
+    backend_type(options.backend).use_compilation_cache((options.cache_dir or default_cache_dir()) / "xla")
     encoder = PackedEncoder(
         architecture,
         weights,
@@ -92,10 +92,10 @@ def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> 
             detail="on this machine the last bits of a result depend on the rest of its batch",
         )
     _return_free_memory()
-    return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
+    return LoadedModel(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
 
 
-def faster_settings(options: EngineOptions, loaded: Loaded) -> dict[str, str]:
+def faster_settings(options: EngineOptions, loaded: LoadedModel) -> dict[str, str]:
     """Return faster settings as a log field, where an installed backend and this processor have them."""
     if not loaded.encoder.devices[0].startswith("cpu"):
         return {}

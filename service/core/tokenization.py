@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from model.tokenizer import FNetTokenizer, Piece
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem
-from service.core.loader import Loaded
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem
+from service.core.loader import LoadedModel
 
 
-def tokenizer_of(loaded: Loaded, field: str) -> FNetTokenizer:
+def tokenizer_of(loaded: LoadedModel, field: str) -> FNetTokenizer:
     """Return the preset's tokenizer.
 
     Raises:
@@ -59,6 +59,6 @@ def texts_of(
         for position, value in enumerate(sequence)
         if not 0 <= value < end
     )
-    if problems := list(islice(wrong, MOST_PROBLEMS)):
+    if problems := list(islice(wrong, MAX_PROBLEMS)):
         raise InvalidInputError.of(problems)
     return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]

@@ -77,7 +77,7 @@ class EncodeResponse(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodeCall:
+class ParsedRequest:
     """A request that makes sense by itself; whether the model can take it is the engine's business.
 
     Attributes:
@@ -101,28 +101,28 @@ class EncodeCall:
         return (field,) if self.single else (field, index)
 
 
-def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
+def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
     """Read a request.
 
     Raises:
         BadRequestError: The body is no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
     with reading(body):
         value = read_json(body)
-        refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), most_sequences)
+        refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), max_sequences)
         wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
         raise refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
     if wire.texts is None:
-        return _parse_ids(wire, accept, most_sequences)
+        return _parse_ids(wire, accept, max_sequences)
     if wire.segment_ids is not None:
         raise refused("segment_ids", "is taken with token_ids only: texts have their own segments")
     texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
-    check_count(len(texts), most_sequences, "texts")
-    return EncodeCall(
+    check_count(len(texts), max_sequences, "texts")
+    return ParsedRequest(
         wire=wire,
         token_ids=None,
         segment_ids=None,
@@ -132,17 +132,17 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
     )
 
 
-def _parse_ids(wire: EncodeRequest, accept: str, most_sequences: int) -> EncodeCall:
+def _parse_ids(wire: EncodeRequest, accept: str, max_sequences: int) -> ParsedRequest:
     if wire.padding is not None:
         raise refused("padding", "is taken with texts only: ids are encoded as they are")
     token_ids, single = _batch(wire.token_ids or [])
-    check_count(len(token_ids), most_sequences, "token_ids")
+    check_count(len(token_ids), max_sequences, "token_ids")
     segment_ids = None
     if wire.segment_ids is not None:
         segment_ids, flat = _batch(wire.segment_ids)
         if flat != single:
             raise refused("segment_ids", "has another shape than token_ids")
-    return EncodeCall(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
+    return ParsedRequest(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
 
 
 def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
@@ -161,7 +161,7 @@ def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
 # === Render ===
 
 
-def render_json(call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
+def render_json(call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
     """Yield the answer's JSON, a piece for each sequence and output."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
     model, hidden = preset.name, preset.architecture.hidden_dim
@@ -175,7 +175,7 @@ def render_json(call: EncodeCall, preset: Preset, encodings: Sequence[Encoding],
 
 
 def archived(
-    call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
+    call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
 ) -> dict[str, Parts]:
     """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
     hidden = preset.architecture.hidden_dim
@@ -201,17 +201,17 @@ def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
 # === Router ===
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the native protocol, in whose words errors on unknown paths are told as well.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
 
     async def run(
-        call: EncodeCall, size: int, time_left: Callable[[], float]
+        call: ParsedRequest, size: int, time_left: Callable[[], float]
     ) -> tuple[list[Tokens], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
@@ -222,8 +222,8 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
                 place=lambda index: call.place("texts", index),
             )
         else:
-            preset = engine.ready().preset
-            tokens = await engine.handled(
+            preset = engine.require_ready().preset
+            tokens = await engine.run_sized(
                 size, from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
             )
         encodings, timings = await engine.encode(tokens, time_left(), frozenset(wire.outputs))
@@ -246,11 +246,11 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def encode(request: Request) -> Response:
         """Encode sequences, each exactly as if it were alone: nothing is padded unless you ask for it."""
-        engine.ready()
+        engine.require_ready()
         accept = ",".join(request.headers.getlist("accept"))
         body = await request.body()
-        call = await engine.handled(len(body) + len(accept), parse, body, accept, most_sequences)
-        loaded = engine.ready()
+        call = await engine.run_sized(len(body) + len(accept), parse, body, accept, max_sequences)
+        loaded = engine.require_ready()
         tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))

@@ -19,7 +19,7 @@ from model.presets.preset import Padding, Preset
 from service import __version__
 from service.core.engine import Engine, normalized
 from service.core.errors import (
-    MOST_PROBLEMS,
+    MAX_PROBLEMS,
     DeadlineExceededError,
     InvalidInputError,
     NotFoundError,
@@ -27,7 +27,7 @@ from service.core.errors import (
     ServiceError,
 )
 from service.core.inputs import Text, check_count
-from service.core.loader import Loaded
+from service.core.loader import LoadedModel
 from service.protocols.base import Protocol
 from service.protocols.oip_tensors import (
     FLOAT,
@@ -279,7 +279,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InferCall:
+class ParsedRequest:
     """A request that makes sense by itself; whether the model can take it is the engine's business.
 
     Attributes:
@@ -303,34 +303,34 @@ class InferCall:
     places: Mapping[str, str]
 
 
-def parse(body: bytes, header_length: str | None, most_sequences: int) -> InferCall:
+def parse(body: bytes, header_length: str | None, max_sequences: int) -> ParsedRequest:
     """Read a request.
 
     Args:
         body: JSON, and the bytes of tensors behind it.
         header_length: The header `Inference-Header-Content-Length`, if there is one.
-        most_sequences: Sequences that a request may hold.
+        max_sequences: Sequences that a request may hold.
 
     Raises:
         BadRequestError: The header lies, or the body begins with no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
     text, binary = split(body, header_length)
     with reading(text):
         value = read_json(text)
-        refuse_too_many(value, InferRequest, (), most_sequences)
+        refuse_too_many(value, InferRequest, (), max_sequences)
         _refuse_large_objects(value)
         wire = _validated(value)
         parameters = wire.parameters or InferParameters.model_validate({})
         places = _places(wire.inputs)
         for each in wire.inputs:
-            _check_shape(each, places[each.name], most_sequences)
+            _check_shape(each, places[each.name], max_sequences)
         found = {each.name: _read(each, binary, places[each.name]) for each in wire.inputs}
     binary.check_end()
     if "texts" not in found and parameters.padding is not None:
         raise refused("parameters.padding", "is taken with texts only: ids are encoded as they are")
-    return InferCall(
+    return ParsedRequest(
         id=wire.id,
         model_name=wire.model_name,
         parameters=parameters,
@@ -349,7 +349,7 @@ def _refuse_large_objects(value: Any) -> None:
     nested: list[tuple[str, Any]] = [("parameters", value.get("parameters"))]
     for field in ("inputs", "outputs"):
         items = value.get(field)
-        for index, item in enumerate(items[:MOST_PROBLEMS] if isinstance(items, list) else ()):
+        for index, item in enumerate(items[:MAX_PROBLEMS] if isinstance(items, list) else ()):
             place = f"{field}[{index}]"
             nested.append((place, item))
             if isinstance(item, dict):
@@ -391,7 +391,7 @@ def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
     return places
 
 
-def _check_shape(each: InferInput, place: str, most_sequences: int) -> None:
+def _check_shape(each: InferInput, place: str, max_sequences: int) -> None:
     """Refuse a type or shape that the input has not, before its data is looked at."""
     types = [TEXT] if each.name == "texts" else list(INTEGERS)
     if each.datatype not in types:
@@ -401,7 +401,7 @@ def _check_shape(each: InferInput, place: str, most_sequences: int) -> None:
             raise refused(place, f"shape is {each.shape}, expected [texts] or [texts, 1]")
     elif len(each.shape) != _MATRIX:
         raise refused(place, f"shape is {each.shape}, expected [sequences, tokens]")
-    check_count(each.shape[0], most_sequences, place)
+    check_count(each.shape[0], max_sequences, place)
     if not each.shape[-1]:
         raise refused(place, f"shape is {each.shape}, expected at least one token in each sequence")
 
@@ -433,7 +433,7 @@ def _wanted(wire: InferRequest, kind: str) -> tuple[Wanted, ...]:
     return tuple(wanted.values())
 
 
-def sequences(call: InferCall, token_ids: Integers, preset: Preset) -> list[Tokens]:
+def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[Tokens]:
     """Check ids against a preset and lay them out row by row.
 
     Args:
@@ -464,11 +464,11 @@ def sequences(call: InferCall, token_ids: Integers, preset: Preset) -> list[Toke
 
 
 def _out_of_range(ids: Integers, end: int, place: str, what: str) -> list[Problem]:
-    wrong = np.argwhere((ids < 0) | (ids >= end))[:MOST_PROBLEMS].tolist()
+    wrong = np.argwhere((ids < 0) | (ids >= end))[:MAX_PROBLEMS].tolist()
     return [Problem((place, *at), f"{what} {ids[tuple(at)]} is outside [0, {end})") for at in wrong]
 
 
-def check_outputs(call: InferCall, lengths: Sequence[int]) -> None:
+def check_outputs(call: ParsedRequest, lengths: Sequence[int]) -> None:
     """Refuse a sequence output that no tensor holds.
 
     Args:
@@ -517,7 +517,7 @@ class Result:
         yield np.stack([normalized(row) for row in rows] if normalize else rows)
 
 
-def render_json(call: InferCall, model: str, version: str, result: Result) -> Iterator[bytes]:
+def render_json(call: ParsedRequest, model: str, version: str, result: Result) -> Iterator[bytes]:
     """Yield the answer's JSON; where an output is binary, it says how many bytes follow."""
     yield b'{"model_name":' + json_bytes(model) + b',"model_version":' + json_bytes(version)
     if call.id is not None:
@@ -535,14 +535,14 @@ def render_json(call: InferCall, model: str, version: str, result: Result) -> It
     yield b"]}"
 
 
-def render_binary(call: InferCall, result: Result) -> Iterator[bytes]:
+def render_binary(call: ParsedRequest, result: Result) -> Iterator[bytes]:
     """Yield the bytes that follow the answer's JSON, in the order of the outputs."""
     for wanted in call.outputs:
         if wanted.binary:
             yield from map(float_bytes, result.arrays(wanted.name, normalize=call.parameters.normalize))
 
 
-def binary_size(call: InferCall, result: Result) -> int:
+def binary_size(call: ParsedRequest, result: Result) -> int:
     """Return how many bytes `render_binary` gives."""
     return sum(float_size(result.shape(wanted.name)) for wanted in call.outputs if wanted.binary)
 
@@ -618,28 +618,28 @@ _INFER: dict[str, Any] = {
 }
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the protocol.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["open inference protocol"])
     _add_server(routes, engine)
     _add_model(routes, engine)
-    _add_infer(routes, engine, most_sequences)
+    _add_infer(routes, engine, max_sequences)
     return Protocol(routes=routes, prefixes=("/v2",), render_error=render_error, wire_types=(InferRequest,))
 
 
-def _served(engine: Engine, model: str, version: str | None) -> Loaded:
+def _served(engine: Engine, model: str, version: str | None) -> LoadedModel:
     """Return the model of this name and version, whether or not it takes requests any more.
 
     Raises:
         NotFoundError: There is none.
         NotReadyError, WorkerFailedError: It is not known yet, or never will be.
     """
-    loaded = engine.ready() if engine.loaded is None else engine.loaded
+    loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     if model != loaded.preset.name:
         raise NotFoundError(f"there is no such model; this one is {loaded.preset.name}")
     if version is not None and version != (served := model_version(loaded.preset)):
@@ -712,10 +712,10 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
         return ready(model, version)
 
 
-def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
-    async def tokens_of(call: InferCall, preset: Preset) -> list[Tokens]:
+def _add_infer(routes: APIRouter, engine: Engine, max_sequences: int) -> None:
+    async def tokens_of(call: ParsedRequest, preset: Preset) -> list[Tokens]:
         if call.token_ids is not None:
-            return await engine.in_worker(sequences, call, call.token_ids, preset)
+            return await engine.run_in_worker(sequences, call, call.token_ids, preset)
         padding: Padding | None = call.parameters.padding
         tokens = await engine.tokenize(
             [Text(text) for text in call.texts or []],
@@ -728,10 +728,10 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
 
     async def answer(request: Request, model: str, version: str | None) -> Response:
         preset = _served(engine, model, version).preset
-        engine.ready()
+        engine.require_ready()
         header_length = request.headers.get(HEADER_LENGTH)
         body = await request.body()
-        call = await engine.handled(len(body), parse, body, header_length, most_sequences)
+        call = await engine.run_sized(len(body), parse, body, header_length, max_sequences)
         if call.model_name not in (None, model):
             raise refused("model_name", "is another than in the path")
         left: float = request.state.time_left()
@@ -760,7 +760,7 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
         return await answer(request, model, version)
 
 
-async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Result) -> Response:
+async def _answer(engine: Engine, call: ParsedRequest, preset: Preset, result: Result) -> Response:
     """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
     values = sum(prod(result.shape(wanted.name)) for wanted in call.outputs)
     pieces = render_json(call, preset.name, model_version(preset), result)

@@ -20,9 +20,9 @@ from model.encoder import Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
 from service.core.engine import Engine
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
-from service.core.loader import Loaded
+from service.core.loader import LoadedModel
 from service.core.tokenization import pieces_of, texts_of
 from service.protocols.base import Protocol
 from service.protocols.types import Ids
@@ -192,20 +192,20 @@ class EmbedCall:
         return ("inputs",) if self.single else ("inputs", index)
 
 
-def parse_embed_all(body: bytes, most_sequences: int) -> EmbedCall:
+def parse_embed_all(body: bytes, max_sequences: int) -> EmbedCall:
     """Read a request to embed token by token.
 
     Raises:
         BadRequestError: The body is no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
-    return _call(_read(body, TeiEmbedAllRequest, "inputs", most_sequences))
+    return _call(_read(body, TeiEmbedAllRequest, "inputs", max_sequences))
 
 
-def parse_embed(body: bytes, most_sequences: int) -> EmbedCall:
+def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
     """Read a request to embed; errors as of `parse_embed_all`."""
-    wire = _read(body, TeiEmbedRequest, "inputs", most_sequences)
+    wire = _read(body, TeiEmbedRequest, "inputs", max_sequences)
     if wire.encoding_format == "base64":
         raise refused("encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out")
     return replace(_call(wire), normalize=wire.normalize, dimensions=wire.dimensions)
@@ -222,12 +222,12 @@ def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
     )
 
 
-def _read(body: bytes, wire_type: type[Wire], field: str, most_sequences: int) -> Wire:
+def _read(body: bytes, wire_type: type[Wire], field: str, max_sequences: int) -> Wire:
     with reading(body):
         value = _unnested(read_json(body), wire_type)
         if isinstance(value, dict) and value.get(field) == []:
             raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
-        refuse_too_many(value, wire_type, (field,), most_sequences)
+        refuse_too_many(value, wire_type, (field,), max_sequences)
         wire = validated(wire_type, value)
     if isinstance(wire, _Request) and wire.prompt_name is not None:
         raise refused("prompt_name", "presets have no prompts; leave it out, or send null")
@@ -244,7 +244,7 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
     nested = value["parameters"]
     if not isinstance(nested, dict):
         raise refused("parameters", "expected a JSON object")
-    for name in islice(nested, MOST_PROBLEMS):
+    for name in islice(nested, MAX_PROBLEMS):
         if name not in wire_type.model_fields:
             raise refused(f"parameters.{name}", "no such field")
         if name in value:
@@ -252,7 +252,7 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
     return {name: found for name, found in value.items() if name != "parameters"} | nested
 
 
-def _tokenizer(loaded: Loaded, place: tuple[str | int, ...]) -> FNetTokenizer:
+def _tokenizer(loaded: LoadedModel, place: tuple[str | int, ...]) -> FNetTokenizer:
     if loaded.tokenizer is None:
         message = f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only"
         raise _TokenizerError.of([Problem(place, message)])
@@ -264,7 +264,7 @@ def _tokenizer(loaded: Loaded, place: tuple[str | int, ...]) -> FNetTokenizer:
 
 async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
     """Make texts and ids into sequences, in the order of the request."""
-    loaded = engine.ready()
+    loaded = engine.require_ready()
     of_texts = [index for index, each in enumerate(call.inputs) if isinstance(each, str)]
     of_ids = [index for index, each in enumerate(call.inputs) if not isinstance(each, str)]
     made: dict[int, Tokens] = {}
@@ -272,7 +272,7 @@ async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
         texts = [str(call.inputs[index]) for index in of_texts]
         tokenizer = _tokenizer(loaded, call.place(of_texts[0]))
         if call.truncate and call.left:
-            tokens = await engine.in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.place(of_texts[n]))
+            tokens = await engine.run_in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.place(of_texts[n]))
         else:
             tokens = await engine.tokenize(
                 [Text(text) for text in texts],
@@ -282,11 +282,11 @@ async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
             )
         made.update(zip(of_texts, tokens, strict=True))
     if of_ids:
-        made.update(zip(of_ids, await engine.in_worker(_from_ids, call, of_ids, loaded), strict=True))
+        made.update(zip(of_ids, await engine.run_in_worker(_from_ids, call, of_ids, loaded), strict=True))
     return [made[index] for index in range(len(call.inputs))]
 
 
-def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: Loaded) -> list[Tokens]:
+def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
     most = loaded.preset.architecture.max_sequence_length
     ids: list[Any] = [call.inputs[index] for index in indices]
     if call.truncate and call.left:
@@ -295,7 +295,7 @@ def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: Loaded) -> list[T
 
 
 def _cut_left(
-    texts: Sequence[str], loaded: Loaded, tokenizer: FNetTokenizer, place: Callable[[int], tuple[str | int, ...]]
+    texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, place: Callable[[int], tuple[str | int, ...]]
 ) -> list[Tokens]:
     """Tokenise texts, cut at their beginning; padded as the preset says, like any text."""
     most, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
@@ -316,10 +316,10 @@ def _render(arrays: Iterable[Array]) -> Iterator[bytes]:
     yield b"]"
 
 
-def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
-    wire = _read(body, TeiTokenizeRequest, "inputs", most_sequences)
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
+    wire = _read(body, TeiTokenizeRequest, "inputs", max_sequences)
     texts = wire.inputs if isinstance(wire.inputs, list) else [wire.inputs]
-    check_count(len(texts), most_sequences, "inputs")
+    check_count(len(texts), max_sequences, "inputs")
     tokenizer = _tokenizer(loaded, ("inputs",))
     pieces = pieces_of(
         texts, tokenizer, most_tokens, lambda index: ("inputs", index) if isinstance(wire.inputs, list) else ("inputs",)
@@ -354,11 +354,11 @@ def _special(tokenizer: FNetTokenizer, token_id: int) -> dict[str, Any]:
     return {"id": token_id, "text": tokenizer.id_to_token(token_id), "special": True, "start": None, "stop": None}
 
 
-def _decode(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
-    wire = _read(body, TeiDecodeRequest, "ids", most_sequences)
+def _decode(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
+    wire = _read(body, TeiDecodeRequest, "ids", max_sequences)
     single = not isinstance(wire.ids[0], list)
     ids: Any = [wire.ids] if single else wire.ids
-    check_count(len(ids), most_sequences, "ids")
+    check_count(len(ids), max_sequences, "ids")
     texts = texts_of(
         ids,
         _tokenizer(loaded, ("ids",)),
@@ -411,8 +411,8 @@ def _described(wire: type[BaseModel], *, queues: bool) -> dict[str, Any]:
     }
 
 
-def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
-    loaded = engine.ready() if engine.loaded is None else engine.loaded
+def _info(engine: Engine, max_sequences: int) -> dict[str, Any]:
+    loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     preset = loaded.preset
     return {
         "model_id": preset.name,
@@ -424,7 +424,7 @@ def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
         "max_input_length": preset.architecture.max_sequence_length,
         "max_batch_tokens": loaded.test.row_lengths[-1],
         "max_batch_requests": None,
-        "max_client_batch_size": most_sequences,
+        "max_client_batch_size": max_sequences,
         "auto_truncate": False,
         "tokenization_workers": None,  # threads have other work as well
         "version": __version__,
@@ -433,21 +433,21 @@ def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
     }
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return Text Embeddings Inference's protocol.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["tei"])
 
     async def embed(request: Request) -> Response:
         """Embed each input, exactly as if it were alone; `/` is the same as `/embed`."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        call = await engine.handled(len(body), parse_embed, body, most_sequences)
-        check_dimensions(call.dimensions, engine.ready().preset)
+        call = await engine.run_sized(len(body), parse_embed, body, max_sequences)
+        check_dimensions(call.dimensions, engine.require_ready().preset)
         sequences = await _sequences(engine, call)
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
@@ -456,8 +456,8 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
 
     async def embed_all(request: Request) -> Response:
         """Give the vector of each token of each input, special tokens included."""
-        engine.ready()
-        call = await engine.in_worker(parse_embed_all, await request.body(), most_sequences)
+        engine.require_ready()
+        call = await engine.run_in_worker(parse_embed_all, await request.body(), max_sequences)
         sequences = await _sequences(engine, call)
         encodings, request.state.timings = await engine.encode(
             sequences, request.state.time_left(), frozenset(("sequence_output",))
@@ -468,22 +468,22 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
 
     async def tokenize(request: Request) -> Response:
         """Give the tokens of each text, and where in it they are."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
         most = engine.options.max_queue_tokens
-        content = await engine.in_worker(_tokenize, body, engine.ready(), most_sequences, most)
+        content = await engine.run_in_worker(_tokenize, body, engine.require_ready(), max_sequences, most)
         return Response(content, media_type="application/json")
 
     async def decode(request: Request) -> Response:
         """Give the texts that ids stand for."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(_decode, body, engine.ready(), most_sequences)
+        content = await engine.run_in_worker(_decode, body, engine.require_ready(), max_sequences)
         return Response(content, media_type="application/json")
 
     async def info() -> Response:
         """Tell what is served. Fields that mean nothing here are null."""
-        return Response(json_bytes(_info(engine, most_sequences)), media_type="application/json")
+        return Response(json_bytes(_info(engine, max_sequences)), media_type="application/json")
 
     for path, endpoint, summary, wire, answer in (
         ("/embed", embed, "Embed texts or token ids", TeiEmbedRequest, list[list[float]]),

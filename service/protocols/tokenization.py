@@ -14,7 +14,7 @@ from model.tokenizer import Piece, Tokens
 from service.core.engine import Engine
 from service.core.errors import InvalidInputError, Problem
 from service.core.inputs import check_count
-from service.core.loader import Loaded
+from service.core.loader import LoadedModel
 from service.core.tokenization import pieces_of, texts_of, tokenizer_of
 from service.protocols.base import Protocol
 from service.protocols.types import Ids, PaddingField, Texts, Usage
@@ -76,13 +76,13 @@ class DetokenizeResponse(BaseModel):
 # === Work, off the event loop ===
 
 
-def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
     with reading(body):
         value = read_json(body)
-        refuse_too_many(value, TokenizeRequest, ("texts",), most_sequences)
+        refuse_too_many(value, TokenizeRequest, ("texts",), max_sequences)
         wire = validated(TokenizeRequest, value)
     given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
-    check_count(len(given), most_sequences, "texts")
+    check_count(len(given), max_sequences, "texts")
     sides = [[each] if isinstance(each, str) else each for each in given]
     tokenizer = tokenizer_of(loaded, "texts")
     padded = _padded(wire.padding, loaded.preset)
@@ -135,14 +135,14 @@ def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | N
     return places
 
 
-def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
+def _detokenize(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
     with reading(body):
         value = read_json(body)
-        refuse_too_many(value, DetokenizeRequest, ("token_ids",), most_sequences)
+        refuse_too_many(value, DetokenizeRequest, ("token_ids",), max_sequences)
         wire = validated(DetokenizeRequest, value)
     single = bool(wire.token_ids) and not isinstance(wire.token_ids[0], list)
     ids: Any = [wire.token_ids] if single else wire.token_ids
-    check_count(len(ids), most_sequences, "token_ids")
+    check_count(len(ids), max_sequences, "token_ids")
     texts = texts_of(
         ids,
         tokenizer_of(loaded, "token_ids"),
@@ -155,12 +155,12 @@ def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
 # === Router ===
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the routes for tokens alone.
 
     Args:
         engine: Whose tokenizer it is.
-        most_sequences: Texts or lists of ids that one request may hold.
+        max_sequences: Texts or lists of ids that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
     described = refusals(400, 401, 413, 422, 500, 503, 504)
@@ -178,10 +178,10 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def tokenize(request: Request) -> Response:
         """Give the tokens that `/v1/encode` would encode, and where in its text each is."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(
-            _tokenize, body, engine.ready(), most_sequences, engine.options.max_queue_tokens
+        content = await engine.run_in_worker(
+            _tokenize, body, engine.require_ready(), max_sequences, engine.options.max_queue_tokens
         )
         return Response(content, media_type="application/json")
 
@@ -194,9 +194,9 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def detokenize(request: Request) -> Response:
         """Give the texts that ids stand for."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(_detokenize, body, engine.ready(), most_sequences)
+        content = await engine.run_in_worker(_detokenize, body, engine.require_ready(), max_sequences)
         return Response(content, media_type="application/json")
 
     return Protocol(

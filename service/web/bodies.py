@@ -13,7 +13,7 @@ import orjson
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.core.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem
+from service.core.errors import MAX_PROBLEMS, BadRequestError, InvalidInputError, Problem
 from service.core.inputs import check_count
 
 Wire = TypeVar("Wire", bound=BaseModel)
@@ -78,8 +78,8 @@ def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], mos
     if not isinstance(value, dict):
         return
     unknown = (name for name in value if name not in wire.model_fields)
-    problems = [Problem((name,), "no such field") for name in islice(unknown, MOST_PROBLEMS)]
-    if len(problems) == MOST_PROBLEMS:
+    problems = [Problem((name,), "no such field") for name in islice(unknown, MAX_PROBLEMS)]
+    if len(problems) == MAX_PROBLEMS:
         raise InvalidInputError.of(problems)
     for field in lists:
         found = value.get(field)

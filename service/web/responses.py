@@ -33,13 +33,13 @@ async def answered(
     """
     if values > _LARGE:
         return StreamingResponse(streamed(engine, pieces), headers=headers, media_type=media_type)
-    content = await engine.handled(values, b"".join, pieces)
+    content = await engine.run_sized(values, b"".join, pieces)
     return Response(content, headers=headers, media_type=media_type)
 
 
 async def streamed(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Make pieces off the event loop, when the client is ready for them; small ones go together."""
-    while piece := await engine.in_worker(_next, pieces):
+    while piece := await engine.run_in_worker(_next, pieces):
         yield piece
 
 

@@ -60,8 +60,8 @@ from service.cli.bench import _combinations
 from service.cli.main import main
 from service.settings import Settings
 from tests.support.bundled import VOCABULARY
+from tests.support.timeouts import TIMEOUT
 
-TIMEOUT = 120
 COMMAND = [sys.executable, "-c", "from service.cli.main import main; main()"]
 COMBINATIONS = [f"{backend} {dtype}" for backend, dtypes in SUPPORTED_DTYPES.items() for dtype in dtypes]
 MIB = 1 << 20

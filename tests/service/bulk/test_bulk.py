@@ -35,7 +35,8 @@ from service.client import AsyncClient
 from service.core.engine import Engine
 from service.core.inputs import Text
 from tests.support.bundled import POISON, VOCABULARY
-from tests.support.forked import HANG, Command
+from tests.support.forked import Command
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
@@ -531,7 +532,7 @@ def stopped(preset: Path, directory: Path, number: signal.Signals, after: int) -
         # A part is kept when the one behind it is begun.
         stdin.write((directory / "many.txt").read_bytes()[: (after + 2) * SHARD_BYTES])
         stdin.flush()
-        deadline = time.monotonic() + HANG
+        deadline = time.monotonic() + TIMEOUT
         while len(list((directory / "out.npy.part").glob("*.npz"))) < after and command.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -720,7 +721,7 @@ def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny
             # A terminal goes on taking what is written.
             threading.Thread(target=process.stdout.read, daemon=True).start()
         process.send_signal(signal.SIGINT)
-        assert process.wait(HANG) == 130
+        assert process.wait(TIMEOUT) == 130
         assert process.stderr.read() == b"fnet-service: stopped\n"
 
 

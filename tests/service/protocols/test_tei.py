@@ -28,9 +28,9 @@ from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
 
 POSITIONS = 64
 HIDDEN = 32
@@ -41,7 +41,7 @@ MIXED: list[str | list[int]] = ["a small dog", [4, 25, 127, 5], "", [9], "Caf\xe
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
@@ -164,7 +164,7 @@ def test_what_fits_is_not_cut(service: Service) -> None:
 def with_preset(service: Service, **changes: Any) -> Iterator[None]:
     """Let the engine have another description of its preset for a while."""
     engine = service.engine
-    loaded = engine.ready()
+    loaded = engine.require_ready()
     engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **changes))
     try:
         yield
@@ -299,9 +299,9 @@ def test_info_is_true(service: Service, tiny_settings: Settings) -> None:
     }
 
 
-def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) -> None:
+def test_info_tells_of_another_pooling(service: Service, make_blocked_service: MakeBlockedService) -> None:
     """And the embedding is that output."""
-    held, gate = make_held(pooling="mean")
+    held, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
     assert held.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
     assert answered(held, "/embed", inputs=MIXED, normalize=False) == encoded(service, MIXED, "mean_output")
@@ -403,18 +403,18 @@ def test_paths_below_are_teis_and_others_are_not(service: Service) -> None:
     assert service.get("/elsewhere").headers["content-type"] == "application/problem+json"
 
 
-def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_held: MakeHeld) -> None:
+def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_blocked_service: MakeBlockedService) -> None:
     """With the scheme in a header."""
-    held, _ = make_held(api_keys=["secret"])
+    held, _ = make_blocked_service(api_keys=["secret"])
     response = held.post("/embed", json={"inputs": "a"})
     error(response, 401, "Validation")
     assert response.headers["www-authenticate"] == "Bearer"
     assert held.post("/decode", json={"ids": [5]}, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
-def test_a_full_queue_is_overload(make_held: MakeHeld) -> None:
+def test_a_full_queue_is_overload(make_blocked_service: MakeBlockedService) -> None:
     """With the time to wait."""
-    held, gate = make_held(max_queue_tokens=64)
+    held, gate = make_blocked_service(max_queue_tokens=64)
     # All different: equal ones would be computed once, and wait as one.
     bodies = [json.dumps({"inputs": [list(range(first, first + 32)) for first in (i, i + 8)]}) for i in range(8)]
 
@@ -432,9 +432,9 @@ def test_a_full_queue_is_overload(make_held: MakeHeld) -> None:
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_an_unhealthy_service_says_so(make_held: MakeHeld) -> None:
+def test_an_unhealthy_service_says_so(make_blocked_service: MakeBlockedService) -> None:
     """On every route but `/info`, which tells of the model as long as there is one."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     held.engine.drain()
     for path in ("/embed", "/", "/embed_all", "/tokenize", "/decode"):
         response = held.post(path, json={})
@@ -445,9 +445,11 @@ def test_an_unhealthy_service_says_so(make_held: MakeHeld) -> None:
     error(held.get("/info"), 503, "Unhealthy")
 
 
-def test_a_deadline_and_a_bad_output_are_the_backends(service: Service, make_held: MakeHeld) -> None:
+def test_a_deadline_and_a_bad_output_are_the_backends(
+    service: Service, make_blocked_service: MakeBlockedService
+) -> None:
     """The client cannot help it."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     error(held.post("/embed", json={"inputs": "a"}, headers={"X-Request-Timeout": "0.05"}), 504, "Backend")
     error(service.post("/embed_all", json={"inputs": [POISON]}), 500, "Backend")
 

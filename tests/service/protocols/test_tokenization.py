@@ -15,7 +15,7 @@ from service.core.errors import InvalidInputError
 from service.core.tokenization import tokenizer_of
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
 POSITIONS = 64
 LONG = " ".join(["word"] * 100)
@@ -25,7 +25,7 @@ FIELDS = ["token_ids", "segment_ids", "pieces", "offsets"]
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
@@ -199,9 +199,9 @@ def test_limits_and_errors_are_those_of_the_service(service: Service, path: str,
     assert problems(service.post(f"{path}/more"), 404, "not_found") == []
 
 
-def test_nothing_enters_the_queue(make_held: Callable[..., tuple[Service, Gate]]) -> None:
+def test_nothing_enters_the_queue(make_blocked_service: Callable[..., tuple[Service, BlockingRunner]]) -> None:
     """They are answered while the network is busy, and say so when there is none."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     assert held.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
     assert held.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
     assert not gate.entered.is_set()
@@ -216,7 +216,7 @@ def test_a_preset_without_a_tokenizer_has_no_tokens_to_give(
     make_engine: Callable[..., Engine], smallest_preset: Path
 ) -> None:
     """It takes ids only, and says so."""
-    loaded = make_engine(smallest_preset).ready()
+    loaded = make_engine(smallest_preset).require_ready()
     with pytest.raises(InvalidInputError, match=r"^texts: the preset smallest_en has no tokenizer"):
         tokenizer_of(loaded, "texts")
 

@@ -14,11 +14,11 @@ import pytest
 from service.core.errors import ServiceError
 from service.protocols import native, oip, openai, tei
 from service.web.bodies import reading
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
 
-HANG = 60.0
 MOST = 8
 LARGE = json.dumps({"texts": "a" * 70_000, "token_ids": [5] * 5_000, "inputs": []}).encode()
 HUGE = [1 << 64, 10**30, -(1 << 64)]
@@ -50,12 +50,12 @@ def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
     thread = threading.Thread(target=other)
     with reading(LARGE):
         thread.start()
-        assert begun.wait(HANG)
+        assert begun.wait(TIMEOUT)
         with suppress(ServiceError):
             parse(b"{}")
         assert not done.wait(0.2)
-    assert done.wait(HANG)
-    thread.join(HANG)
+    assert done.wait(TIMEOUT)
+    thread.join(TIMEOUT)
 
 
 def test_the_collector_rests_while_a_large_body_is_read() -> None:

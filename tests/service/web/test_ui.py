@@ -152,18 +152,18 @@ def test_posts_to_the_root_are_no_page(service: Any) -> None:
     assert set(service.post("/", json={}).json()) == {"error", "error_type"}
 
 
-def test_the_page_can_be_switched_off(make_held: Callable[..., Any]) -> None:
+def test_the_page_can_be_switched_off(make_blocked_service: Callable[..., Any]) -> None:
     """Then there is nothing of it, the description stays, and the protocol at the same address as well."""
-    held, _ = make_held(page=False)
+    held, _ = make_blocked_service(page=False)
     assert held.get("/").status_code == 405
     assert held.get("/page/main.js").status_code == 404
     assert held.get("/docs").status_code == 200
     assert held.post("/", json={}).status_code == 422
 
 
-def test_pages_are_open_where_keys_are_set(make_held: Callable[..., Any]) -> None:
+def test_pages_are_open_where_keys_are_set(make_blocked_service: Callable[..., Any]) -> None:
     """A browser that follows a link has no key; what it may then call still asks for one."""
-    held, _ = make_held(api_keys=["first"])
+    held, _ = make_blocked_service(api_keys=["first"])
     for path in ("/", *ASSETS, "/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/docs/assets/start.js"):
         assert held.get(path).status_code == 200, path
     for beside in ("/docs/assets/../../v1/info", "/page/../v1/info", "/page/%2e%2e/v1/info"):
@@ -173,7 +173,7 @@ def test_pages_are_open_where_keys_are_set(make_held: Callable[..., Any]) -> Non
     assert held.post("/v1/tokenize", json={"texts": "a text"}).status_code == 401
 
 
-def test_a_page_that_is_off_is_not_open(make_held: Callable[..., Any]) -> None:
+def test_a_page_that_is_off_is_not_open(make_blocked_service: Callable[..., Any]) -> None:
     """Where it would be, a key is asked for like everywhere."""
-    held, _ = make_held(api_keys=["first"], page=False)
+    held, _ = make_blocked_service(api_keys=["first"], page=False)
     assert held.get("/").status_code == 401

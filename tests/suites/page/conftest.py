@@ -18,10 +18,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.timeouts import TIMEOUT
+
 ROOT = Path(__file__).parents[3]
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
-# Nothing here takes so long: a test that waits longer hangs.
-HANG = 120.0
 PATIENCE_MS = 30_000
 
 # What the browser itself says of an answer that is no 2xx; whoever asked shows it to the reader.
@@ -46,7 +46,7 @@ class Process:
 
     def ask(self, path: str, **body: Any) -> Any:
         """POST JSON and return the JSON that is answered."""
-        answer = httpx.post(f"http://{self.address}/{path}", json=body, timeout=HANG)
+        answer = httpx.post(f"http://{self.address}/{path}", json=body, timeout=TIMEOUT)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -59,7 +59,7 @@ def _started(*options: str) -> Iterator[Process]:
     command = [f"{sys.prefix}/bin/fnet-service", "serve", "--port", str(port), *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + HANG
+            deadline = time.monotonic() + TIMEOUT
             while not _answers(f"http://127.0.0.1:{port}/health/live"):
                 assert process.poll() is None, "the server ended before it answered"
                 assert time.monotonic() < deadline, "the server did not answer in time"
@@ -67,7 +67,7 @@ def _started(*options: str) -> Iterator[Process]:
             yield Process(f"127.0.0.1:{port}", process)
         finally:
             process.terminate()
-            process.wait(timeout=HANG)
+            process.wait(timeout=TIMEOUT)
 
 
 def _answers(url: str) -> bool:
