@@ -14,7 +14,7 @@ from distill.recipe import Recipe
 from distill.train import CHECKPOINT, PIECE_ROWS
 from distill.vocabulary import VOCABULARY
 from model.backbone import FNetBackbone
-from model.presets import keras_config as keras_documents
+from model.presets import keras_config
 from model.presets.preset import VOCABULARY_FILE, read_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from model.verify import fingerprint
@@ -53,9 +53,9 @@ def export(recipe: Recipe, work: Path) -> Path:
     backbone.save_to_preset(directory)
     write_weights(directory / WEIGHTS_FILE, weights, np.float16, compressed=True)
     shutil.copy(work / VOCABULARY, directory / VOCABULARY_FILE)
-    keras_documents.write(directory / "tokenizer.json", keras_documents.tokenizer())
-    preprocessor = keras_documents.preprocessor(recipe.architecture.max_sequence_length)
-    keras_documents.write(directory / "preprocessor.json", preprocessor)
+    keras_config.write(directory / "tokenizer.json", keras_config.tokenizer())
+    preprocessor = keras_config.preprocessor(recipe.architecture.max_sequence_length)
+    keras_config.write(directory / "preprocessor.json", preprocessor)
     metadata = json.loads((directory / "metadata.json").read_text())
     metadata["fnet_service"] = {
         "name": recipe.name,
@@ -66,10 +66,10 @@ def export(recipe: Recipe, work: Path) -> Path:
         "description": f"{recipe.architecture.num_layers}-layer FNet sentence encoder distilled from all-MiniLM-L6-v2; "
         "English, case-folded.",
     }
-    keras_documents.write(directory / "metadata.json", metadata)
+    keras_config.write(directory / "metadata.json", metadata)
     # What `fnet-service preset verify` holds it to.
     metadata["fnet_service"] |= fingerprint(directory)
-    keras_documents.write(directory / "metadata.json", metadata)
+    keras_config.write(directory / "metadata.json", metadata)
     read_preset(directory)
     return directory
 

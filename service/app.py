@@ -162,7 +162,7 @@ def _middleware(
     )
     return [
         Middleware(HeadMiddleware),
-        Middleware(RequestContextMiddleware, metrics.answered, routes, is_draining),
+        Middleware(RequestContextMiddleware, metrics.observe_response, routes, is_draining),
         *([tracing.middleware(lambda scope: route_of(scope, routes), untraced)] if tracing is not None else []),
         *([cors] if settings.cors_origins else []),
         Middleware(ErrorMiddleware, refuse, settings.request_timeout, is_draining),

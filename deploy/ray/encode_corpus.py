@@ -19,7 +19,7 @@ import click
 import ray
 import ray.data
 
-from service.bulk.encoders import LocalEncoder, Wanted, wait_ready
+from service.bulk.encoders import EncodeOptions, LocalEncoder, wait_ready
 from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
 from service.cli.exits import stop
@@ -52,13 +52,13 @@ class FileEncoder:
         encoder = LocalEncoder(self._engine)
         about = await encoder.describe()
         options = self._options
-        wanted = Wanted(
+        encode_options = EncodeOptions(
             outputs=("pooled_output" if about.pooling == "pooled" else "mean_output",),
             normalize=options["normalize"],
             truncate=options["truncate"],
             padding=None,
         )
-        job = FileJob(wanted=wanted, shard=(0, 1), skip=options["skip"], restart=False)
+        job = FileJob(encode_options=encode_options, shard=(0, 1), skip=options["skip"], restart=False)
         with Reader.open(name, None, options["field"]) as reader:
             done = await to_file(reader, out, "parquet", job, encoder, about, lambda _text: None)
         return {"input": name, "output": str(out), "rows": done.rows + done.kept, "faults": done.faults}

@@ -213,7 +213,7 @@ class Engine:
         *,
         truncate: bool,
         padding: Padding | None,
-        place: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
+        locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
     ) -> list[Tokens]:
         """Tokenise texts off the event loop; see `service.core.inputs.from_texts`.
 
@@ -230,7 +230,7 @@ class Engine:
             loaded.preset,
             truncate=truncate,
             padding=padding,
-            place=place,
+            locate=locate,
         )
         self._observe(TextsTokenized(time.perf_counter() - started))
         return tokens

@@ -24,26 +24,26 @@ def tokenizer_of(loaded: LoadedModel, field: str) -> FNetTokenizer:
 
 
 def pieces_of(
-    texts: Sequence[str], tokenizer: FNetTokenizer, most: int, place: Callable[[int], tuple[str | int, ...]]
+    texts: Sequence[str], tokenizer: FNetTokenizer, max_tokens: int, locate: Callable[[int], tuple[str | int, ...]]
 ) -> list[list[Piece]]:
     """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
 
     Raises:
-        InvalidInputError: There are more than `most` of them.
+        InvalidInputError: There are more than `max_tokens` of them.
     """
-    left = most
+    left = max_tokens
     for index, text in enumerate(texts):
         left -= len(tokenizer.tokenize(text))
         if left < 0:
-            message = f"brings the request beyond {most} tokens, which is all that one may have"
-            raise InvalidInputError.of([Problem(place(index), message)])
+            message = f"brings the request beyond {max_tokens} tokens, which is all that one may have"
+            raise InvalidInputError.of([Problem(locate(index), message)])
     return [tokenizer.pieces(text) for text in texts]
 
 
 def texts_of(
     ids: Sequence[Sequence[int]],
     tokenizer: FNetTokenizer,
-    place: Callable[[int], tuple[str | int, ...]],
+    locate: Callable[[int], tuple[str | int, ...]],
     *,
     skip_special_tokens: bool,
 ) -> list[str]:
@@ -54,7 +54,7 @@ def texts_of(
     """
     end = tokenizer.vocabulary_size()
     wrong = (
-        Problem((*place(index), position), f"token id {value} is outside [0, {end})")
+        Problem((*locate(index), position), f"token id {value} is outside [0, {end})")
         for index, sequence in enumerate(ids)
         for position, value in enumerate(sequence)
         if not 0 <= value < end

@@ -19,10 +19,10 @@ from service.core.inputs import Text, check_count, from_ids
 from service.protocols.base import Protocol
 from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.accept import prefers
-from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
-from service.web.encoding import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
+from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
+from service.web.encoding import Array, ArrayParts, base64_array, json_array, json_bytes, npz, npz_size
 from service.web.problem import ProblemDocument, refusals, render_error
-from service.web.responses import answered
+from service.web.responses import respond
 from service.web.route import DirectRoute
 
 JSON = "application/json"
@@ -96,7 +96,7 @@ class ParsedRequest:
     single: bool
     npz: bool
 
-    def place(self, field: str, index: int) -> tuple[str | int, ...]:
+    def locate(self, field: str, index: int) -> tuple[str | int, ...]:
         """Name a sequence as the client wrote it."""
         return (field,) if self.single else (field, index)
 
@@ -109,17 +109,17 @@ def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `max_sequences`.
     """
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), max_sequences)
+        check_sequence_counts(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), max_sequences)
         wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
-        raise refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
+        raise field_error("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
     if wire.texts is None:
         return _parse_ids(wire, accept, max_sequences)
     if wire.segment_ids is not None:
-        raise refused("segment_ids", "is taken with token_ids only: texts have their own segments")
+        raise field_error("segment_ids", "is taken with token_ids only: texts have their own segments")
     texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
     check_count(len(texts), max_sequences, "texts")
     return ParsedRequest(
@@ -134,14 +134,14 @@ def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
 
 def _parse_ids(wire: EncodeRequest, accept: str, max_sequences: int) -> ParsedRequest:
     if wire.padding is not None:
-        raise refused("padding", "is taken with texts only: ids are encoded as they are")
+        raise field_error("padding", "is taken with texts only: ids are encoded as they are")
     token_ids, single = _batch(wire.token_ids or [])
     check_count(len(token_ids), max_sequences, "token_ids")
     segment_ids = None
     if wire.segment_ids is not None:
         segment_ids, flat = _batch(wire.segment_ids)
         if flat != single:
-            raise refused("segment_ids", "has another shape than token_ids")
+            raise field_error("segment_ids", "has another shape than token_ids")
     return ParsedRequest(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
 
 
@@ -154,7 +154,7 @@ def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
     wanted = prefers(accept, NPZ, JSON)
     if wanted and wire.encoding_format != "float":
-        raise refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
+        raise field_error("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
     return wanted
 
 
@@ -176,13 +176,13 @@ def render_json(call: ParsedRequest, preset: Preset, encodings: Sequence[Encodin
 
 def archived(
     call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
-) -> dict[str, Parts]:
+) -> dict[str, ArrayParts]:
     """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
     hidden = preset.architecture.hidden_dim
-    arrays = {"lengths": Parts("<i4", (len(lengths),), [np.array(lengths)])}
+    arrays = {"lengths": ArrayParts("<i4", (len(lengths),), [np.array(lengths)])}
     for name in call.wire.outputs:
         rows = sum(lengths) if name == "sequence_output" else len(lengths)
-        arrays[name] = Parts("<f4", (rows, hidden), _rows(encodings, name, normalize=call.wire.normalize))
+        arrays[name] = ArrayParts("<f4", (rows, hidden), _rows(encodings, name, normalize=call.wire.normalize))
     return arrays
 
 
@@ -219,12 +219,18 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
                 call.texts,
                 truncate=wire.truncate,
                 padding=wire.padding,
-                place=lambda index: call.place("texts", index),
+                locate=lambda index: call.locate("texts", index),
             )
         else:
             preset = engine.require_ready().preset
             tokens = await engine.run_sized(
-                size, from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
+                size,
+                from_ids,
+                call.token_ids or [],
+                call.segment_ids,
+                preset,
+                truncate=wire.truncate,
+                locate=call.locate,
             )
         encodings, timings = await engine.encode(tokens, time_left(), frozenset(wire.outputs))
         return tokens, encodings, timings
@@ -259,11 +265,11 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         varies = {"Vary": "Accept"}
         if not call.npz:
             pieces = render_json(call, preset, encodings, sum(lengths))
-            return await answered(engine, pieces, values, JSON, varies)
+            return await respond(engine, pieces, values, JSON, varies)
         arrays = archived(call, preset, encodings, lengths)
         size = npz_size(arrays)
         told = {} if size is None else {"Content-Length": str(size)}
-        return await answered(engine, npz(arrays), values, NPZ, varies | told)
+        return await respond(engine, npz(arrays), values, NPZ, varies | told)
 
     return Protocol(
         routes=routes,

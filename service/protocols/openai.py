@@ -17,9 +17,18 @@ from service.core.engine import Engine
 from service.core.errors import NotFoundError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.base import Protocol
-from service.web.bodies import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
+from service.web.bodies import (
+    IdList,
+    OneText,
+    check_sequence_counts,
+    exclusive_if_large,
+    field_error,
+    is_huge,
+    read_json,
+    validated,
+)
 from service.web.encoding import Array, base64_array, json_array, json_bytes
-from service.web.responses import answered
+from service.web.responses import respond
 from service.web.route import DirectRoute
 from service.web.statuses import headers, status
 
@@ -154,7 +163,7 @@ class ParsedRequest:
     texts: list[Text] | None
     single: bool
 
-    def place(self, index: int) -> tuple[str | int, ...]:
+    def locate(self, index: int) -> tuple[str | int, ...]:
         """Name a sequence as the client wrote it."""
         return ("input",) if self.single else ("input", index)
 
@@ -167,9 +176,9 @@ def parse(body: bytes, max_sequences: int) -> ParsedRequest:
         InvalidInputError: It is no request of this protocol.
         TooManySequencesError: It holds more than `max_sequences`.
     """
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, EmbeddingsRequest, ("input",), max_sequences)
+        check_sequence_counts(value, EmbeddingsRequest, ("input",), max_sequences)
         wire = validated(EmbeddingsRequest, value)
     form = _form(wire.input)
     single = form in ("text", "ids")
@@ -193,7 +202,7 @@ def refuse_unserved(call: ParsedRequest, preset: Preset) -> None:
         raise _no_such_model(preset)
     check_dimensions(wire.dimensions, preset)
     if call.texts is not None and not preset.has_tokenizer:
-        raise refused("input", f"holds texts, but {preset.name} has no tokenizer: send token ids")
+        raise field_error("input", f"holds texts, but {preset.name} has no tokenizer: send token ids")
 
 
 def _no_such_model(preset: Preset) -> NotFoundError:
@@ -271,14 +280,14 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def tokens_of(call: ParsedRequest) -> list[Tokens]:
         if call.texts is not None:
-            return await engine.tokenize(call.texts, truncate=False, padding=None, place=call.place)
+            return await engine.tokenize(call.texts, truncate=False, padding=None, locate=call.locate)
         return await engine.run_in_worker(
             from_ids,
             call.token_ids or [],
             None,
             engine.require_ready().preset,
             truncate=False,
-            place=lambda _field, index: call.place(index),
+            locate=lambda _field, index: call.locate(index),
         )
 
     @routes.post(
@@ -305,7 +314,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
         )
         count = sum(len(sequence.token_ids) for sequence in tokens)
-        return await answered(engine, render(call, preset.name, rows, count), rows.size, "application/json")
+        return await respond(engine, render(call, preset.name, rows, count), rows.size, "application/json")
 
     @routes.get(
         "/v1/models",

@@ -26,9 +26,19 @@ from service.core.loader import LoadedModel
 from service.core.tokenization import pieces_of, texts_of
 from service.protocols.base import Protocol
 from service.protocols.types import Ids
-from service.web.bodies import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
+from service.web.bodies import (
+    Flag,
+    IdList,
+    OneText,
+    Wire,
+    check_sequence_counts,
+    exclusive_if_large,
+    field_error,
+    read_json,
+    validated,
+)
 from service.web.encoding import Array, json_array, json_bytes
-from service.web.responses import answered
+from service.web.responses import respond
 from service.web.route import DirectRoute
 from service.web.statuses import STATUSES, headers, status
 
@@ -187,7 +197,7 @@ class EmbedCall:
     normalize: bool = False
     dimensions: int | None = None
 
-    def place(self, index: int) -> tuple[str | int, ...]:
+    def locate(self, index: int) -> tuple[str | int, ...]:
         """Name an input as the client wrote it."""
         return ("inputs",) if self.single else ("inputs", index)
 
@@ -207,7 +217,9 @@ def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
     """Read a request to embed; errors as of `parse_embed_all`."""
     wire = _read(body, TeiEmbedRequest, "inputs", max_sequences)
     if wire.encoding_format == "base64":
-        raise refused("encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out")
+        raise field_error(
+            "encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out"
+        )
     return replace(_call(wire), normalize=wire.normalize, dimensions=wire.dimensions)
 
 
@@ -223,14 +235,14 @@ def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
 
 
 def _read(body: bytes, wire_type: type[Wire], field: str, max_sequences: int) -> Wire:
-    with reading(body):
+    with exclusive_if_large(body):
         value = _unnested(read_json(body), wire_type)
         if isinstance(value, dict) and value.get(field) == []:
             raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
-        refuse_too_many(value, wire_type, (field,), max_sequences)
+        check_sequence_counts(value, wire_type, (field,), max_sequences)
         wire = validated(wire_type, value)
     if isinstance(wire, _Request) and wire.prompt_name is not None:
-        raise refused("prompt_name", "presets have no prompts; leave it out, or send null")
+        raise field_error("prompt_name", "presets have no prompts; leave it out, or send null")
     return wire
 
 
@@ -243,19 +255,19 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
         return value
     nested = value["parameters"]
     if not isinstance(nested, dict):
-        raise refused("parameters", "expected a JSON object")
+        raise field_error("parameters", "expected a JSON object")
     for name in islice(nested, MAX_PROBLEMS):
         if name not in wire_type.model_fields:
-            raise refused(f"parameters.{name}", "no such field")
+            raise field_error(f"parameters.{name}", "no such field")
         if name in value:
-            raise refused(f"parameters.{name}", f"is given already, as {name}")
+            raise field_error(f"parameters.{name}", f"is given already, as {name}")
     return {name: found for name, found in value.items() if name != "parameters"} | nested
 
 
-def _tokenizer(loaded: LoadedModel, place: tuple[str | int, ...]) -> FNetTokenizer:
+def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokenizer:
     if loaded.tokenizer is None:
         message = f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only"
-        raise _TokenizerError.of([Problem(place, message)])
+        raise _TokenizerError.of([Problem(locate, message)])
     return loaded.tokenizer
 
 
@@ -270,15 +282,15 @@ async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
     made: dict[int, Tokens] = {}
     if of_texts:
         texts = [str(call.inputs[index]) for index in of_texts]
-        tokenizer = _tokenizer(loaded, call.place(of_texts[0]))
+        tokenizer = _tokenizer(loaded, call.locate(of_texts[0]))
         if call.truncate and call.left:
-            tokens = await engine.run_in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.place(of_texts[n]))
+            tokens = await engine.run_in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.locate(of_texts[n]))
         else:
             tokens = await engine.tokenize(
                 [Text(text) for text in texts],
                 truncate=call.truncate,
                 padding=None,
-                place=lambda n: call.place(of_texts[n]),
+                locate=lambda n: call.locate(of_texts[n]),
             )
         made.update(zip(of_texts, tokens, strict=True))
     if of_ids:
@@ -287,25 +299,25 @@ async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
 
 
 def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
-    most = loaded.preset.architecture.max_sequence_length
+    max_tokens = loaded.preset.architecture.max_sequence_length
     ids: list[Any] = [call.inputs[index] for index in indices]
     if call.truncate and call.left:
-        ids = [each[-most:] for each in ids]
-    return from_ids(ids, None, loaded.preset, truncate=call.truncate, place=lambda _, n: call.place(indices[n]))
+        ids = [each[-max_tokens:] for each in ids]
+    return from_ids(ids, None, loaded.preset, truncate=call.truncate, locate=lambda _, n: call.locate(indices[n]))
 
 
 def _cut_left(
-    texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, place: Callable[[int], tuple[str | int, ...]]
+    texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, locate: Callable[[int], tuple[str | int, ...]]
 ) -> list[Tokens]:
     """Tokenise texts, cut at their beginning; padded as the preset says, like any text."""
-    most, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
-    padded = most if padding == "max_length" else 0 if padding == "none" else padding
+    max_tokens, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
+    padded = max_tokens if padding == "max_length" else 0 if padding == "none" else padding
     sequences = []
     for index, text in enumerate(texts):
         try:
-            cut = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or most, "left"), padded)
+            cut = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or max_tokens, "left"), padded)
         except ValueError as error:
-            raise InvalidInputError.of([Problem(place(index), str(error))]) from None
+            raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
         sequences.append(Tokens(np.array(cut.token_ids, np.int32), np.array(cut.segment_ids, np.int32)))
     return sequences
 
@@ -452,7 +464,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
         )
-        return await answered(engine, _render(embeddings), embeddings.size, "application/json")
+        return await respond(engine, _render(embeddings), embeddings.size, "application/json")
 
     async def embed_all(request: Request) -> Response:
         """Give the vector of each token of each input, special tokens included."""
@@ -464,14 +476,14 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         )
         values = sum(encoding.sequence_output.size for encoding in encodings)
         pieces = _render(encoding.sequence_output for encoding in encodings)
-        return await answered(engine, pieces, values, "application/json")
+        return await respond(engine, pieces, values, "application/json")
 
     async def tokenize(request: Request) -> Response:
         """Give the tokens of each text, and where in it they are."""
         engine.require_ready()
         body = await request.body()
-        most = engine.options.max_queue_tokens
-        content = await engine.run_in_worker(_tokenize, body, engine.require_ready(), max_sequences, most)
+        max_tokens = engine.options.max_queue_tokens
+        content = await engine.run_in_worker(_tokenize, body, engine.require_ready(), max_sequences, max_tokens)
         return Response(content, media_type="application/json")
 
     async def decode(request: Request) -> Response:

@@ -18,7 +18,7 @@ from service.core.loader import LoadedModel
 from service.core.tokenization import pieces_of, texts_of, tokenizer_of
 from service.protocols.base import Protocol
 from service.protocols.types import Ids, PaddingField, Texts, Usage
-from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
+from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import json_bytes
 from service.web.problem import ProblemDocument, refusals, render_error
 from service.web.route import DirectRoute
@@ -77,9 +77,9 @@ class DetokenizeResponse(BaseModel):
 
 
 def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, TokenizeRequest, ("texts",), max_sequences)
+        check_sequence_counts(value, TokenizeRequest, ("texts",), max_sequences)
         wire = validated(TokenizeRequest, value)
     given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
     check_count(len(given), max_sequences, "texts")
@@ -88,23 +88,23 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
     padded = _padded(wire.padding, loaded.preset)
     limit = padded or loaded.preset.architecture.max_sequence_length
 
-    def place(index: int) -> tuple[str | int, ...]:
+    def locate(index: int) -> tuple[str | int, ...]:
         return ("texts", index) if isinstance(wire.texts, list) else ("texts",)
 
     owners = [index for index, side in enumerate(sides) for _ in side]
-    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: place(owners[n]))
+    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: locate(owners[n]))
     if padded * len(sides) > most_tokens:
-        raise refused("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
+        raise field_error("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
     answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
     rest = iter(pieces)
     for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
         if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
             message = f"is a pair, but the preset {loaded.preset.name} has one segment only"
-            raise InvalidInputError.of([Problem(place(index), message)])
+            raise InvalidInputError.of([Problem(locate(index), message)])
         try:
             tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
         except ValueError as error:
-            raise InvalidInputError.of([Problem(place(index), str(error))]) from None
+            raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
         offsets = _offsets(tokens, next(rest), None if pair is None else next(rest))
         tokens = tokenizer.pad(tokens, padded)
         answer["token_ids"].append(tokens.token_ids)
@@ -117,11 +117,11 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
 
 def _padded(padding: Padding | None, preset: Preset) -> int:
     """Return the length to pad to, 0 for none, as `service.core.inputs.from_texts` has it."""
-    most = preset.architecture.max_sequence_length
+    max_tokens = preset.architecture.max_sequence_length
     chosen = preset.padding if padding is None else padding
-    length = most if chosen == "max_length" else 0 if chosen == "none" else chosen
-    if length > most:
-        raise refused("padding", f"is {length}, at most {most} tokens are taken")
+    length = max_tokens if chosen == "max_length" else 0 if chosen == "none" else chosen
+    if length > max_tokens:
+        raise field_error("padding", f"is {length}, at most {max_tokens} tokens are taken")
     return length
 
 
@@ -136,9 +136,9 @@ def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | N
 
 
 def _detokenize(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, DetokenizeRequest, ("token_ids",), max_sequences)
+        check_sequence_counts(value, DetokenizeRequest, ("token_ids",), max_sequences)
         wire = validated(DetokenizeRequest, value)
     single = bool(wire.token_ids) and not isinstance(wire.token_ids[0], list)
     ids: Any = [wire.token_ids] if single else wire.token_ids

@@ -142,7 +142,7 @@ class Metrics:
             case ProgramCompiled():
                 self._compilations.inc()
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
+    def observe_response(self, route: str, status: int, seconds: float) -> None:
         """Count an answer.
 
         Args:

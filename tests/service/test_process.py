@@ -388,7 +388,7 @@ class Stuck(engine.Engine):
         print("running", file=sys.stderr, flush=True)
         threading.Event().wait()
 
-batcher._LAST_RUN = 2.0
+batcher._SHUTDOWN_GRACE_SECONDS = 2.0
 app.Engine = Stuck
 settings = Settings.load(os.environ, {})
 configure(settings.log_format, settings.log_level)
@@ -451,7 +451,7 @@ def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Pro
 
 
 # Says when it begins to wait for the last run, for which it has time enough.
-_PATIENT = _STUCK.replace("batcher._LAST_RUN = 2.0", "batcher._LAST_RUN = 600.0").replace(
+_PATIENT = _STUCK.replace("batcher._SHUTDOWN_GRACE_SECONDS = 2.0", "batcher._SHUTDOWN_GRACE_SECONDS = 600.0").replace(
     "    def _run",
     """    def close(self):
         print("closing", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from model.encoder import Encoding, Output
-from service.bulk.encoders import LocalEncoder, Wanted
+from service.bulk.encoders import EncodeOptions, LocalEncoder
 from service.bulk.rows import Row
 from service.core.inputs import Text
 from tests.support.timeouts import TIMEOUT
@@ -83,7 +83,7 @@ def test_route_keeps_only_what_the_request_asks_for(
 def test_bulk_encoding_keeps_only_what_is_written(service: Service, results: list[Encoding], output: Output) -> None:
     """`fnet-service encode` of texts and of ids."""
     encoder = LocalEncoder(service.engine)
-    wanted = Wanted(outputs=(output,), normalize=True, truncate=False, padding=None)
+    wanted = EncodeOptions(outputs=(output,), normalize=True, truncate=False, padding=None)
     hidden = service.engine.require_ready().preset.architecture.hidden_dim
     texts = [Row(number, number + 1, text=Text(text)) for number, text in enumerate(TEXTS)]
     assert len(service.run(encoder.texts(texts, wanted))) == len(TEXTS)

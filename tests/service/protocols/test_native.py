@@ -301,8 +301,8 @@ def test_an_archive_has_no_base64() -> None:
 
 def test_places_are_named_as_the_client_wrote_them() -> None:
     """A bare input has no index."""
-    assert call(token_ids=[1]).place("token_ids", 0) == ("token_ids",)
-    assert call(token_ids=[[1], [2]]).place("token_ids", 1) == ("token_ids", 1)
+    assert call(token_ids=[1]).locate("token_ids", 0) == ("token_ids",)
+    assert call(token_ids=[[1], [2]]).locate("token_ids", 1) == ("token_ids", 1)
 
 
 def test_the_examples_of_the_schema_are_requests() -> None:

@@ -94,7 +94,7 @@ def test_an_input_has_four_forms(
     made = call(input=given_)
     assert made.texts == (None if texts is None else [Text(text) for text in texts])
     assert made.token_ids == token_ids
-    assert [made.place(index) for index in range(len(places))] == places
+    assert [made.locate(index) for index in range(len(places))] == places
 
 
 def test_defaults_are_those_of_openai() -> None:

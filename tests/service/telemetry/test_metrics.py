@@ -64,7 +64,7 @@ def metrics() -> Metrics:
     ]
     for record in records:
         metrics.observe(record)
-    metrics.answered("/v1/encode", 200, 2.0)
+    metrics.observe_response("/v1/encode", 200, 2.0)
     metrics.describe(preset="tiny", dtype="float32")
     return metrics
 

@@ -425,15 +425,15 @@ def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
     connection.sendall(b"POST /late HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
     sender = threading.Thread(target=connection.sendall, args=(flood,))
     sender.start()
-    most = answered = 0
+    most = respond = 0
     came = b""
-    while answered < count:
+    while respond < count:
         came += connection.recv(1 << 20)
         *whole, came = re.split(rb"here /\d+", came)
-        answered += len(whole)
+        respond += len(whole)
         most = max(most, sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()))
     sender.join(TIMEOUT)
-    assert answered == count
+    assert respond == count
     assert most < 200
 
 

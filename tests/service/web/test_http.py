@@ -935,6 +935,7 @@ def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scra
 def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
     """Whatever paths and methods come, they add no new label but the one for all that is unknown."""
     service.get("/nothing")
+    scrape()
     before = set(scrape())
     for number in range(20):
         service.get(f"/{number}")

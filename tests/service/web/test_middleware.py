@@ -85,7 +85,7 @@ def failing(error: BaseException) -> ASGIApp:
 def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] | None = None) -> ASGIApp:
     """Return an application in its outermost layer; `seen` gets each answer's route and status."""
 
-    def answered(route: str, status: int, seconds: float) -> None:
+    def respond(route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         if seen is not None:
             seen.append((route, status))
@@ -93,7 +93,7 @@ def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] 
     def render(_path: str, error: ServiceError) -> Any:
         return render_error(error)
 
-    return RequestContextMiddleware(ErrorMiddleware(app, render, longest), answered)
+    return RequestContextMiddleware(ErrorMiddleware(app, render, longest), respond)
 
 
 def code(response: httpx.Response) -> str:
