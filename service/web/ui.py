@@ -1,7 +1,7 @@
 """Browser pages: the page at `/` and the API description at `/docs`.
 
-All scripts and styles are served by this service, and the content security policy allows no others. URLs are relative, so
-that the pages work behind a path prefix.
+All scripts and styles are served by this service, and the content security policy allows no others. URLs are relative,
+so that the pages work behind a path prefix.
 """
 
 from __future__ import annotations
