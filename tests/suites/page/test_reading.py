@@ -175,8 +175,8 @@ def test_tab_key_reaches_all_controls(server: Any, open_page: OpenPage, encode_t
                 const { outlineStyle, outlineWidth } = getComputedStyle(e);
                 return outlineStyle !== "none" && parseFloat(outlineWidth) >= 1;
               };
-              const label = focused.getAttribute("aria-label") || focused.name || focused.className || focused.textContent;
-              return [focused.id || label, hasOutline(focused) || hasOutline(focused.parentElement)];
+              const label = focused.id || focused.getAttribute("aria-label") || focused.name;
+              return [label || focused.className || focused.textContent, hasOutline(focused) || hasOutline(focused.parentElement)];
             }"""
         )
         if stop is None or (stops and stop == stops[0]):
@@ -241,7 +241,8 @@ def test_drawings_follow_color_scheme_changes(server: Any, open_page: OpenPage, 
     """Canvases are redrawn without a reload."""
     page = open_page(server.address)
     encode_texts(page, *(f"text {index}" for index in range(30)))
-    read_pixels = """() => ["canvas.heatmap", "canvas.heat-strip", ".color-bar"].map((name) => document.querySelector(name).toDataURL())"""
+    read_pixels = """() => ["canvas.heatmap", "canvas.heat-strip", ".color-bar"].map(
+      (selector) => document.querySelector(selector).toDataURL())"""
     before = page.evaluate(read_pixels)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(200)

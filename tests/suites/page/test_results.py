@@ -57,7 +57,7 @@ def encode_directly(server: Any, texts: list[Any], **fields: Any) -> Any:
 
 @pytest.fixture
 def page(server: Any, open_page: OpenPage, encode_texts: EncodeTexts) -> Page:
-    """A page with `TEXTS` encode_texts."""
+    """A page with `TEXTS` encoded."""
     page = open_page(server.address)
     encode_texts(page, *TEXTS)
     return page
@@ -146,9 +146,8 @@ def test_vector_is_copied_as_json(page: Page, server: Any) -> None:
     page.get_by_role("button", name="Copy as JSON").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    np.testing.assert_array_equal(
-        np.asarray(copied, np.float32), np.asarray(encode_directly(server, TEXTS)[0], np.float32)
-    )
+    expected = np.asarray(encode_directly(server, TEXTS)[0], np.float32)
+    np.testing.assert_array_equal(np.asarray(copied, np.float32), expected)
 
 
 @pytest.mark.parametrize(

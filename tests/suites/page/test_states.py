@@ -115,7 +115,7 @@ def test_errors_and_results_are_announced(server: Any, open_page: OpenPage, enco
     page.locator("#encode").click()
     expect(page.get_by_role("alert")).to_contain_text("No input")
     encode_texts(page, "a", "b")
-    expect(page.locator("#status-message")).to_contain_text("EncodeTexts: 2 texts")
+    expect(page.locator("#status-message")).to_contain_text("Encoded: 2 texts")
 
 
 def test_overloaded_request_is_retried(start_server: Callable[..., Any], open_page: OpenPage) -> None:
