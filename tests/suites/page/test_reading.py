@@ -175,8 +175,9 @@ def test_tab_key_reaches_all_controls(server: Any, open_page: OpenPage, encode_t
                 const { outlineStyle, outlineWidth } = getComputedStyle(e);
                 return outlineStyle !== "none" && parseFloat(outlineWidth) >= 1;
               };
-              const label = focused.id || focused.getAttribute("aria-label") || focused.name;
-              return [label || focused.className || focused.textContent, hasOutline(focused) || hasOutline(focused.parentElement)];
+              const names = [focused.id, focused.getAttribute("aria-label"), focused.name, focused.className];
+              const label = names.find(Boolean) || focused.textContent;
+              return [label, hasOutline(focused) || hasOutline(focused.parentElement)];
             }"""
         )
         if stop is None or (stops and stop == stops[0]):
