@@ -83,8 +83,9 @@ def check_sequence_counts(value: Any, wire: type[BaseModel], lists: Iterable[str
         raise InvalidInputError.of(problems)
     for field in lists:
         found = value.get(field)
-        is_batch = isinstance(found, list) and len(found) > max_sequences
-        if is_batch and not (isinstance(found[0], int) or is_huge(found[0])):
+        if not isinstance(found, list) or len(found) <= max_sequences:
+            continue
+        if not (isinstance(found[0], int) or is_huge(found[0])):
             check_count(len(found), max_sequences, field)
 
 
