@@ -1,30 +1,30 @@
-# The image of the service; docs/docker.md tells how to build and run it.
+# The image of the service. docs/docker.md describes how to build and run it.
 #   PYTHON  tag of the base image: 3.12, or 3.12.1-slim's digest in your own registry
 #   EXTRA   which lock file of requirements/ is installed: serve, openvino, otel or cuda
 ARG PYTHON=3.12
 
-# === Everything of the lock file, each archive checked against its hash ===
+# === All packages of the lock file, each archive verified by hash ===
 FROM python:${PYTHON}-slim AS locked
 ARG EXTRA=serve
-# Bytecode is written where it is wanted, by bytecode.py.
+# bytecode.py writes the required bytecode.
 ENV PYTHONDONTWRITEBYTECODE=1
 WORKDIR /source
 COPY requirements/${EXTRA}.txt requirements/
-# The report says which archive was installed, for the bill of materials. An index of your own comes in as a secret.
+# The bill of materials uses the report of installed archives. The secret configures another package index.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/root/.config/pip/pip.conf \
     python -m venv --without-pip /opt/fnet \
     && pip --python /opt/fnet install --disable-pip-version-check --root-user-action ignore --no-compile --require-hashes \
         --requirement "requirements/${EXTRA}.txt" --report /source/installed.json --progress-bar off --quiet
 
-# === The libraries without what only building needs ===
+# === The libraries without build dependencies ===
 FROM locked AS libraries
-# For `strip`, which stays in this stage.
+# binutils provides `strip`, which is only needed in this stage.
 # hadolint ignore=DL3008
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 COPY deploy/image/trim.sh deploy/image/
 RUN deploy/image/trim.sh /opt/fnet
 
-# === The project itself, made with what is installed and nothing else, and the bytecode of all that serving imports ===
+# === The project, built offline with the installed packages, and the bytecode of all modules that serving imports ===
 FROM locked AS wheel
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
@@ -37,7 +37,7 @@ COPY --from=wheel /wheels /wheels
 COPY deploy/image/project.sh deploy/image/bytecode.py deploy/image/
 RUN deploy/image/project.sh /opt/fnet /wheels /project
 
-# === The bill of materials, over what is left ===
+# === The bill of materials of the trimmed environment ===
 FROM project AS materials
 COPY requirements/sbom.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/root/.config/pip/pip.conf \
@@ -48,12 +48,12 @@ COPY deploy/image/sbom.py deploy/image/
 COPY --from=locked /var/lib/dpkg /base/dpkg
 RUN /opt/sbom/bin/python deploy/image/sbom.py /opt/fnet installed.json /base/dpkg /usr/share/fnet-encode/sbom.cdx.json
 
-# === What runs ===
+# === The final image ===
 FROM python:${PYTHON}-slim
 RUN groupadd --gid 10001 fnet \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fnet \
     && install --directory --owner 10001 --group 10001 /var/cache/fnet /presets
-# The large layer first: it changes with the lock file only.
+# The largest layer comes first, because only the lock file changes it.
 COPY --from=libraries /opt/fnet /opt/fnet
 COPY --from=project /project /
 COPY --from=materials /usr/share/fnet-encode /usr/share/fnet-encode

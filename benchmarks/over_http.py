@@ -25,8 +25,7 @@ import numpy as np
 
 from model.encoder import Tokens
 from service.core.engine import Engine
-from service.engine_options import engine_options
-from service.settings import Settings
+from service.settings import Settings, engine_options
 
 _CLIENTS = 32
 _TEXTS = 2_000
@@ -71,7 +70,7 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     while engine.state != "ready":  # noqa: ASYNC110 - it has no event to await
         await asyncio.sleep(0.1)
     random = np.random.default_rng(0)
-    size = engine.ready().preset.architecture.vocabulary_size
+    size = engine.require_ready().preset.architecture.vocabulary_size
     lengths = np.clip(np.exp(random.normal(np.log(24), 0.7, _TEXTS)), 5, 200).astype(int)
     texts = [random.integers(8, size, length).tolist() for length in lengths]
     singles = [random.integers(8, size, 32).tolist() for _ in range(_TEXTS)]

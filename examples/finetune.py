@@ -1,8 +1,8 @@
-"""Fine-tune a preset on labelled pairs of texts, and save it as a preset of your own.
+"""Fine-tune a preset on labeled pairs of texts, and save the result as a preset.
 
     .venv/bin/python examples/finetune.py pairs.tsv --out my_fnet
 
-The file has the columns text_a, text_b and score, 0 (unrelated) to 1 (the same). docs/finetune.md tells the rest.
+The file has the columns text_a, text_b and score, from 0 (unrelated) to 1 (same meaning). See docs/finetune.md.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 from model import FNetBackbone, FNetTokenizer, load_preset
 
 # isort: split
-import keras  # after `model`, which chooses Keras's backend
+import keras  # after `model`, which selects the Keras backend
 
 TOKENIZER_FILES = ("tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two texts as token ids, the shorter one first, and how alike they are."""
+    """The token ids of two texts, the shorter text first, and their similarity."""
 
     first: list[int]
     second: list[int]
@@ -39,7 +39,7 @@ class Pair:
 
 
 def read_pairs(file: Path, tokenizer: FNetTokenizer, longest: int) -> list[Pair]:
-    """Read and tokenise a .csv or .tsv file; texts of more than `longest` tokens are cut."""
+    """Read and tokenize a .csv or .tsv file, and truncate texts to `longest` tokens."""
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
     pairs = []
     with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -52,17 +52,17 @@ def read_pairs(file: Path, tokenizer: FNetTokenizer, longest: int) -> list[Pair]
                 score = np.nan
             if not 0 <= score <= 1:
                 raise click.ClickException(f"{file}:{rows.line_num}: expected text_a, text_b and a score from 0 to 1")
-            # The cosine does not mind which is which, and this leaves half as many combinations of lengths.
+            # The cosine is symmetric, and sorted pairs have half as many combinations of lengths.
             first, second = sorted(ids, key=len)
             pairs.append(Pair(first, second, score))
     return pairs
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of pairs whose first texts are equally long, and whose second texts are: nothing is padded.
+    """Batches of pairs whose first texts have equal lengths, and whose second texts do, so that no padding is needed.
 
-    A group of such pairs has at most two shapes, full batches and what is left over. The shapes stay from epoch to
-    epoch, so that each is compiled once, while the pairs change their company.
+    A group of such pairs has at most two batch sizes: full batches and one remainder. The shapes are the same in every
+    epoch, so each is compiled once, while the pairs are shuffled.
     """
 
     def __init__(self, pairs: Sequence[Pair], size: int) -> None:
@@ -75,11 +75,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     @property
     def shapes(self) -> int:
-        """How many different shapes the batches have."""
+        """Number of different batch shapes."""
         return len({(len(batch), len(batch[0].first), len(batch[0].second)) for batch in self._batches})
 
     def on_epoch_end(self) -> None:
-        """Deal the batches anew; `fit` itself shuffles their order."""
+        """Shuffle the pairs of each group; `fit` shuffles the order of the batches."""
         self._batches = []
         for group in self._groups:
             random.shuffle(group)
@@ -95,7 +95,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def similarity_model(backbone: FNetBackbone) -> Any:
-    """Return a model from two batches of token ids, each of its own length, to the cosines of their embeddings."""
+    """Return a model that maps two batches of token ids to the cosines of their embeddings."""
     ids = {side: keras.Input((None,), dtype="int32", name=side) for side in ("first", "second")}
     inputs = [{"token_ids": each, "segment_ids": keras.ops.zeros_like(each)} for each in ids.values()]
     embeddings = [backbone(each)["pooled_output"] for each in inputs]
@@ -103,9 +103,9 @@ def similarity_model(backbone: FNetBackbone) -> Any:
 
 
 def save(backbone: FNetBackbone, source: Path, out: Path, description: str) -> None:
-    """Write a preset directory that the service, this project and keras-hub load."""
+    """Write a preset directory that the service and keras-hub can load."""
     backbone.save_to_preset(out)  # config.json, metadata.json, model.weights.h5
-    for file in TOKENIZER_FILES:  # the vocabulary stays what it was
+    for file in TOKENIZER_FILES:  # the vocabulary does not change
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, out / file)
     metadata = json.loads((out / "metadata.json").read_text())
@@ -118,24 +118,24 @@ def save(backbone: FNetBackbone, source: Path, out: Path, description: str) -> N
         "description": description,
     }
     (out / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
-    load_preset(str(out))  # raises if anything is missing
+    load_preset(str(out))  # raises if a file is missing or invalid
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--preset", default="fnet_mini_en", show_default=True, help="What to start from.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--preset", default="fnet_mini_en", show_default=True, help="Preset to start from.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to create.")
 @click.option("--epochs", default=3, show_default=True, type=click.IntRange(1), help="Passes over the pairs.")
-@click.option("--learning-rate", default=5e-5, show_default=True, help="Adam's.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Most pairs of one step.")
-@click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Share only evaluated.")
-@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--learning-rate", default=5e-5, show_default=True, help="Learning rate of Adam.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Maximum pairs per step.")
+@click.option("--held-out", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Held-out share.")
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
 def main(
     *, file: Path, preset: str, out: Path, epochs: int, learning_rate: float, batch: int, held_out: float, seed: int
 ) -> None:
-    """Fine-tune PRESET on the labelled pairs of FILE, and save it to OUT."""
+    """Fine-tune PRESET on the labeled pairs of FILE, and save it to OUT."""
     if out.exists():
-        raise click.BadParameter(f"{out} exists already", param_hint="--out")
+        raise click.BadParameter(f"{out} already exists", param_hint="--out")
     keras.utils.set_random_seed(seed)
     source = load_preset(preset)
     if missing := [name for name in TOKENIZER_FILES if not (source.directory / name).is_file()]:
@@ -144,12 +144,12 @@ def main(
     random.shuffle(pairs)
     kept = round(held_out * len(pairs))
     if kept == len(pairs):
-        raise click.ClickException(f"{file}: holds too few pairs")
+        raise click.ClickException(f"{file}: contains too few pairs")
     backbone = FNetBackbone.from_preset(preset)
     model = similarity_model(backbone)
     model.compile(keras.optimizers.Adam(learning_rate), loss="mean_squared_error")
     training, validation = Batches(pairs[kept:], batch), Batches(pairs[:kept], batch)
-    click.echo(f"{len(pairs) - kept} pairs, in {training.shapes} shapes that compile once each, in the first epoch.")
+    click.echo(f"{len(pairs) - kept} pairs in {training.shapes} shapes. Each shape compiles once, in the first epoch.")
     model.fit(training, validation_data=validation if kept else None, epochs=epochs)
     save(backbone, source.directory, out, f"{source.name}, fine-tuned on {len(pairs) - kept} pairs of {file.name}.")
     click.echo(f"{out} is ready: fnet-service serve --preset {out}")

@@ -13,21 +13,21 @@ import numpy as np
 from service.client import Client
 
 URL = "http://127.0.0.1:8000"
-AT_A_TIME = 256
-FEWEST_WORDS = 6
+BATCH_TEXTS = 256
+MIN_WORDS = 6
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def paragraphs(folder: Path) -> list[tuple[Path, str]]:
-    """Return each paragraph of the text files below a folder, code aside, with the file that it stands in."""
+    """Return the paragraphs of all text files in a folder, without code, each with its file."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".md", ".txt"))
     prose = ((file, CODE.sub("", file.read_text("utf-8"))) for file in files)
     parts = ((file, part.split()) for file, text in prose for part in text.split("\n\n"))
-    return [(file, " ".join(words)) for file, words in parts if len(words) >= FEWEST_WORDS]
+    return [(file, " ".join(words)) for file, words in parts if len(words) >= MIN_WORDS]
 
 
 def main(folder: Path, question: str) -> None:
-    """Embed every paragraph and the question, and print the nearest."""
+    """Embed every paragraph and the question, and print the nearest paragraphs."""
     found = paragraphs(folder)
     with Client(os.environ.get("SERVICE_URL", URL)) as client:
 
@@ -35,7 +35,7 @@ def main(folder: Path, question: str) -> None:
             return client.encode(texts, outputs=["pooled_output"], normalize=True, truncate=True).pooled_output
 
         texts = [text for _, text in found]
-        vectors = np.concatenate([embed(texts[i : i + AT_A_TIME]) for i in range(0, len(texts), AT_A_TIME)])
+        vectors = np.concatenate([embed(texts[i : i + BATCH_TEXTS]) for i in range(0, len(texts), BATCH_TEXTS)])
         scores = vectors @ embed([question])[0]
     for i in np.argsort(-scores)[:3]:
         file, text = found[i]

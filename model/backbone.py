@@ -19,7 +19,7 @@ from model.layers import (
     gelu_approximate,
     normal_initializer,
 )
-from model.presets import keras_config as keras_documents
+from model.presets import keras_config
 from model.presets.preset import BUILT_IN_PRESETS, load_preset
 from model.presets.weights import WEIGHTS_FILE, read_weights, write_weights
 
@@ -242,8 +242,8 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         directory = Path(preset_dir)
         directory.mkdir(parents=True, exist_ok=True)
         write_weights(directory / WEIGHTS_FILE, self.named_weights())
-        keras_documents.write(directory / "config.json", keras_documents.backbone(self.get_config()))
-        keras_documents.write(directory / "metadata.json", keras_documents.metadata_of(self.architecture))
+        keras_config.write(directory / "config.json", keras_config.backbone(self.get_config()))
+        keras_config.write(directory / "metadata.json", keras_config.metadata_of(self.architecture))
 
     def named_weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return every variable as float32, by the names of `Architecture.variable_shapes`."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.backends import SUPPORTED_DTYPES, backend_type
-from model.backends.base import BackendError, BackendName, Dtype, RowInput
+from model.backends import backend_type
+from model.backends.base import BackendError, RowInput
+from model.dtypes import SUPPORTED_DTYPES, BackendName, Dtype
 from model.packing import BatchBuilder, BatchPlan, Row, pack_all, row_lengths
 from model.presets.weights import Weights
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.arrays import Float32s
-from model.backends.base import Dtype
+from model.dtypes import Dtype
 from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, PackedEncoder, Tokens
 from model.packing import BatchBuilder, BatchPlan, Row
 

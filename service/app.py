@@ -16,29 +16,29 @@ from starlette.routing import BaseRoute, Match
 from service import __version__
 from service.core.engine import Engine
 from service.core.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
-from service.core.events import Record, RequestCancelled, RequestRejected
-from service.engine_options import engine_options
+from service.core.events import Event, RequestCancelled, RequestRejected
 from service.protocols import native, oip, openai, tei
 from service.protocols import tokenization as tokens
 from service.protocols.base import Protocol
-from service.settings import Settings
+from service.settings import Settings, engine_options
 from service.telemetry.metrics import MODEL_LABELS, Metrics
-from service.web.api_keys import KeyRing
+from service.web.api_keys import ApiKeys
 from service.web.encoding import json_bytes
 from service.web.middleware import (
     HEALTH_ROUTES,
     METRICS_ROUTE,
     PAGE_ROUTE,
-    Bodies,
-    Context,
-    Departures,
-    Heads,
-    Keys,
-    Origins,
-    Refusals,
-    Render,
-    route_of,
+    ApiKeyMiddleware,
+    CorsMiddleware,
+    DisconnectMiddleware,
+    ErrorMiddleware,
+    HeadMiddleware,
+    RequestBodyMiddleware,
+    RequestContextMiddleware,
 )
+from service.web.middleware.context import route_of
+from service.web.middleware.errors import RenderError
+from service.web.problem import PROBLEM_CONTENT, refusals
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
 
@@ -68,7 +68,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     tracing = _tracing(settings)
 
-    def observe(record: Record) -> None:
+    def observe(record: Event) -> None:
         metrics.observe(record)
         if tracing is not None:
             tracing.observe(record)
@@ -136,16 +136,16 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _middleware(
     settings: Settings,
     metrics: Metrics,
-    render: Render,
+    render: RenderError,
     routes: Callable[[], Iterable[BaseRoute]],
-    leaving: Callable[[], bool],
+    is_draining: Callable[[], bool],
     tracing: Tracing | None,
 ) -> list[Middleware]:
     def refuse(path: str, error: ServiceError) -> Response:
         metrics.observe(RequestRejected(error.code))
         return render(path, error)
 
-    ring = KeyRing((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file)
+    api_keys = ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file)
     open_routes = frozenset[str]() if settings.keyed_health else HEALTH_ROUTES
     if not settings.keyed_metrics:
         open_routes |= {METRICS_ROUTE}
@@ -153,7 +153,7 @@ def _middleware(
         open_routes |= {PAGE_ROUTE}
     untraced = HEALTH_ROUTES | {METRICS_ROUTE}
     cors = Middleware(
-        Origins,
+        CorsMiddleware,
         refuse,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "HEAD", "POST"],
@@ -161,18 +161,18 @@ def _middleware(
         expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length"],
     )
     return [
-        Middleware(Heads),
-        Middleware(Context, metrics.answered, routes, leaving),
+        Middleware(HeadMiddleware),
+        Middleware(RequestContextMiddleware, metrics.observe_response, routes, is_draining),
         *([tracing.middleware(lambda scope: route_of(scope, routes), untraced)] if tracing is not None else []),
         *([cors] if settings.cors_origins else []),
-        Middleware(Refusals, refuse, settings.request_timeout, leaving),
-        Middleware(Keys, ring, open_routes),
-        Middleware(Bodies, settings.max_body_bytes),
-        Middleware(Departures, lambda: metrics.observe(RequestCancelled())),
+        Middleware(ErrorMiddleware, refuse, settings.request_timeout, is_draining),
+        Middleware(ApiKeyMiddleware, api_keys, open_routes),
+        Middleware(RequestBodyMiddleware, settings.max_body_bytes),
+        Middleware(DisconnectMiddleware, lambda: metrics.observe(RequestCancelled())),
     ]
 
 
-def _renderer(protocols: Sequence[Protocol]) -> Render:
+def _renderer(protocols: Sequence[Protocol]) -> RenderError:
     """Tell an error in the words of the protocol that its path belongs to; those of the first for any other path."""
 
     def render(path: str, error: ServiceError) -> Response:
@@ -182,7 +182,7 @@ def _renderer(protocols: Sequence[Protocol]) -> Render:
     return render
 
 
-def _on_service_error(observe: Callable[[Record], None], render: Render) -> Any:
+def _on_service_error(observe: Callable[[Event], None], render: RenderError) -> Any:
     async def handle(request: Request, error: ServiceError) -> Response:
         observe(RequestRejected(error.code))
         return render(request.url.path, error)
@@ -191,7 +191,7 @@ def _on_service_error(observe: Callable[[Record], None], render: Render) -> Any:
 
 
 def _on_http_exception(
-    observe: Callable[[Record], None], render: Render, routes: Callable[[], Iterable[BaseRoute]]
+    observe: Callable[[Event], None], render: RenderError, routes: Callable[[], Iterable[BaseRoute]]
 ) -> Any:
     async def handle(request: Request, error: HTTPException) -> Response:
         """Put the framework's own refusals into the tree of `service.core.errors`."""
@@ -207,7 +207,7 @@ def _on_http_exception(
             # The framework names those of the path's first route only.
             found = (route for route in routes() if route.matches(request.scope)[0] is not Match.NONE)
             methods = {method for route in found for method in getattr(route, "methods", None) or ()}
-            methods |= {"HEAD"} if "GET" in methods else set()  # see `Heads`
+            methods |= {"HEAD"} if "GET" in methods else set()  # see `HeadMiddleware`
             response.headers["Allow"] = ", ".join(sorted(methods))
         return response
 
@@ -217,7 +217,7 @@ def _on_http_exception(
 def _add_health(app: FastAPI, engine: Engine) -> None:
     told: dict[str, Any] = {
         "tags": ["health"],
-        "responses": {503: {"description": "No, with the same body"}, **native.refusals(400, 413, 500, 504)},
+        "responses": {503: {"description": "No, with the same body"}, **refusals(400, 413, 500, 504)},
     }
 
     @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
@@ -233,9 +233,9 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    refusals = native.refusals(400, 401, 413, 500, 503, 504)
+    described = refusals(400, 401, 413, 500, 503, 504)
 
-    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=refusals)
+    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=described)
     async def info() -> Response:
         return _json(_info(engine, settings))
 
@@ -246,15 +246,15 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
         response_class=Response,
         responses={
             200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"description": "The preset has no card", "content": native.PROBLEM_CONTENT},
-            **refusals,
+            404: {"description": "The preset has no card", "content": PROBLEM_CONTENT},
+            **described,
         },
     )
     async def card() -> Response:
-        preset = engine.ready().preset if engine.loaded is None else engine.loaded.preset
+        preset = engine.require_ready().preset if engine.loaded is None else engine.loaded.preset
         if not preset.has_card:
             raise NotFoundError(f"the preset {preset.name} has no card")
-        return Response(await engine.in_worker(preset.card), media_type="text/markdown")
+        return Response(await engine.run_in_worker(preset.card), media_type="text/markdown")
 
     @app.get(
         "/metrics",
@@ -268,7 +268,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                 }
             },
-            **native.refusals(400, 413, 500, 504),
+            **refusals(400, 413, 500, 504),
         },
     )
     async def exposition(request: Request) -> Response:
@@ -295,7 +295,7 @@ def _told(engine: Engine, content: dict[str, Any], *, yes: bool) -> Response:
 
 
 def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
-    loaded = engine.ready() if engine.loaded is None else engine.loaded
+    loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     preset, test = loaded.preset, loaded.test
     architecture = preset.architecture
     return {

@@ -138,8 +138,8 @@ class _Answer:
 
 
 # A call as steps to do, each answered with what came of it; its return value is the result.
-_Came = _Answer | httpx.TransportError | TimeoutError | None
-_Steps = Generator[_Send | _Sleep, _Came, T]
+_Outcome = _Answer | httpx.TransportError | TimeoutError | None
+_CallFlow = Generator[_Send | _Sleep, _Outcome, T]
 
 
 def _body(texts: Texts | None, fields: Fields) -> bytes:
@@ -221,7 +221,7 @@ def _pause(tried: int, asked: float) -> float:
     return max(asked, growing) + random.uniform(0, growing / 4)  # noqa: S311 - no secret
 
 
-def _steps(options: _Options, path: str, content: bytes | None, read: Callable[[_Answer], T]) -> _Steps[T]:
+def _steps(options: _Options, path: str, content: bytes | None, read: Callable[[_Answer], T]) -> _CallFlow[T]:
     """Make a call: a try, and others while its failure is one that passes and there is time.
 
     Args:
@@ -313,7 +313,7 @@ class Client:
         """
         return self._call(_steps(self._options, _INFO_PATH, None, _read_info))
 
-    def _call(self, steps: _Steps[T]) -> T:
+    def _call(self, steps: _CallFlow[T]) -> T:
         step = next(steps)
         while True:
             try:
@@ -322,7 +322,7 @@ class Client:
                 result: T = finished.value
                 return result
 
-    def _do(self, step: _Send | _Sleep) -> _Came:
+    def _do(self, step: _Send | _Sleep) -> _Outcome:
         if isinstance(step, _Sleep):
             time.sleep(step.seconds)
             return None
@@ -385,7 +385,7 @@ class AsyncClient:
         """Describe the service as `Client.info` does, with the same errors."""
         return await self._call(_steps(self._options, _INFO_PATH, None, _read_info))
 
-    async def _call(self, steps: _Steps[T]) -> T:
+    async def _call(self, steps: _CallFlow[T]) -> T:
         step = next(steps)
         while True:
             try:
@@ -394,7 +394,7 @@ class AsyncClient:
                 result: T = finished.value
                 return result
 
-    async def _do(self, step: _Send | _Sleep) -> _Came:
+    async def _do(self, step: _Send | _Sleep) -> _Outcome:
         if isinstance(step, _Sleep):
             await asyncio.sleep(step.seconds)
             return None

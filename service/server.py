@@ -71,18 +71,18 @@ class Server(uvicorn.Server):
         """Begin to drain, or end at once if that has begun."""
         if self._drain_begins is not None:
             self.should_exit = self.force_exit = True
-            self._engine.hurry()
+            self._engine.skip_shutdown_wait()
             return
         self._drain_begins = time.monotonic() + self._delay
         self._told = signal.Signals(sig).name
-        self._engine.leave()
+        self._engine.mark_unready()
         if not self._delay:
             self._engine.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether it is time to stop."""
         stop = await super().on_tick(counter)
-        self._engine.check()
+        self._engine.check_watchdog()
         if self._told is not None:
             log.info("told to stop", signal=self._told, delay=self._delay, drain=self._drain_seconds)
             self._told = None
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         left = self._drain_begins + self._drain_seconds - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, round(left))
         if left < 0:
-            self._engine.give_up()
+            self._engine.cancel_pending()
         return stop or self._engine.idle or left < 0
 
 

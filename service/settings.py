@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from model.dtypes import BackendName, Dtype
 from model.errors import PresetError
 from model.presets.preset import DEFAULT_PRESET, check_handle
+from service.core.options import EngineOptions
 from service.web.api_keys import read_keys
 
 PREFIX = "FNET_"
@@ -54,13 +57,12 @@ class Settings(BaseModel):
         DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
     )
     load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
-    # Both name what `model.backends` has; to import that here would make every command load numerical libraries.
-    dtype: Literal["float32", "bfloat16", "int8"] = Field(
+    dtype: Dtype = Field(
         "float32",
         description="Operands of the feed-forward products; all else is float32. int8 needs the openvino backend. "
         "Networks of fewer than 64 features always use float32.",
     )
-    backend: Literal["jax", "openvino"] = Field(
+    backend: BackendName = Field(
         "jax", description="Library that runs the network; openvino is an extra to install, faster on most processors."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -215,3 +217,15 @@ def option(name: str) -> str:
 def _source(name: str, options: Mapping[str, Any]) -> str:
     """Return how the user named a setting."""
     return option(name) if name in options else variable(name)
+
+
+def engine_options(settings: Settings, **changes: Any) -> EngineOptions:
+    """Return the options of an engine.
+
+    Args:
+        settings: All settings.
+        changes: Options that are to differ from the settings.
+    """
+    names = {field.name for field in dataclasses.fields(EngineOptions)} & set(Settings.model_fields)
+    given: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    return EngineOptions(**{**given, "result_cache_bytes": settings.result_cache_mb << 20, **changes})

@@ -16,11 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.timeouts import TIMEOUT
+
 # Nothing here may reach for a hub, whatever the machine would allow.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parent.parent
-HANG = 120.0
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def _serving(*command: str) -> Iterator[str]:
             return Path(log.name).read_text("utf-8")
 
         try:
-            deadline = time.monotonic() + HANG
+            deadline = time.monotonic() + TIMEOUT
             # Only the server knows the port, which nobody can take before it.
             while not ((found := re.search(r"http://(127\.0\.0\.1:\d+)", said())) and _ready(found[0])):
                 assert process.poll() is None, f"the server ended before it was ready: {said()}"
@@ -44,7 +45,7 @@ def _serving(*command: str) -> Iterator[str]:
             yield found[1]
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=HANG)
+            process.wait(timeout=TIMEOUT)
 
 
 def _ready(url: str) -> bool:
@@ -82,7 +83,7 @@ def typed() -> Callable[[str, str, Path], str]:
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=HANG,
+            timeout=TIMEOUT,
         ).stdout
 
     return run

@@ -31,7 +31,7 @@ from benchmarks.peers.previous import start_previous
 from benchmarks.peers.workloads import equal_batches, input_order_batches, sorted_batches
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.backends.base import BackendName, Dtype
+from model.dtypes import BackendName, Dtype
 from model.encoder import Output, PackedEncoder, Tokens
 from model.selftest import compile_and_verify
 

@@ -1,7 +1,7 @@
-"""Write the bytecode of all modules that serving imports, Python's own among them, of which the base image has none.
+"""Compile the modules that serving imports, including those of Python, to bytecode.
 
-A start needs it, nothing can be written later, and it is a fraction of all that could be compiled. It is not held
-against the times of its sources: a layer that is taken from an earlier build has others, and in an image none changes.
+The base image has no bytecode and the container cannot write any. Only imported modules are compiled, which saves
+space. Bytecode is not checked against the times of its sources, because cached layers have different times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import uvicorn.lifespan.on
-import uvicorn.loops.auto  # noqa: F401 - imported late, as the modules below are
+import uvicorn.loops.auto  # noqa: F401 - imported at run time, as the modules below
 
 import model.backends.jax_backend
 import model.encoder

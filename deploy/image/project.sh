@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the project's wheel into an environment, and gather what that adds to it as a tree of its own.
+# Install the project's wheel into an environment, and copy the added files to a separate tree.
 # usage: project.sh ENVIRONMENT WHEELS OUT
 set -eu
 environment=$1

@@ -1,9 +1,9 @@
-"""Write the bill of materials of an image as CycloneDX: what is in it, of which archives, under which licences.
+"""Write the CycloneDX bill of materials of an image: its packages with archive hashes and licenses.
 
 usage: sbom.py ENVIRONMENT REPORT DPKG OUT
 
-ENVIRONMENT is the virtual environment of the service, REPORT what `pip install --report` wrote when it was filled,
-DPKG where the base image lists its packages. Python's version is this interpreter's: it is to run in the image.
+ENVIRONMENT is the virtual environment of the service. REPORT is the report of its `pip install --report`. DPKG is the
+package database of the base image. The program must run in the image, because it records this interpreter's version.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _DPKG_FIELDS = "${Package}\t${Version}\t${Architecture}\n"
 
 
 def canonical(name: str) -> str:
-    """Return a distribution's name as indexes compare it."""
+    """Return the normalized name of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def environment(directory: Path) -> dict[str, Any]:
-    """Return the bill of an environment: components with versions and licences, and what needs what."""
+    """Return the bill of an environment: components with versions and licenses, and their dependencies."""
     command = [
         "cyclonedx_py",
         "environment",
@@ -52,8 +52,8 @@ def archives(report: Path) -> dict[str, str]:
     }
 
 
-def stated_licence(directory: Path, name: str) -> str | None:
-    """Return the licence that a distribution's metadata states in words, for those that name it in no list."""
+def stated_license(directory: Path, name: str) -> str | None:
+    """Return the license text of a distribution's metadata, for distributions without a license identifier."""
     for metadata in directory.glob("lib/python*/site-packages/*.dist-info/METADATA"):
         if canonical(metadata.parent.name.split("-")[0]) == canonical(name):
             found = re.search(r"^License(?:-Expression)?: (.+)$", metadata.read_text("utf-8"), re.MULTILINE)
@@ -63,7 +63,7 @@ def stated_licence(directory: Path, name: str) -> str | None:
 
 
 def system(dpkg: Path) -> Iterator[dict[str, Any]]:
-    """Yield the components that the base image brings."""
+    """Yield the components of the base image."""
     version = platform.python_version()
     yield {
         "type": "platform",
@@ -88,16 +88,16 @@ def system(dpkg: Path) -> Iterator[dict[str, Any]]:
 
 
 def main(directory: Path, report: Path, dpkg: Path, out: Path) -> None:
-    """Write the bill."""
+    """Write the bill of materials."""
     bill = environment(directory)
     hashes = archives(report)
     for component in bill["components"]:
         name = canonical(component["name"])
         if name in hashes:
             component["hashes"] = [{"alg": "SHA-256", "content": hashes[name]}]
-        if not component.get("licenses") and (licence := stated_licence(directory, name)):
-            component["licenses"] = [{"license": {"name": licence}}]
-    # What the image is for, rather than one of its materials.
+        if not component.get("licenses") and (license_name := stated_license(directory, name)):
+            component["licenses"] = [{"license": {"name": license_name}}]
+    # The service is the subject of the bill, not one of its components.
     (own,) = (component for component in bill["components"] if canonical(component["name"]) == NAME)
     own.pop("externalReferences", None)
     bill["metadata"]["component"] = {**own, "type": "application"}

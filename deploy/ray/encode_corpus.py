@@ -1,11 +1,11 @@
-"""Encode a corpus on a Ray cluster: files of texts in, a Parquet file of vectors for each out.
+"""Encode a corpus on a Ray cluster: each file of texts becomes a Parquet file of vectors.
 
     python deploy/ray/encode_corpus.py --output /data/vectors --workers 8 /data/texts/*.jsonl
 
-Ray Data deals the files to actors, each with an encoder of its own and a file at a time. All nodes see the same files,
-by the same paths. A file is written as `fnet-service encode` writes it, to the same bytes: whole or not at all, with
-what is done kept beside it. So when an actor dies another goes on with its file where it was, and so does the same
-command after all of it was stopped; files that are there already are left out.
+Ray Data distributes the files over actors. Each actor has an encoder and processes one file at a time. All nodes must
+see the files under the same paths. The output has the same bytes as that of `fnet-service encode`. A file is written
+atomically, and its completed rows are saved next to it. If an actor stops, another one resumes its file. The same
+command resumes an interrupted run and skips existing output files.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ import click
 import ray
 import ray.data
 
-from service.bulk.encoders import LocalEncoder, Wanted, wait_ready
+from service.bulk.encoders import EncodeOptions, LocalEncoder, wait_ready
 from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
 from service.cli.exits import stop
 from service.core.engine import Engine
-from service.engine_options import engine_options
-from service.settings import Settings
+from service.settings import Settings, engine_options
 
-# Nobody else is in the queue of an actor's own engine.
+# The engine of an actor has only one client, so its queue needs no limit.
 _QUEUE_TOKENS = 1 << 30
 
 
 class FileEncoder:
-    """An actor's encoder: loads the preset once, then turns files into files.
+    """Encoder of an actor, which loads the preset once and encodes files.
 
     Args:
-        settings: As in the environment of `fnet-service`, by their variables.
+        settings: Settings by environment variable, as for `fnet-service`.
         options: `field`, `normalize`, `truncate`, `skip`.
     """
 
@@ -46,20 +45,20 @@ class FileEncoder:
         asyncio.run(wait_ready(self._engine))
 
     def __call__(self, file: dict[str, Any]) -> dict[str, Any]:
-        """Encode one file; returns how many rows it has, and how many of them were at fault."""
+        """Encode one file and return its numbers of rows and of invalid rows."""
         return asyncio.run(self._encode(str(file["input"]), Path(file["output"])))
 
     async def _encode(self, name: str, out: Path) -> dict[str, Any]:
         encoder = LocalEncoder(self._engine)
         about = await encoder.describe()
         options = self._options
-        wanted = Wanted(
+        encode_options = EncodeOptions(
             outputs=("pooled_output" if about.pooling == "pooled" else "mean_output",),
             normalize=options["normalize"],
             truncate=options["truncate"],
             padding=None,
         )
-        job = FileJob(wanted=wanted, shard=(0, 1), skip=options["skip"], restart=False)
+        job = FileJob(encode_options=encode_options, shard=(0, 1), skip=options["skip"], restart=False)
         with Reader.open(name, None, options["field"]) as reader:
             done = await to_file(reader, out, "parquet", job, encoder, about, lambda _text: None)
         return {"input": name, "output": str(out), "rows": done.rows + done.kept, "faults": done.faults}
@@ -69,23 +68,23 @@ class FileEncoder:
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Actors, each with an encoder.")
-@click.option("--cpus", type=click.FloatRange(0.1), default=2, show_default=True, help="Processors of an actor.")
-@click.option("--address", help="Of the cluster; a local one is started by default.")
+@click.option("--cpus", type=click.FloatRange(0.1), default=2, show_default=True, help="CPU cores per actor.")
+@click.option("--address", help="Address of the cluster; by default a local one starts.")
 @click.option("--field", default="text", show_default=True, help="Field or column with the text.")
-@click.option("--normalize", is_flag=True, help="Give vectors a length of 1.")
-@click.option("--truncate", is_flag=True, help="Cut what is too long; else it is an error.")
-@click.option("--skip", is_flag=True, help="Go on without rows at fault, which are null and listed.")
+@click.option("--normalize", is_flag=True, help="L2-normalize the vectors.")
+@click.option("--truncate", is_flag=True, help="Truncate long texts instead of failing.")
+@click.option("--skip", is_flag=True, help="Write null for invalid rows and list them, instead of failing.")
 def main(inputs: tuple[str, ...], output: Path, workers: int, cpus: float, address: str | None, **options: Any) -> None:
     """Encode the files INPUTS (JSON lines, CSV, Parquet, text; gzipped or not) into a directory of Parquet files.
 
-    Settings FNET_… of this command's environment hold for all actors.
+    The FNET_… variables of this command apply to all actors.
     """
     files = [{"input": os.path.abspath(each), "output": str(_target(each, output))} for each in inputs]  # noqa: PTH100 - links are kept
     outs = [file["output"] for file in files]
     if twice := next((out for out in outs if outs.count(out) > 1), None):
-        stop(f"{twice} would be written twice: inputs need different names", 2)
+        stop(f"{twice} would be written twice: rename one of the inputs", 2)
     left = [file for file in files if not Path(file["output"]).exists()]
-    click.echo(f"{len(files) - len(left)} of {len(files)} files are there already", err=True)
+    click.echo(f"{len(files) - len(left)} of {len(files)} files already exist", err=True)
     if not left:
         return
     ray.init(address=address, log_to_driver=False)
@@ -97,14 +96,14 @@ def main(inputs: tuple[str, ...], output: Path, workers: int, cpus: float, addre
             fn_constructor_args=(settings, options),
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(left)), max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
-            # A node that is lost is a reason to go on elsewhere; a file that cannot be read is none to try for ever.
+            # Actors restart after the loss of a node. Unreadable files fail after three retries.
             max_restarts=-1,
             max_task_retries=3,
         )
         .iter_rows()
     )
     for file in done:
-        faults = f", {file['faults']:,} at fault" if file["faults"] else ""
+        faults = f", {file['faults']:,} invalid" if file["faults"] else ""
         click.echo(f"{file['output']}: {file['rows']:,} rows{faults}")
 
 

@@ -6,12 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from model.architecture import Architecture
-from model.backends.base import MIN_GROUP_SIZE, Backend, BackendName, Dtype, feed_forward_dtype
-
-SUPPORTED_DTYPES: dict[BackendName, tuple[Dtype, ...]] = {
-    "jax": ("float32", "bfloat16"),
-    "openvino": ("float32", "bfloat16", "int8"),
-}
+from model.backends.base import MIN_GROUP_SIZE, Backend, feed_forward_dtype
+from model.dtypes import BackendName, Dtype
 
 # What Linux calls the units that multiply 8-bit integers, and bfloat16.
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}

@@ -10,18 +10,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
+from model.dtypes import Dtype
 from model.mixing import FourierMixing
 from model.packing import Chunk, Row, chunks
 from model.presets.weights import Weights
-
-Dtype = Literal["float32", "bfloat16", "int8"]
-BackendName = Literal["jax", "openvino"]
 
 LAYER_NORM_EPSILON = 1e-12
 # Matrix units sum 32 narrow terms at a time: with fewer than two such steps a narrow dtype brings no speed, and the
@@ -161,7 +159,7 @@ class Backend(ABC):
         return self._residual[:tokens]
 
     @classmethod  # noqa: B027 - a backend may have nothing to keep
-    def keep_compiled(cls, directory: Path) -> None:
+    def use_compilation_cache(cls, directory: Path) -> None:
         """Keep compiled programs in a directory from now on, and reuse those that it holds."""
 
     @classmethod  # noqa: B027 - or nothing to compile

@@ -25,7 +25,8 @@ from jax.sharding import PartitionSpec as Split
 
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.backends.base import LAYER_NORM_EPSILON, Backend, Dtype, RowInput, feed_forward_dtype
+from model.backends.base import LAYER_NORM_EPSILON, Backend, RowInput, feed_forward_dtype
+from model.dtypes import Dtype
 from model.presets.weights import Weights
 
 # What identifies a kind of processor, on Intel's and AMD's and on ARM's.
@@ -135,7 +136,7 @@ class JaxBackend(Backend):
         return np.asarray(self._programs[len(x)].pool(self._pooler, x))
 
     @classmethod
-    def keep_compiled(cls, directory: Path) -> None:
+    def use_compilation_cache(cls, directory: Path) -> None:
         """Keep compiled programs in a directory of this kind of processor: another kind may not run them."""
         described = Path("/proc/cpuinfo")
         lines = described.read_text().splitlines() if described.exists() else [platform.machine()]

@@ -28,9 +28,9 @@ from model.backends.base import (  # noqa: E402
     MIN_GROUP_SIZE,
     Backend,
     BackendError,
-    Dtype,
     feed_forward_dtype,
 )
+from model.dtypes import Dtype  # noqa: E402
 from model.presets.weights import Weights  # noqa: E402
 from model.quantization import quantize, smoothing_factors  # noqa: E402
 

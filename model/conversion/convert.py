@@ -21,7 +21,7 @@ from model.conversion.hugging_face import (
 )
 from model.conversion.sentencepiece_conversion import read_vocabulary
 from model.errors import PresetError
-from model.presets import keras_config as keras_documents
+from model.presets import keras_config
 from model.presets.preset import CARD_FILE, VOCABULARY_FILE, Padding, Pooling, download_files, read_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from model.tokenizer import FNetTokenizer
@@ -104,23 +104,23 @@ def convert(
                     write_weights(directory / WEIGHTS_FILE, weights, _DTYPES[dtype])
             except FloatingPointError as error:
                 raise PresetError(f"the weights hold values that {dtype} cannot; take float32 or bfloat16") from error
-            keras_documents.write(directory / "config.json", keras_documents.network(architecture))
+            keras_config.write(directory / "config.json", keras_config.network(architecture))
             if vocabulary is not None:
                 (directory / VOCABULARY_FILE).parent.mkdir(parents=True)
                 (directory / VOCABULARY_FILE).write_bytes(vocabulary)
-                keras_documents.write(directory / "tokenizer.json", keras_documents.tokenizer())
-                preprocessor = keras_documents.preprocessor(architecture.max_sequence_length)
-                keras_documents.write(directory / "preprocessor.json", preprocessor)
+                keras_config.write(directory / "tokenizer.json", keras_config.tokenizer())
+                preprocessor = keras_config.preprocessor(architecture.max_sequence_length)
+                keras_config.write(directory / "preprocessor.json", preprocessor)
             if (source / CARD_FILE).is_file():
                 shutil.copyfile(source / CARD_FILE, directory / CARD_FILE)
             block: dict[str, Any] = {"trained": True, "pooling": pooling, "description": description}
             if padding is not None:
                 block["padding"] = padding
-            metadata = keras_documents.metadata_of(architecture, fnet_service=block)
-            keras_documents.write(directory / "metadata.json", metadata)
+            metadata = keras_config.metadata_of(architecture, fnet_service=block)
+            keras_config.write(directory / "metadata.json", metadata)
             progress("reading back what was written")
             metadata["fnet_service"] |= fingerprint(directory)
-            keras_documents.write(directory / "metadata.json", metadata)
+            keras_config.write(directory / "metadata.json", metadata)
             if (preset := read_preset(directory)).has_tokenizer:
                 FNetTokenizer.from_preset(preset)
             _place(directory, destination, Path(work))

@@ -141,7 +141,7 @@ class TorchFile:
         return self._archive.read(entry)
 
 
-class _Machine:
+class _RestrictedUnpickler:
     """The stack machine that a pickle is written for, building containers and calling nothing."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class _Machine:
 
 def _described(pickled: bytes) -> dict[Any, Any]:
     """Return what a pickle would make of a dictionary of tensors, its calls noted down."""
-    machine = _Machine()
+    machine = _RestrictedUnpickler()
     for instruction, argument, _ in pickletools.genops(pickled):
         machine.step(instruction.name, argument)
     (described,) = machine.stack

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.backends.base import Dtype
+from model.dtypes import Dtype
 from model.encoder import Encoding, Tokens
 from model.presets.preset import Preset
 from model.presets.weights import read_weights

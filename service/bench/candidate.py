@@ -14,8 +14,9 @@ from model.packing import BatchBuilder
 from service.bench.results import BenchError
 from service.bench.timing import timed
 from service.bench.workloads import filling_lengths, sequences
-from service.core.engine import Engine, EngineOptions
-from service.core.events import BatchRan, Record
+from service.core.engine import Engine
+from service.core.events import BatchRan, Event
+from service.core.options import EngineOptions
 
 # No request of a measurement takes as long.
 _TIMEOUT_SECONDS = 3600.0
@@ -42,7 +43,7 @@ class Candidate:
 
     def __init__(self, engine: Engine, batches: list[BatchRan], loop: asyncio.AbstractEventLoop) -> None:
         self.engine = engine
-        self.loaded = engine.ready()
+        self.loaded = engine.require_ready()
         self.dtype = engine.options.dtype
         self.name = f"{engine.options.backend} {self.dtype}"
         self.architecture: Architecture = self.loaded.preset.architecture
@@ -95,7 +96,7 @@ def load_candidate(options: EngineOptions, loop: asyncio.AbstractEventLoop) -> I
     batches: list[BatchRan] = []
     failures: list[BaseException] = []
 
-    def observe(record: Record) -> None:
+    def observe(record: Event) -> None:
         if isinstance(record, BatchRan):
             batches.append(record)
 

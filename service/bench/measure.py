@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.architecture import Architecture
-from model.backends.base import Dtype
+from model.dtypes import Dtype
 from model.errors import PresetError
 from model.presets.preset import Preset, load_preset
 from service.bench.accuracy import accuracy_sequences, compare, reference_outputs
@@ -38,9 +38,8 @@ from service.bench.roofline import product_flops, products
 from service.bench.start import ProcessStart, start_process
 from service.bench.timing import Budget, Case, Key, Progress, Times, alternate, speedup, timed
 from service.bench.workloads import Workload, dense_flops, filling_lengths, sequences, single_lengths, workloads
-from service.core.engine import EngineOptions
-from service.engine_options import engine_options
-from service.settings import Settings
+from service.core.options import EngineOptions
+from service.settings import Settings, engine_options
 
 # More than any workload.
 _MAX_QUEUE_TOKENS = 1 << 30

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.arrays import Float32s
-from model.backends.base import Dtype
+from model.dtypes import Dtype
 from model.quantization import quantize
 
 ROWS = 512

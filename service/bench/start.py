@@ -82,7 +82,8 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     from model.backends import backend_type  # noqa: PLC0415
     from service.bench.candidate import full_row, one_line  # noqa: PLC0415
-    from service.core.engine import Engine, EngineOptions  # noqa: PLC0415
+    from service.core.engine import Engine  # noqa: PLC0415
+    from service.core.options import EngineOptions  # noqa: PLC0415
     from service.telemetry import logs  # noqa: PLC0415 - these imports are measured
 
     backend_type(options["backend"])
@@ -100,7 +101,7 @@ def main() -> None:
         sys.exit(1)
     print(_READY, flush=True)  # noqa: T201
     ready_bytes, _ = memory()
-    encoder = engine.ready().encoder
+    encoder = engine.require_ready().encoder
     for length in encoder.row_lengths:
         full_row(encoder, length)()
     _, peak_bytes = memory()

@@ -32,19 +32,19 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 Array = npt.NDArray[np.float32]
 
 # Nothing in bulk is ever late; what hangs is for its user to stop.
-_PATIENCE = 86_400.0
+_TIMEOUT_SECONDS = 86_400.0
 
 
 class EncoderError(Exception):
     """Nothing more can be encoded. The message is one line."""
 
 
-class TooMuchError(EncoderError):
+class RequestTooLargeError(EncoderError):
     """So many rows are not taken at once; fewer may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class EncodeOptions:
     """What is wanted of each row; see the fields of `/v1/encode`.
 
     Attributes:
@@ -61,7 +61,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class EncoderFingerprint:
     """What vectors depend on beside their rows and what is wanted, to the last bit.
 
     Attributes:
@@ -100,7 +100,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class RowEmbeddings:
     """What a row gave.
 
     Attributes:
@@ -115,14 +115,14 @@ class Vectors:
 class Encoder(Protocol):
     """Encodes rows of one kind at a time."""
 
-    at_once: int
+    max_concurrency: int
     """Requests to have under way."""
 
-    async def describe(self) -> About:
+    async def describe(self) -> EncoderFingerprint:
         """Return what vectors depend on beside their rows."""
         ...
 
-    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def texts(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows that are texts, all or none.
 
         Raises:
@@ -133,12 +133,12 @@ class Encoder(Protocol):
         """
         ...
 
-    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows of ids; like `texts`."""
         ...
 
 
-async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[Vectors | str]:
+async def encode(encoder: Encoder, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings | str]:
     """Encode rows of any kind.
 
     Returns:
@@ -147,15 +147,17 @@ async def encode(encoder: Encoder, rows: Sequence[Row], wanted: Wanted) -> list[
     Raises:
         EncoderError: Nothing more can be encoded.
     """
-    found: dict[int, Vectors | str] = {row.number: row.fault for row in rows if row.fault is not None}
-    found |= await _of_one_kind(encoder.texts, [row for row in rows if row.text is not None], wanted)
-    found |= await _of_one_kind(encoder.ids, [row for row in rows if row.token_ids is not None], wanted)
+    found: dict[int, RowEmbeddings | str] = {row.number: row.fault for row in rows if row.fault is not None}
+    found |= await _of_one_kind(encoder.texts, [row for row in rows if row.text is not None], encode_options)
+    found |= await _of_one_kind(encoder.ids, [row for row in rows if row.token_ids is not None], encode_options)
     return [found[row.number] for row in rows]
 
 
 async def _of_one_kind(
-    work: Callable[[Sequence[Row], Wanted], Awaitable[list[Vectors]]], rows: Sequence[Row], wanted: Wanted
-) -> dict[int, Vectors | str]:
+    work: Callable[[Sequence[Row], EncodeOptions], Awaitable[list[RowEmbeddings]]],
+    rows: Sequence[Row],
+    encode_options: EncodeOptions,
+) -> dict[int, RowEmbeddings | str]:
     """Encode rows without those at fault, in as many parts as it takes to find them or to keep to limits.
 
     Returns:
@@ -164,14 +166,17 @@ async def _of_one_kind(
     if not rows:
         return {}
     try:
-        vectors = await work(rows, wanted)
+        vectors = await work(rows, encode_options)
     except InvalidInputError as error:
         # A place is counted among the rows of this very request. None is named where all together are too much.
         if all(problem.loc for problem in error.problems):
             faults = _by_row(error.problems, rows)
-            return {**faults, **await _of_one_kind(work, [row for row in rows if row.number not in faults], wanted)}
+            return {
+                **faults,
+                **await _of_one_kind(work, [row for row in rows if row.number not in faults], encode_options),
+            }
         reason = str(error)
-    except (TooMuchError, NonFiniteOutputError) as error:
+    except (RequestTooLargeError, NonFiniteOutputError) as error:
         reason = str(error)
     else:
         return {row.number: each for row, each in zip(rows, vectors, strict=True)}
@@ -179,8 +184,8 @@ async def _of_one_kind(
         return {rows[0].number: reason}
     half = len(rows) // 2
     return {
-        **await _of_one_kind(work, rows[:half], wanted),
-        **await _of_one_kind(work, rows[half:], wanted),
+        **await _of_one_kind(work, rows[:half], encode_options),
+        **await _of_one_kind(work, rows[half:], encode_options),
     }
 
 
@@ -194,8 +199,8 @@ def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
     for problem in problems:
         match problem.loc:
             case ("texts" | "token_ids" | "segment_ids" as field, int(index), *rest) if index < len(rows):
-                place = "".join(f"[{part}]" for part in rest)
-                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{place} {problem.msg}")
+                loc = "".join(f"[{part}]" for part in rest)
+                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc} {problem.msg}")
             case _:
                 raise EncoderError(str(problem))
     if not found:
@@ -211,23 +216,23 @@ class LocalEncoder:
     """
 
     # The device must find the next batch waiting; a few requests in advance are enough.
-    at_once = 16
+    max_concurrency = 16
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def describe(self) -> About:
+    async def describe(self) -> EncoderFingerprint:
         """Return what vectors depend on."""
-        with _told():
-            loaded = self._engine.ready()
+        with _translate_errors():
+            loaded = self._engine.require_ready()
             preset = loaded.preset
-            return About(
+            return EncoderFingerprint(
                 preset=preset.name,
                 preset_version=preset.version,
                 digest=f"sha256:{loaded.digest}" if loaded.digest else None,
                 load_weights=self._engine.options.load_weights,
                 architecture=asdict(preset.architecture),
-                tokenizer=await self._engine.in_worker(_digest_of_tokenizer, preset),
+                tokenizer=await self._engine.run_in_worker(_digest_of_tokenizer, preset),
                 padding=preset.padding,
                 dtype=self._engine.options.dtype,
                 backend=self._engine.options.backend,
@@ -239,24 +244,30 @@ class LocalEncoder:
                 pooling=self._engine.pooling,
             )
 
-    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def texts(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows that are texts."""
         texts = [row.text for row in rows if row.text is not None]
-        with _told():
-            tokens = await self._engine.tokenize(texts, truncate=wanted.truncate, padding=wanted.padding)
-            return await self._encode(tokens, wanted)
+        with _translate_errors():
+            tokens = await self._engine.tokenize(
+                texts, truncate=encode_options.truncate, padding=encode_options.padding
+            )
+            return await self._encode(tokens, encode_options)
 
-    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows of ids."""
-        with _told():
-            preset = self._engine.ready().preset
-            tokens = await self._engine.in_worker(from_ids, *_ids_of(rows), preset, truncate=wanted.truncate)
-            return await self._encode(tokens, wanted)
+        with _translate_errors():
+            preset = self._engine.require_ready().preset
+            tokens = await self._engine.run_in_worker(
+                from_ids, *_ids_of(rows), preset, truncate=encode_options.truncate
+            )
+            return await self._encode(tokens, encode_options)
 
-    async def _encode(self, tokens: list[Tokens], wanted: Wanted) -> list[Vectors]:
-        encodings, _ = await self._engine.encode(tokens, _PATIENCE, frozenset(wanted.outputs))
+    async def _encode(self, tokens: list[Tokens], encode_options: EncodeOptions) -> list[RowEmbeddings]:
+        encodings, _ = await self._engine.encode(tokens, _TIMEOUT_SECONDS, frozenset(encode_options.outputs))
         return [
-            Vectors(len(each.token_ids), {name: _output(encoding, name, wanted) for name in wanted.outputs})
+            RowEmbeddings(
+                len(each.token_ids), {name: _output(encoding, name, encode_options) for name in encode_options.outputs}
+            )
             for each, encoding in zip(tokens, encodings, strict=True)
         ]
 
@@ -269,18 +280,18 @@ class RemoteEncoder:
     """
 
     # One that is computed, one that is rendered, and those on their way.
-    at_once = 6
+    max_concurrency = 6
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def describe(self) -> About:
+    async def describe(self) -> EncoderFingerprint:
         """Return what vectors depend on, as the service tells it."""
-        with _told():
+        with _translate_errors():
             info = await self._client.info()
         try:
             same = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "backend")
-            return About(
+            return EncoderFingerprint(
                 **{name: info[name] for name in (*same, "batch_invariant", "version", "hidden_dim", "pooling")},
                 load_weights=info["digest"] is not None,
                 tokenizer=None,
@@ -292,27 +303,30 @@ class RemoteEncoder:
                 f"what answers there is not this service: its description is another: {error}"
             ) from error
 
-    async def texts(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def texts(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows that are texts."""
         texts = [row.text for row in rows if row.text is not None]
         sent = [each.text if each.pair is None else (each.text, each.pair) for each in texts]
-        return await self._ask(wanted, texts=sent, padding=wanted.padding)
+        return await self._ask(encode_options, texts=sent, padding=encode_options.padding)
 
-    async def ids(self, rows: Sequence[Row], wanted: Wanted) -> list[Vectors]:
+    async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows of ids."""
         ids, segments = _ids_of(rows)
-        return await self._ask(wanted, token_ids=ids, segment_ids=segments)
+        return await self._ask(encode_options, token_ids=ids, segment_ids=segments)
 
-    async def _ask(self, wanted: Wanted, **what: Any) -> list[Vectors]:
-        with _told():
+    async def _ask(self, encode_options: EncodeOptions, **what: Any) -> list[RowEmbeddings]:
+        with _translate_errors():
             found = await self._client.encode(
-                outputs=wanted.outputs, normalize=wanted.normalize, truncate=wanted.truncate, **what
+                outputs=encode_options.outputs,
+                normalize=encode_options.normalize,
+                truncate=encode_options.truncate,
+                **what,
             )
         rows: list[dict[Output, Array]] = [{} for _ in found.lengths]
-        for name in wanted.outputs:
+        for name in encode_options.outputs:
             for row, output in zip(rows, getattr(found, name), strict=True):
                 row[name] = output
-        return [Vectors(int(tokens), row) for tokens, row in zip(found.lengths, rows, strict=True)]
+        return [RowEmbeddings(int(tokens), row) for tokens, row in zip(found.lengths, rows, strict=True)]
 
 
 def _digest_of_tokenizer(preset: Preset) -> str | None:
@@ -336,13 +350,13 @@ def _ids_of(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
     return ids, [row.segment_ids if row.segment_ids is not None else [0] * len(row.token_ids or ()) for row in rows]
 
 
-def _output(encoding: Encoding, name: Output, wanted: Wanted) -> Array:
+def _output(encoding: Encoding, name: Output, encode_options: EncodeOptions) -> Array:
     output = encoding.arrays[name]
-    return normalized(output) if wanted.normalize and name != "sequence_output" else output
+    return normalized(output) if encode_options.normalize and name != "sequence_output" else output
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Let rows that are wrong be told as such, and whatever else happens as the end of the job."""
     try:
         yield
@@ -354,7 +368,7 @@ def _told() -> Iterator[None]:
         if error.code == InvalidInputError.code and error.problems:
             raise InvalidInputError.of(error.problems) from error
         if error.code in (TooManySequencesError.code, BodyTooLargeError.code):
-            raise TooMuchError(error.detail) from error
+            raise RequestTooLargeError(error.detail) from error
         if error.code == NonFiniteOutputError.code:
             raise NonFiniteOutputError(error.detail) from error
         raise EncoderError(str(error)) from error

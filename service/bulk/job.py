@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.bulk.encoders import Encoder, Vectors, Wanted, encode
+from service.bulk.chunks import Chunk, ChunkResult, ChunkStore, JobError, part_of, split_rows
+from service.bulk.encoders import EncodeOptions, Encoder, RowEmbeddings, encode
 from service.bulk.rows import Row
-from service.bulk.shards import JobError, Part, Parts, Shard, cut, part_of
 
 # Rows of a request.
 _REQUEST = 64
@@ -18,7 +18,7 @@ _REQUEST = 64
 _SHARDS = 2
 
 
-class FaultyRowError(Exception):
+class RowError(Exception):
     """A row cannot be encoded, and the job is not to go on without it. The message names its line and the reason."""
 
 
@@ -39,46 +39,46 @@ class Progress:
     faults: int = 0
 
 
-def chosen(rows: Iterable[Row], shard: tuple[int, int]) -> Iterator[Row]:
+def chosen(rows: Iterable[Row], chunk: tuple[int, int]) -> Iterator[Row]:
     """Yield every n-th row from the i-th on; all of them for `(0, 1)`."""
-    first, of = shard
+    first, of = chunk
     return (row for row in rows if row.number % of == first)
 
 
 async def run(
     rows: Iterable[Row],
     encoder: Encoder,
-    wanted: Wanted,
+    encode_options: EncodeOptions,
     hidden: int,
-    kept: Parts | None = None,
+    kept: ChunkStore | None = None,
     *,
     skip: bool = False,
-    tell: Callable[[Progress], None] = lambda _progress: None,
-) -> AsyncGenerator[Part]:
+    report: Callable[[Progress], None] = lambda _progress: None,
+) -> AsyncGenerator[ChunkResult]:
     """Encode rows; yields what each shard gave, in order, when it is kept.
 
     Args:
         rows: Of an input.
         encoder: Which encodes them.
-        wanted: What is wanted of each.
+        encode_options: What is computed for each.
         hidden: The length of a vector.
         kept: Keeps the parts; those of an earlier run are not done again.
         skip: Whether to go on without rows that are at fault.
-        tell: Told of the progress, part by part.
+        report: Called with the progress after each chunk.
 
     Raises:
-        FaultyRowError: A row is at fault, and is not to be skipped; what came before its shard is kept.
+        RowError: A row is at fault, and is not to be skipped; what came before its shard is kept.
         JobError: The kept parts are of other rows.
         EncoderError: Nothing more can be encoded.
         OSError: A part cannot be kept.
     """
     progress = Progress()
     earlier = 0 if kept is None else kept.count
-    async with aclosing(_parts_of(rows, encoder, wanted, hidden, kept)) as found:
+    async with aclosing(_parts_of(rows, encoder, encode_options, hidden, kept)) as found:
         async for number, part in found:
             if part.faults and not skip:
                 line, reason = next(iter(part.faults.values()))
-                raise FaultyRowError(f"line {line}: {reason}")
+                raise RowError(f"line {line}: {reason}")
             progress.faults += len(part.faults)
             if number < earlier:
                 progress.kept += len(part.rows)
@@ -87,32 +87,32 @@ async def run(
                     await asyncio.to_thread(kept.add, part)
                 progress.rows += len(part.rows)
                 progress.tokens += int(part.lengths.sum())
-            tell(progress)
+            report(progress)
             yield part
 
 
 async def _parts_of(
-    rows: Iterable[Row], encoder: Encoder, wanted: Wanted, hidden: int, kept: Parts | None
-) -> AsyncGenerator[tuple[int, Part]]:
-    requests = asyncio.Semaphore(encoder.at_once)
-    sequences = "sequence_output" in wanted.outputs
+    rows: Iterable[Row], encoder: Encoder, encode_options: EncodeOptions, hidden: int, kept: ChunkStore | None
+) -> AsyncGenerator[tuple[int, ChunkResult]]:
+    requests = asyncio.Semaphore(encoder.max_concurrency)
+    sequences = "sequence_output" in encode_options.outputs
     if kept is None:
         # Whoever reads what is written waits for it: a shard is a request, and as many are under way.
-        shards, most = cut(rows, sequences=sequences, most_rows=_REQUEST), encoder.at_once + 1
+        chunks, most = split_rows(rows, sequences=sequences, max_rows=_REQUEST), encoder.max_concurrency + 1
     else:
-        shards, most = cut(rows, sequences=sequences), _SHARDS
+        chunks, most = split_rows(rows, sequences=sequences), _SHARDS
     earlier = 0 if kept is None else kept.count
-    under_way: deque[tuple[int, asyncio.Task[Part]]] = deque()
+    under_way: deque[tuple[int, asyncio.Task[ChunkResult]]] = deque()
     seen = 0
     try:
         # Reading may wait for a disk or a pipe.
-        while (shard := await asyncio.to_thread(next, shards, None)) is not None:
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             seen += 1
-            if kept is not None and shard.number < earlier:
-                yield shard.number, await asyncio.to_thread(_kept, kept, shard)
+            if kept is not None and chunk.number < earlier:
+                yield chunk.number, await asyncio.to_thread(_kept, kept, chunk)
                 continue
-            work = _encoded(shard, encoder, requests, wanted, hidden)
-            under_way.append((shard.number, asyncio.create_task(work)))
+            work = _encoded(chunk, encoder, requests, encode_options, hidden)
+            under_way.append((chunk.number, asyncio.create_task(work)))
             while under_way and (len(under_way) == most or under_way[0][1].done()):
                 number, task = under_way.popleft()
                 yield number, await task
@@ -127,20 +127,22 @@ async def _parts_of(
         await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
 
 
-def _kept(kept: Parts, shard: Shard) -> Part:
-    part = kept.read(shard.number)
-    if part.digest != shard.digest:
-        where = f"at line {shard.rows[0].line} or behind it"
-        raise JobError(f"the input is not what was begun with, {where}; --restart begins anew")
+def _kept(kept: ChunkStore, chunk: Chunk) -> ChunkResult:
+    part = kept.read(chunk.number)
+    if part.digest != chunk.digest:
+        loc = f"at line {chunk.rows[0].line} or behind it"
+        raise JobError(f"the input is not what was begun with, {loc}; --restart begins anew")
     return part
 
 
-async def _encoded(shard: Shard, encoder: Encoder, requests: asyncio.Semaphore, wanted: Wanted, hidden: int) -> Part:
-    async def one(rows: list[Row]) -> list[Vectors | str]:
+async def _encoded(
+    chunk: Chunk, encoder: Encoder, requests: asyncio.Semaphore, encode_options: EncodeOptions, hidden: int
+) -> ChunkResult:
+    async def one(rows: list[Row]) -> list[RowEmbeddings | str]:
         async with requests:
-            return await encode(encoder, rows, wanted)
+            return await encode(encoder, rows, encode_options)
 
-    pieces = [shard.rows[first : first + _REQUEST] for first in range(0, len(shard.rows), _REQUEST)]
+    pieces = [chunk.rows[first : first + _REQUEST] for first in range(0, len(chunk.rows), _REQUEST)]
     tasks = [asyncio.create_task(one(piece)) for piece in pieces]
     try:
         found = [each for piece in await asyncio.gather(*tasks) for each in piece]
@@ -148,4 +150,4 @@ async def _encoded(shard: Shard, encoder: Encoder, requests: asyncio.Semaphore, 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return await asyncio.to_thread(part_of, shard, found, wanted.outputs, hidden)
+    return await asyncio.to_thread(part_of, chunk, found, encode_options.outputs, hidden)

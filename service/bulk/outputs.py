@@ -16,13 +16,13 @@ import numpy.typing as npt
 import orjson
 
 from model.encoder import Output
-from service.bulk.shards import Part
+from service.bulk.chunks import ChunkResult
 
 Format = Literal["npy", "npz", "jsonl", "parquet"]
 FORMATS = get_args(Format)
 
 # Reads parts again from the first each time: a format may need to know their sizes before it begins.
-Parts = Callable[[], Iterable[Part]]
+ChunkStore = Callable[[], Iterable[ChunkResult]]
 # The one that ZIP archives count from, so that no clock is in the file.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -33,7 +33,7 @@ def format_of(name: str) -> Format | None:
     return next((each for each in FORMATS if each == found), None)
 
 
-def write(file: Path, format_: Format, parts: Parts, outputs: Sequence[Output], hidden: int) -> None:
+def write(file: Path, format_: Format, parts: ChunkStore, outputs: Sequence[Output], hidden: int) -> None:
     """Write a file.
 
     Args:
@@ -57,23 +57,23 @@ def write(file: Path, format_: Format, parts: Parts, outputs: Sequence[Output], 
         new.unlink(missing_ok=True)
 
 
-def lines(part: Part, outputs: Sequence[Output]) -> Iterator[bytes]:
+def lines(part: ChunkResult, outputs: Sequence[Output]) -> Iterator[bytes]:
     """Yield a line of JSON for each row of a part: its number, and its outputs, or the error that it met."""
     ends = np.cumsum(part.lengths)
-    for place, number in enumerate(part.rows.tolist()):
+    for locate, number in enumerate(part.rows.tolist()):
         row: dict[str, Any] = {"row": number}
         if number in part.faults:
             row["error"] = part.faults[number][1]
         else:
             for name in outputs:
                 whole = part.outputs[name]
-                end = int(ends[place])
-                begin = end - int(part.lengths[place])
-                row[name] = whole[begin:end] if name == "sequence_output" else whole[place]
+                end = int(ends[locate])
+                begin = end - int(part.lengths[locate])
+                row[name] = whole[begin:end] if name == "sequence_output" else whole[locate]
         yield orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def _write_lines(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], _hidden: int) -> None:
+def _write_lines(stream: BinaryIO, parts: ChunkStore, outputs: Sequence[Output], _hidden: int) -> None:
     for part in parts():
         stream.writelines(lines(part, outputs))
 
@@ -87,12 +87,12 @@ def _write_array(stream: Any, arrays: Callable[[], Iterable[npt.NDArray[Any]]], 
         stream.write(np.ascontiguousarray(array, like.dtype).tobytes())
 
 
-def _write_npy(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], hidden: int) -> None:
+def _write_npy(stream: BinaryIO, parts: ChunkStore, outputs: Sequence[Output], hidden: int) -> None:
     (name,) = outputs
     _write_array(stream, lambda: (part.outputs[name] for part in parts()), np.empty((0, hidden), "<f4"))
 
 
-def _write_npz(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], hidden: int) -> None:
+def _write_npz(stream: BinaryIO, parts: ChunkStore, outputs: Sequence[Output], hidden: int) -> None:
     with zipfile.ZipFile(stream, "w") as archive:
         for name in (*outputs, "lengths", "rows"):
 
@@ -104,12 +104,12 @@ def _write_npz(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], hidden
                 _write_array(member, arrays, like)
 
 
-def _named(part: Part, name: str) -> npt.NDArray[Any]:
+def _named(part: ChunkResult, name: str) -> npt.NDArray[Any]:
     arrays: dict[str, npt.NDArray[Any]] = {**part.outputs, "lengths": part.lengths, "rows": part.rows}
     return arrays[name]
 
 
-def _write_parquet(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], hidden: int) -> None:
+def _write_parquet(stream: BinaryIO, parts: ChunkStore, outputs: Sequence[Output], hidden: int) -> None:
     import pyarrow as arrow  # noqa: PLC0415 - large, and for this format alone
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -132,7 +132,7 @@ def _write_parquet(stream: BinaryIO, parts: Parts, outputs: Sequence[Output], hi
             writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
 
-_WRITERS: dict[Format, Callable[[BinaryIO, Parts, Sequence[Output], int], None]] = {
+_WRITERS: dict[Format, Callable[[BinaryIO, ChunkStore, Sequence[Output], int], None]] = {
     "npy": _write_npy,
     "npz": _write_npz,
     "jsonl": _write_lines,

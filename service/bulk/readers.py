@@ -165,11 +165,11 @@ class Reader:
         try:
             file = parquet.ParquetFile(self._raw)
             columns = file.schema_arrow.names
-            wanted = [name for name in (self.field, "token_ids", "segment_ids") if name in columns]
-            if not set(wanted) & {self.field, "token_ids"}:
+            encode_options = [name for name in (self.field, "token_ids", "segment_ids") if name in columns]
+            if not set(encode_options) & {self.field, "token_ids"}:
                 raise InputError(f"{self.name}: no column {self.field!r}; there are {', '.join(map(repr, columns))}")
             number = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=encode_options):
                 for value in batch.to_pylist():
                     yield row_of(number, number + 1, value, self.field)
                     number += 1

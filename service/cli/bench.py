@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.cli.progress import progress
 from service.settings import Settings, SettingsError
 
@@ -51,15 +51,15 @@ def bench(
             for backend, dtype in _combinations(backends, dtypes)
         ]
     except SettingsError as error:
-        stop(error, 2)
+        fail(error, 2)
     if plot_file is not None and plot_file.suffix not in (".png", ".svg"):
-        stop(f"--plot: {plot_file}: neither .png nor .svg", 2)
+        fail(f"--plot: {plot_file}: neither .png nor .svg", 2)
     if plot_file is not None and find_spec("matplotlib") is None:
-        stop("--plot: matplotlib is not installed: pip install 'fnet-encode[bench]'", 2)
+        fail("--plot: matplotlib is not installed: pip install 'fnet-encode[bench]'", 2)
     for name, file in (("--json", json_file), ("--plot", plot_file)):
         # Before minutes of measuring.
         if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
-            stop(f"{name}: {file}: cannot be written", 2)
+            fail(f"{name}: {file}: cannot be written", 2)
     from service.bench import measure, report, results  # noqa: PLC0415
     from service.telemetry import logs  # noqa: PLC0415 - as in `serve`
 
@@ -72,7 +72,7 @@ def bench(
         result = measure.measure([measure.measured_options(settings) for settings in chosen], plan, show)
     except results.BenchError as error:
         show("")
-        stop(error, 1)
+        fail(error, 1)
     show("")
     click.echo(report.text(result), nl=False)
     try:
@@ -83,7 +83,7 @@ def bench(
 
             plot(result, plot_file)
     except OSError as error:
-        stop(f"{error.filename}: {error.strerror}", 1)
+        fail(f"{error.filename}: {error.strerror}", 1)
 
 
 def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, str]]:
@@ -93,7 +93,8 @@ def _combinations(backends: Sequence[str], dtypes: Sequence[str]) -> list[tuple[
     combinations where none is supported: `Settings` refuses them.
     """
     # `--help` of any command imports this module, and is to load no numerical library.
-    from model.backends import SUPPORTED_DTYPES, is_installed  # noqa: PLC0415
+    from model.backends import is_installed  # noqa: PLC0415
+    from model.dtypes import SUPPORTED_DTYPES  # noqa: PLC0415
 
     supported = [(str(backend), str(dtype)) for backend, of_backend in SUPPORTED_DTYPES.items() for dtype in of_backend]
     known_backends = dict.fromkeys(backend for backend, _ in supported)

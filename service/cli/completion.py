@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 
 _SHELLS = ("bash", "zsh", "fish")
 _PROGRAM = "fnet-service"
@@ -26,6 +26,6 @@ def completion(context: click.Context, shell: str) -> None:
     """  # noqa: D301 - click's mark for lines to be left as they are
     kind = get_completion_class(shell)
     if kind is None:
-        stop(f"completion: {shell}: not known to the library that reads the command line", 1)
+        fail(f"completion: {shell}: not known to the library that reads the command line", 1)
     variable = f"_{_PROGRAM.replace('-', '_').upper()}_COMPLETE"
     click.echo(kind(context.find_root().command, {}, _PROGRAM, variable).source())

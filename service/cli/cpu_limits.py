@@ -18,28 +18,28 @@ import structlog
 log = structlog.get_logger("fnet.cpus")
 
 
-def narrow(system: Path = Path("/")) -> Callable[[], None]:
-    """Run on no more processors than `processors` says, until what is returned is called.
+def limit_affinity(system: Path = Path("/")) -> Callable[[], None]:
+    """Run on no more processors than `usable_cpus` says, until what is returned is called.
 
     In between libraries are to be loaded and to count. They go on with as many threads after it, which may then run
     anywhere again: several containers on one machine would else end up on the same few processors while others idle.
 
     Args:
-        system: As for `processors`.
+        system: As for `usable_cpus`.
 
     Returns:
         What lets all threads run where this process could before. Calling it again does nothing.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
-    count = processors(system)
+    count = usable_cpus(system)
     if count >= len(allowed):
         return lambda: None
     # Threads inherit it, and so does what they start.
     os.sched_setaffinity(0, random.sample(sorted(allowed), count))
-    log.info("processors limited", processors=count, of=len(allowed))
+    log.info("processors limited", usable_cpus=count, of=len(allowed))
     narrowed = True
 
-    def widen() -> None:
+    def restore_affinity() -> None:
         nonlocal narrowed
         if narrowed:
             narrowed = False
@@ -47,10 +47,10 @@ def narrow(system: Path = Path("/")) -> Callable[[], None]:
                 with suppress(OSError):  # a thread may just have ended
                     os.sched_setaffinity(int(thread), allowed)
 
-    return widen
+    return restore_affinity
 
 
-def processors(system: Path = Path("/")) -> int:
+def usable_cpus(system: Path = Path("/")) -> int:
     """Return how many processors this process may use at once, a part of one counted whole.
 
     The least of what its affinity and its control groups leave, as Linux describes them: `cpu.max` (version 2),

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.cli.progress import progress
 from service.cli.urls import address
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:  # what these import takes a second; help is told at once
-    from service.bulk.encoders import About, Encoder
+    from service.bulk.encoders import Encoder, EncoderFingerprint
     from service.bulk.file_job import FileJob
     from service.bulk.readers import Reader
 
@@ -140,18 +140,18 @@ def encode(
     try:
         settings = Settings.load(os.environ, {"preset": preset, "dtype": dtype, "backend": backend})
     except SettingsError as error:
-        stop(error, 2)
+        fail(error, 2)
     if url is not None and (preset or dtype or backend):
-        stop("--preset, --dtype and --backend are the service's own where there is a --url", 2)
+        fail("--preset, --dtype and --backend are the service's own where there is a --url", 2)
     _check_service(url, api_key)
     _check_inputs(inputs)
     _check_outputs(pairs, force=force or len(inputs) > 1)
     form_of = {out: output_format or Path(out).suffix.removeprefix(".").lower() for _, out in pairs}
     if "npy" in form_of.values() and (len(set(outputs)) > 1 or "sequence_output" in outputs):
-        stop("--outputs: .npy holds one vector a row; .npz, .jsonl and .parquet hold more", 2)
+        fail("--outputs: .npy holds one vector a row; .npz, .jsonl and .parquet hold more", 2)
     # Nothing is begun yet: an interrupt just ends it, and is not told as a failure.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from service.bulk.encoders import Wanted  # noqa: PLC0415
+    from service.bulk.encoders import EncodeOptions  # noqa: PLC0415
     from service.bulk.file_job import FileJob  # noqa: PLC0415
     from service.telemetry import logs  # noqa: PLC0415 - as above
 
@@ -160,8 +160,8 @@ def encode(
     def job(pooling: str) -> FileJob:
         names: Any = tuple(dict.fromkeys(outputs or (f"{pooling}_output",)))
         way: Any = padding
-        wanted = Wanted(outputs=names, normalize=normalize, truncate=truncate, padding=way)
-        return FileJob(wanted=wanted, shard=share, skip=on_error == "skip", restart=restart)
+        encode_options = EncodeOptions(outputs=names, normalize=normalize, truncate=truncate, padding=way)
+        return FileJob(encode_options=encode_options, shard=share, skip=on_error == "skip", restart=restart)
 
     there = {out for _, out in pairs if out != _STDOUT and Path(out).exists() and not force}
     for out in there:
@@ -176,7 +176,7 @@ def encode(
 
     from service.bulk.readers import Reader  # noqa: PLC0415 - as above
 
-    code = _until_signalled(_told(work()), kept=pairs[0][1] != _STDOUT) if pairs else 0
+    code = _until_signalled(_translate_errors(work()), kept=pairs[0][1] != _STDOUT) if pairs else 0
     if "pyarrow" in sys.modules:
         # Its threads may outlive the interpreter, which then crashes at its end; everything is written by now.
         sys.stdout.flush()
@@ -192,24 +192,24 @@ def _targets(
     if len(inputs) == 1 and not (output is not None and (output.endswith("/") or Path(output).is_dir())):
         out = output or _STDOUT
         if out == _STDOUT and output_format not in (None, "jsonl"):
-            stop(f"--output-format: {output_format} needs a file: -o OUT", 2)
+            fail(f"--output-format: {output_format} needs a file: -o OUT", 2)
         if (
             out != _STDOUT
             and output_format is None
             and Path(out).suffix.lower() not in {f".{each}" for each in _OUTPUTS}
         ):
             known = ", ".join(f".{each}" for each in _OUTPUTS)
-            stop(f"--output: {out} ends in none of {known}: call it so, or say --output-format", 2)
+            fail(f"--output: {out} ends in none of {known}: call it so, or say --output-format", 2)
         return [(inputs[0], out)], shard
     if output is None or (Path(output).exists() and not Path(output).is_dir()):
-        stop("--output: several inputs need a directory", 2)
+        fail("--output: several inputs need a directory", 2)
     if _STDOUT in inputs:
-        stop("standard input cannot be one of several inputs", 2)
+        fail("standard input cannot be one of several inputs", 2)
     form = output_format or "parquet"
     found = [(each, str(Path(output) / f"{Path(each).name.removesuffix('.gz')}.{form}")) for each in inputs]
     outs = [out for _, out in found]
     if twice := next((out for out in outs if outs.count(out) > 1), None):
-        stop(f"{twice} would be written twice: inputs need different names", 2)
+        fail(f"{twice} would be written twice: inputs need different names", 2)
     first, of = shard
     if not found[first::of]:
         click.echo(f"{len(found)} files: none of them is in share {first} of {of}", err=True)
@@ -221,14 +221,14 @@ def _check_service(url: str | None, api_key: str | None) -> None:
     if url is not None:
         address(url)
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-        stop("--api-key: has characters that no header can hold", 2)
+        fail("--api-key: has characters that no header can hold", 2)
 
 
 def _check_inputs(inputs: tuple[str, ...]) -> None:
     """Stop if an input can be none."""
     for name in inputs:
         if os.path.isdir(name):  # noqa: PTH112 - pathlib raises where a name is too long for a path
-            stop(f"{name}: is a directory; name the files in it: {Path(name) / '*'} -o OUT/", 2)
+            fail(f"{name}: is a directory; name the files in it: {Path(name) / '*'} -o OUT/", 2)
 
 
 def _check_outputs(pairs: list[tuple[str, str]], *, force: bool) -> None:
@@ -237,9 +237,9 @@ def _check_outputs(pairs: list[tuple[str, str]], *, force: bool) -> None:
         if out == _STDOUT or not Path(out).exists():
             continue
         if name != _STDOUT and Path(name).exists() and Path(out).samefile(name):
-            stop(f"--output: {out} is the input itself", 2)
+            fail(f"--output: {out} is the input itself", 2)
         if not force:
-            stop(f"--output: {out} is there already; --force writes over it", 2)
+            fail(f"--output: {out} is there already; --force writes over it", 2)
 
 
 def _until_signalled(work: Coroutine[Any, Any, int], *, kept: bool) -> int:
@@ -268,19 +268,19 @@ def _until_signalled(work: Coroutine[Any, Any, int], *, kept: bool) -> int:
     return asyncio.run(main())
 
 
-async def _told(work: Coroutine[Any, Any, None]) -> int:
+async def _translate_errors(work: Coroutine[Any, Any, None]) -> int:
     """Do the work; whatever ends it is told in one line. Returns the exit code."""
+    from service.bulk.chunks import JobError  # noqa: PLC0415
     from service.bulk.encoders import EncoderError  # noqa: PLC0415 - as above
-    from service.bulk.job import FaultyRowError  # noqa: PLC0415
+    from service.bulk.job import RowError  # noqa: PLC0415
     from service.bulk.readers import InputError  # noqa: PLC0415
-    from service.bulk.shards import JobError  # noqa: PLC0415
 
     try:
         await work
     except BrokenPipeError:
         # Whoever read has enough; nothing may be flushed there any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except FaultyRowError as error:
+    except RowError as error:
         click.echo(f"fnet-service: {error}; --on-error skip goes on without it", err=True)
         return 1
     except (InputError, JobError, EncoderError) as error:
@@ -293,7 +293,9 @@ async def _told(work: Coroutine[Any, Any, None]) -> int:
 
 
 @asynccontextmanager
-async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> AsyncIterator[tuple[Encoder, About]]:
+async def _encoder(
+    settings: Settings, url: str | None, api_key: str | None
+) -> AsyncIterator[tuple[Encoder, EncoderFingerprint]]:
     """Give an encoder, and what its vectors depend on."""
     from service.bulk.encoders import LocalEncoder, RemoteEncoder, wait_ready  # noqa: PLC0415 - as above
 
@@ -307,39 +309,39 @@ async def _encoder(settings: Settings, url: str | None, api_key: str | None) -> 
             yield RemoteEncoder(client), about
         return
     from service.core.engine import Engine  # noqa: PLC0415
-    from service.engine_options import engine_options  # noqa: PLC0415
+    from service.settings import engine_options  # noqa: PLC0415
 
     engine = Engine(engine_options(settings, max_queue_tokens=_QUEUE_TOKENS))
-    tell = progress()
-    tell(f"loading {settings.preset} …")
+    report = progress()
+    report(f"loading {settings.preset} …")
     engine.start()
     try:
         await wait_ready(engine)
-        tell("")
+        report("")
         local = LocalEncoder(engine)
         yield local, await local.describe()
     finally:
         engine.close()
 
 
-async def _one(reader: Reader, out: str, form: Any, job: FileJob, encoder: Encoder, about: About) -> None:
+async def _one(reader: Reader, out: str, form: Any, job: FileJob, encoder: Encoder, about: EncoderFingerprint) -> None:
     """Encode one file, and say what was done."""
     from service.bulk.file_job import to_file, to_stream  # noqa: PLC0415 - as above
-    from service.bulk.job import FaultyRowError  # noqa: PLC0415
+    from service.bulk.job import RowError  # noqa: PLC0415
 
     began = time.monotonic()
-    tell = progress()
+    report = progress()
     try:
         if out == _STDOUT:
-            done = await to_stream(reader, sys.stdout.buffer, job, encoder, about, tell)
+            done = await to_stream(reader, sys.stdout.buffer, job, encoder, about, report)
         else:
-            done = await to_file(reader, Path(out), form, job, encoder, about, tell)
-    except FaultyRowError as error:
-        raise FaultyRowError(f"{reader.name}: {error}") from error
+            done = await to_file(reader, Path(out), form, job, encoder, about, report)
+    except RowError as error:
+        raise RowError(f"{reader.name}: {error}") from error
     seconds = time.monotonic() - began
-    told = f"{done.rows:,} rows, {done.tokens:,} tokens in {seconds:,.1f} s, {done.tokens / seconds:,.0f} tokens/s"
+    summary = f"{done.rows:,} rows, {done.tokens:,} tokens in {seconds:,.1f} s, {done.tokens / seconds:,.0f} tokens/s"
     before = f"; {done.kept:,} rows were done before" if done.kept else ""
     skipped = (
         f"; {done.faults:,} rows at fault, listed in {out}.skipped.jsonl" if done.faults and out != _STDOUT else ""
     )
-    click.echo(f"{reader.name}: {told}{before}{skipped}", err=True)
+    click.echo(f"{reader.name}: {summary}{before}{skipped}", err=True)

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 
-def stop(reason: object, code: int) -> NoReturn:
+def fail(reason: object, code: int) -> NoReturn:
     """Say why in one line on standard error, and exit.
 
     Args:

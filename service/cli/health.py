@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 import click
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.cli.urls import address
 from service.settings import Settings, SettingsError
 
@@ -30,7 +30,7 @@ def health(url: str | None, timeout: float) -> None:
     try:
         settings = Settings.load(os.environ)
     except SettingsError as error:
-        stop(error, 2)
+        fail(error, 2)
     host = _EVERYWHERE.get(settings.host, settings.host)
     parts = address(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     headers = {"Authorization": f"Bearer {min(keys)}"} if (keys := settings.keys()) else {}
@@ -42,9 +42,9 @@ def health(url: str | None, timeout: float) -> None:
         answer = connection.getresponse()
         status, body = answer.status, answer.read().decode("utf-8", "replace").strip()
     except (OSError, HTTPException) as error:
-        stop(f"{parts.geturl()}: {str(error) or type(error).__name__}", 1)
+        fail(f"{parts.geturl()}: {str(error) or type(error).__name__}", 1)
     finally:
         connection.close()
     if status != 200:  # noqa: PLR2004 - OK
-        stop(f"{parts.geturl()}: not ready: {status} {body}", 1)
+        fail(f"{parts.geturl()}: not ready: {status} {body}", 1)
     click.echo(body)

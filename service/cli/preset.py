@@ -25,7 +25,7 @@ from model.presets.preset import (
     preset_name,
     read_preset,
 )
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.cli.progress import progress
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def fetch(handle: str, cache_dir: Path | None, to: Path | None, *, force: bool) 
     already is not fetched or copied again.
     """
     if force and to is None:
-        stop("--force: only --to replaces anything", 2)
+        fail("--force: only --to replaces anything", 2)
     _asked(lambda: check_handle(handle))
     directory = _had(lambda: locate(handle, cache_dir))
     _had(lambda: read_preset(directory, preset_name(handle)))
@@ -136,7 +136,7 @@ def verify(handle: str, cache_dir: Path | None, *, as_json: bool) -> None:
     """
     directory = _asked(lambda: find(handle, cache_dir))
     if directory is None:
-        stop(f"preset {handle!r}: not here: fnet-service preset fetch {handle}", 1)
+        fail(f"preset {handle!r}: not here: fnet-service preset fetch {handle}", 1)
     from model.verify import verify as checks  # noqa: PLC0415 - JAX takes a second; help and a wrong handle do not
 
     found = []
@@ -216,7 +216,7 @@ def convert(
         )
     except PresetError as error:
         tell("")
-        stop(error, 1)
+        fail(error, 1)
     tell("")
     click.echo(dest)
 
@@ -225,7 +225,7 @@ def _padding(value: str | None) -> Any:
     if value is None or value in ("none", "max_length"):
         return value
     if not (value.isdecimal() and int(value)):
-        stop(f"--padding: {value!r}: expected none, max_length or a positive number", 2)
+        fail(f"--padding: {value!r}: expected none, max_length or a positive number", 2)
     return int(value)
 
 
@@ -301,7 +301,7 @@ def _asked(find_out: Callable[[], T]) -> T:
     try:
         return find_out()
     except PresetError as error:
-        stop(error, 2)
+        fail(error, 2)
 
 
 def _had(find_out: Callable[[], T]) -> T:
@@ -309,7 +309,7 @@ def _had(find_out: Callable[[], T]) -> T:
     try:
         return find_out()
     except PresetError as error:
-        stop(error, 1)
+        fail(error, 1)
 
 
 def _number(value: int | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.settings import Settings, SettingsError, option, variable
 
 
@@ -34,14 +34,14 @@ def serve(**options: Any) -> None:
     try:
         settings = Settings.load(os.environ, options, serving=True)
     except SettingsError as error:
-        stop(error, 2)
+        fail(error, 2)
     # The first process of a container ignores what nobody handles; until the server does, ending is all there is to do.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from service.cli import cpu_limits as cpus  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
+    from service.cli import cpu_limits  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
     from service.telemetry import logs  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
 
     logs.configure(settings.log_format, settings.log_level)
-    widen = cpus.narrow()
+    restore_affinity = cpu_limits.limit_affinity()
     from service import server  # noqa: PLC0415 - what it loads counts processors
 
-    sys.exit(server.serve(settings, on_loaded=widen))
+    sys.exit(server.serve(settings, on_loaded=restore_affinity))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
-from service.cli.exits import stop
+from service.cli.exits import fail
 
 
 def address(url: str) -> SplitResult:
@@ -13,7 +13,7 @@ def address(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        stop(f"--url: {url}: {error}", 2)
+        fail(f"--url: {url}: {error}", 2)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        stop(f"--url: {url}: expected the form http://host:port", 2)
+        fail(f"--url: {url}: expected the form http://host:port", 2)
     return parts

@@ -7,21 +7,18 @@ model thread that alone runs the network. A loader thread makes the engine ready
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
-from model.backends import backend_type, faster_choice
-from model.backends.base import BackendError, BackendName, Dtype
+from model.backends import backend_type
+from model.backends.base import BackendError
 from model.encoder import (
     ALL_OUTPUTS,
     EncoderInput,
@@ -33,11 +30,8 @@ from model.encoder import (
 )
 from model.errors import PresetError
 from model.packing import BatchPlan
-from model.presets.preset import Padding, Pooling, Preset, default_cache_dir, load_preset
-from model.presets.weights import read_weights, weights_digest
-from model.reference import encode_one, random_weights
-from model.selftest import SelfTest, SelfTestError, compile_and_verify
-from model.tokenizer import FNetTokenizer
+from model.presets.preset import Padding, Pooling
+from model.selftest import SelfTestError
 from service.core import errors
 from service.core.batcher import Batcher, Job
 from service.core.cache import ResultCache
@@ -52,62 +46,25 @@ from service.core.events import (
     Timings,
 )
 from service.core.inputs import Text, from_texts
-from service.core.watchdog import Watch
+from service.core.loader import LoadedModel, faster_settings, load_model
+from service.core.options import EngineOptions
+from service.core.watchdog import Watchdog
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 State = Literal["loading", "compiling", "ready", "draining", "failed"]
 
-# Of weights that are not loaded.
-_SEED = 0
 # Enough to keep one core busy with words while the network has the others.
-_WORKERS = 2
+_WORKER_THREADS = 2
 # Seconds for one run, many times what the largest network should need on a slow machine: to end a process that would
 # have come back costs more than to wait.
-_PATIENCE = 120.0
+_RUN_TIMEOUT_SECONDS = 120.0
 
 # Bytes or values whose handling takes a tenth of a millisecond: as long as handing them to another thread does.
-_SMALL = 8192
+_INLINE_BYTES = 8192
 
 log = structlog.get_logger("fnet.engine")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What an engine needs to know; see `service.settings.Settings` for each meaning."""
-
-    preset: str
-    load_weights: bool
-    dtype: Dtype
-    backend: BackendName
-    max_batch_tokens: int
-    max_queue_tokens: int
-    batch_invariant: bool
-    cache_dir: Path | None
-    result_cache_bytes: int
-    pooling: Pooling | None
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready to run.
-
-    Attributes:
-        preset: Its description.
-        digest: SHA-256 of its weight files, empty for random weights.
-        tokenizer: Its tokenizer, if it has one.
-        encoder: The compiled encoder.
-        test: What the self-test found.
-        seconds: How long it took to get here.
-    """
-
-    preset: Preset
-    digest: str
-    tokenizer: FNetTokenizer | None
-    encoder: PackedEncoder
-    test: SelfTest
-    seconds: float
 
 
 class Engine:
@@ -117,7 +74,8 @@ class Engine:
         options: What to load and how to run it.
         observe: Told of all work done.
         on_failure: Called once, from whatever thread, when the engine cannot serve any more.
-        patience: Seconds after which a run is held never to end.
+        run_timeout: Seconds after which a run counts as hung.
+        load: Loads the model; as `service.core.loader.load_model`.
     """
 
     def __init__(
@@ -125,18 +83,20 @@ class Engine:
         options: EngineOptions,
         observe: Observer = lambda _record: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
-        patience: float = _PATIENCE,
+        run_timeout: float = _RUN_TIMEOUT_SECONDS,
+        load: Callable[[EngineOptions, Callable[[int, int], None]], LoadedModel] = load_model,
     ) -> None:
         self.options = options
         self.state: State = "loading"
         self.progress = (0, 0)
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedModel | None = None
         self._observe = observe
         self._on_failure = on_failure
+        self._load_model = load
         self._batcher: Batcher[EncoderInput, Encoding, BatchPlan] | None = None
-        self._watch = Watch(patience)
+        self._watchdog = Watchdog(run_timeout)
         self._cache = ResultCache(options.result_cache_bytes)
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+        self._workers = ThreadPoolExecutor(_WORKER_THREADS, thread_name_prefix="worker")
         # A signal may ask to drain while the loader is about to say ready.
         self._state_lock = threading.RLock()
         self._closing = False
@@ -176,12 +136,12 @@ class Engine:
         """Load and make ready in the background."""
         self._loader.start()
 
-    def check(self) -> None:
+    def check_watchdog(self) -> None:
         """Fail if a run does not end; to be called several times a second."""
-        if self._batcher is not None and self._watch.has_lost(self._batcher.run):
-            self._batcher.die(RuntimeError(f"a run has not ended within {self._watch.patience:g} seconds"))
+        if self._batcher is not None and self._watchdog.expired(self._batcher.run):
+            self._batcher.fail(RuntimeError(f"a run has not ended within {self._watchdog.run_timeout:g} seconds"))
 
-    def leave(self) -> None:
+    def mark_unready(self) -> None:
         """Say no to whoever asks whether the engine is ready, and go on taking work."""
         with self._state_lock:
             if self.state != "failed":
@@ -189,17 +149,17 @@ class Engine:
 
     def drain(self) -> None:
         """Take no new work; what is accepted is finished."""
-        self.leave()
+        self.mark_unready()
         with self._state_lock:
             self._closing = True
             if self._batcher is not None:
                 self._batcher.drain()
 
-    def give_up(self) -> None:
+    def cancel_pending(self) -> None:
         """Fail what still waits: the time to finish it is over, and its clients are to hear of it."""
         self.drain()
         if self._batcher is not None:
-            self._batcher.give_up()
+            self._batcher.cancel_pending()
 
     def close(self) -> None:
         """Stop the threads; what still waits fails."""
@@ -208,12 +168,12 @@ class Engine:
             self._batcher.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def hurry(self) -> None:
+    def skip_shutdown_wait(self) -> None:
         """Let nobody who closes wait for a run."""
         if self._batcher is not None:
-            self._batcher.hurry()
+            self._batcher.skip_shutdown_wait()
 
-    def ready(self) -> Loaded:
+    def require_ready(self) -> LoadedModel:
         """Return the model.
 
         Raises:
@@ -231,21 +191,21 @@ class Engine:
         """Raise why it tells whoever asks that it is not ready: while it is about to leave, although it takes work.
 
         Raises:
-            NotReadyError, DrainingError, WorkerFailedError: As for `ready`.
+            NotReadyError, DrainingError, WorkerFailedError: As for `require_ready`.
         """
-        self.ready()
+        self.require_ready()
         if self.state == "draining":
             raise errors.DrainingError("the service is about to shut down", retry_after=1)
 
-    async def in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run_in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
 
-    async def handled(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run_sized(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that handles `size` bytes or values: off the event loop, unless that would take longer."""
-        if size <= _SMALL:
+        if size <= _INLINE_BYTES:
             return function(*args, **kwargs)
-        return await self.in_worker(function, *args, **kwargs)
+        return await self.run_in_worker(function, *args, **kwargs)
 
     async def tokenize(
         self,
@@ -253,16 +213,16 @@ class Engine:
         *,
         truncate: bool,
         padding: Padding | None,
-        place: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
+        locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
     ) -> list[Tokens]:
         """Tokenise texts off the event loop; see `service.core.inputs.from_texts`.
 
         Raises:
             InvalidInputError: A text cannot be taken.
         """
-        loaded = self.ready()
+        loaded = self.require_ready()
         started = time.perf_counter()
-        tokens = await self.handled(
+        tokens = await self.run_sized(
             4 * sum(len(text.text) + len(text.pair or "") for text in texts),
             from_texts,
             texts,
@@ -270,7 +230,7 @@ class Engine:
             loaded.preset,
             truncate=truncate,
             padding=padding,
-            place=place,
+            locate=locate,
         )
         self._observe(TextsTokenized(time.perf_counter() - started))
         return tokens
@@ -294,7 +254,7 @@ class Engine:
             NonFiniteOutputError: An output is not finite.
             NotReadyError, DrainingError, WorkerFailedError: The engine does not serve (any more).
         """
-        self.ready()
+        self.require_ready()
         known: dict[int, Encoding] = {}
         if self._cache.keeps:
             found = ((index, self._cache.get(tokens, outputs)) for index, tokens in enumerate(sequences))
@@ -316,7 +276,7 @@ class Engine:
             raise errors.NonFiniteOutputError("the network's output for this input is not finite") from error
         finally:
             if self._batcher is not None:
-                self._batcher.withdraw(job)
+                self._batcher.cancel(job)
         self._observe(RequestComputed(tuple(job.sizes), job.queue_seconds, job.compute_seconds))
         for index, encoding in zip(wanted, computed, strict=True):
             known[index] = encoding
@@ -327,7 +287,7 @@ class Engine:
     @property
     def pooling(self) -> Pooling:
         """Which output is a text's embedding: the setting's choice, else the preset's."""
-        return self.options.pooling or self.ready().preset.pooling
+        return self.options.pooling or self.require_ready().preset.pooling
 
     async def embed(
         self,
@@ -353,7 +313,7 @@ class Engine:
         encodings, timings = await self.encode(sequences, timeout, frozenset((output,)))
         rows = [encoding.arrays[output] for encoding in encodings]
         size = sum(row.size for row in rows)
-        return await self.handled(size, _stacked, rows, dimensions, normalize=normalize), timings
+        return await self.run_sized(size, _stacked, rows, dimensions, normalize=normalize), timings
 
     def _submit(self, inputs: list[EncoderInput], timeout: float) -> Job[EncoderInput, Encoding]:
         if self._batcher is None:
@@ -382,13 +342,12 @@ class Engine:
 
     def _load(self) -> None:
         try:
-            self._begin(self._make_ready())
+            self._serve(self._load_model(self.options, lambda done, of: self._advance("compiling", done, of)))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process must say so and end
             self._fail(error)
 
-    def _begin(self, loaded: Loaded) -> None:
+    def _serve(self, loaded: LoadedModel) -> None:
         """Take work."""
-        _give_back_memory()
         self.loaded = loaded
         encoder = loaded.encoder
         batcher = Batcher(
@@ -398,7 +357,7 @@ class Engine:
             merge=_merged,
             max_queue_tokens=self.options.max_queue_tokens,
             canary=EncoderInput(Tokens(*np.zeros((2, 1), np.int32)), frozenset(("pooled_output",))),
-            on_death=self._fail,
+            on_failure=self._fail,
             tokens_per_second=loaded.test.tokens_per_second,
         )
         batcher.start()
@@ -418,46 +377,8 @@ class Engine:
             batch_invariant=loaded.test.batch_invariant,
             numerics=loaded.test.numerics[:12],
             seconds=round(loaded.seconds, 1),
-            **_faster(self.options, loaded),
+            **faster_settings(self.options, loaded),
         )
-
-    def _make_ready(self) -> Loaded:
-        started = time.perf_counter()
-        options = self.options
-        log.info("loading", preset=options.preset, dtype=options.dtype)
-        preset = load_preset(options.preset, options.cache_dir)
-        tokenizer = FNetTokenizer.from_preset(preset) if preset.has_tokenizer else None
-        architecture = preset.architecture
-        if options.load_weights:
-            weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
-        else:
-            weights, digest = random_weights(architecture, _SEED), ""
-            log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
-        if not preset.trained:
-            log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
-        backend_type(options.backend).keep_compiled((options.cache_dir or default_cache_dir()) / "xla")
-        encoder = PackedEncoder(
-            architecture,
-            weights,
-            dtype=options.dtype,
-            backend=options.backend,
-            max_batch_tokens=options.max_batch_tokens,
-        )
-        self._advance("compiling", 0, len(encoder.row_lengths))
-        test = compile_and_verify(
-            encoder,
-            lambda tokens: encode_one(architecture, weights, *tokens),
-            batch_invariant=options.batch_invariant,
-            progress=lambda done, of: self._advance("compiling", done, of),
-        )
-        for length, reason in test.disabled.items():
-            log.info("row length disabled", row_length=length, reason=reason)
-        if options.batch_invariant and not test.batch_invariant:
-            log.warning(
-                "not batch-invariant",
-                detail="on this machine the last bits of a result depend on the rest of its batch",
-            )
-        return Loaded(preset, digest, tokenizer, encoder, test, time.perf_counter() - started)
 
     def _advance(self, state: State, done: int, of: int) -> None:
         self.progress = (done, of)
@@ -475,24 +396,9 @@ class Engine:
         self._on_failure(error)
 
 
-def _give_back_memory() -> None:
-    """Return to the system what reading and laying out the weights took, which glibc would keep for later."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _merged(one: EncoderInput, other: EncoderInput) -> EncoderInput:
     """Return the input that computes the outputs of both, which are for the same sequence."""
     return one if other.outputs <= one.outputs else EncoderInput(one.tokens, one.outputs | other.outputs)
-
-
-def _faster(options: EngineOptions, loaded: Loaded) -> dict[str, str]:
-    """Return what to set for more speed, where an installed backend and this processor allow it."""
-    if not loaded.encoder.devices[0].startswith("cpu"):
-        return {}
-    choice = faster_choice(loaded.preset.architecture, options.backend, options.dtype)
-    return {} if choice is None else {"faster": choice}
 
 
 def _stacked(

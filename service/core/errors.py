@@ -31,7 +31,7 @@ from http import HTTPStatus
 from typing import ClassVar
 
 # How many places an answer names.
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 
 # Codes of what is refused before it is a request, by the status that its sender sees.
 CONNECTION_CODES: Mapping[HTTPStatus, str] = {
@@ -124,8 +124,8 @@ class InvalidInputError(ServiceError):
         """Return the error for what is wrong at one place or more; a message too long to read helps nobody."""
         rest = len(problems) - 1
         # Whoever counts stops at some point.
-        more = "" if not rest else f" (and {rest} more)" if len(problems) < MOST_PROBLEMS else " (and more)"
-        return cls(f"{problems[0]}{more}", problems=problems[:MOST_PROBLEMS])
+        more = "" if not rest else f" (and {rest} more)" if len(problems) < MAX_PROBLEMS else " (and more)"
+        return cls(f"{problems[0]}{more}", problems=problems[:MAX_PROBLEMS])
 
 
 class OverloadedError(ServiceError):

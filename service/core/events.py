@@ -101,7 +101,7 @@ class Timings:
     compute: float = 0.0
 
 
-Record = (
+Event = (
     BatchRan
     | RequestComputed
     | TextsTokenized
@@ -111,4 +111,4 @@ Record = (
     | OutputNotFinite
     | ProgramCompiled
 )
-Observer = Callable[[Record], None]
+Observer = Callable[[Event], None]

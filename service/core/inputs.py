@@ -11,7 +11,7 @@ import numpy as np
 from model.encoder import Tokens
 from model.presets.preset import Padding, Preset
 from model.tokenizer import FNetTokenizer
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,19 @@ class Text:
     pair: str | None = None
 
 
-def check_count(count: int, most: int, field: str) -> None:
+def check_count(count: int, max_count: int, field: str) -> None:
     """Refuse no sequences, and more than a request may hold.
 
     Raises:
         InvalidInputError: There are none.
-        TooManySequencesError: There are more than `most`.
+        TooManySequencesError: There are more than `max_count`.
     """
     if count == 0:
         raise InvalidInputError.of([Problem((field,), "holds no sequence, expected at least one")])
-    if count > most:
+    if count > max_count:
         raise TooManySequencesError(
-            f"{count} sequences in one request, at most {most} are taken",
-            problems=[Problem((field,), f"holds {count} sequences, expected at most {most}")],
+            f"{count} sequences in one request, at most {max_count} are taken",
+            problems=[Problem((field,), f"holds {count} sequences, expected at most {max_count}")],
         )
 
 
@@ -64,7 +64,7 @@ def from_ids(
     preset: Preset,
     *,
     truncate: bool,
-    place: Callable[[str, int], tuple[str | int, ...]] = lambda field, index: (field, index),
+    locate: Callable[[str, int], tuple[str | int, ...]] = lambda field, index: (field, index),
 ) -> list[Tokens]:
     """Check ids and lay them out as arrays.
 
@@ -73,7 +73,7 @@ def from_ids(
         segment_ids: As many lists of the same lengths; zeros where there are none.
         preset: What they have to fit.
         truncate: Whether what is too long is cut.
-        place: Names the place of a sequence in the client's words.
+        locate: Returns the location of a sequence in the request.
 
     Raises:
         InvalidInputError: A list is empty, too long, of another length than its counterpart, or holds an id that the
@@ -86,24 +86,24 @@ def from_ids(
         message = f"holds {len(segment_ids)} lists, expected {len(token_ids)} as in token_ids"
         raise InvalidInputError.of([Problem(("segment_ids",), message)])
     for index, ids in enumerate(token_ids):
-        where = place("token_ids", index)
+        loc = locate("token_ids", index)
         if not ids:
-            problems.append(Problem(where, "is empty, expected at least one token id"))
+            problems.append(Problem(loc, "is empty, expected at least one token id"))
             continue
         if len(ids) > architecture.max_sequence_length and not truncate:
             message = f"has {len(ids)} tokens, at most {architecture.max_sequence_length} are taken"
-            problems.append(Problem(where, message))
+            problems.append(Problem(loc, message))
             continue
-        problems += _out_of_range(ids, architecture.vocabulary_size, where, "token id")
+        problems += _out_of_range(ids, architecture.vocabulary_size, loc, "token id")
         segments = segment_ids[index] if segment_ids is not None else [0] * len(ids)
-        where = place("segment_ids", index)
+        loc = locate("segment_ids", index)
         if len(segments) != len(ids):
-            problems.append(Problem(where, f"has {len(segments)} ids, expected {len(ids)} as in token_ids"))
+            problems.append(Problem(loc, f"has {len(segments)} ids, expected {len(ids)} as in token_ids"))
             continue
-        problems += _out_of_range(segments, architecture.num_segments, where, "segment id")
+        problems += _out_of_range(segments, architecture.num_segments, loc, "segment id")
         if not problems:
-            most = architecture.max_sequence_length
-            sequences.append(Tokens(np.array(ids[:most], np.int32), np.array(segments[:most], np.int32)))
+            max_tokens = architecture.max_sequence_length
+            sequences.append(Tokens(np.array(ids[:max_tokens], np.int32), np.array(segments[:max_tokens], np.int32)))
     if problems:
         raise InvalidInputError.of(problems)
     return sequences
@@ -116,7 +116,7 @@ def from_texts(
     *,
     truncate: bool,
     padding: Padding | None,
-    place: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
+    locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
 ) -> list[Tokens]:
     """Tokenise texts, with special tokens and the padding asked for.
 
@@ -126,35 +126,35 @@ def from_texts(
         preset: What the result has to fit; says what padding is where none is asked for.
         truncate: Whether what is too long is cut, to the length of the padding where there is one.
         padding: `none`, `max_length` or a length; a longer text is not padded.
-        place: Names the place of a text in the client's words.
+        locate: Returns the location of a text in the request.
 
     Raises:
         InvalidInputError: There is no tokeniser, a text is too long, or needs more segments than there are.
     """
-    most = preset.architecture.max_sequence_length
+    max_tokens = preset.architecture.max_sequence_length
     if tokenizer is None:
         raise InvalidInputError.of([Problem(("texts",), f"the preset {preset.name} has no tokenizer: send token_ids")])
     length = preset.padding if padding is None else padding
-    padded = most if length == "max_length" else 0 if length == "none" else length
-    if padded > most:
-        raise InvalidInputError.of([Problem(("padding",), f"is {padded}, at most {most} tokens are taken")])
-    limit = padded or most
+    padded = max_tokens if length == "max_length" else 0 if length == "none" else length
+    if padded > max_tokens:
+        raise InvalidInputError.of([Problem(("padding",), f"is {padded}, at most {max_tokens} tokens are taken")])
+    limit = padded or max_tokens
     problems: list[Problem] = []
     sequences: list[Tokens] = []
     for index, text in enumerate(texts):
         if text.pair is not None and preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            problems.append(Problem(place(index), f"is a pair, but the preset {preset.name} has one segment only"))
+            problems.append(Problem(locate(index), f"is a pair, but the preset {preset.name} has one segment only"))
             continue
         if truncate:
             if limit < (least := 2 if text.pair is None else 3):
-                problems.append(Problem(place(index), f"has {least} special tokens, at most {limit} tokens are taken"))
+                problems.append(Problem(locate(index), f"has {least} special tokens, at most {limit} tokens are taken"))
                 continue
             tokens = tokenizer.encode_truncated(text.text, text.pair, limit)
         else:
             tokens = tokenizer.encode(text.text, text.pair)
-        if len(tokens.token_ids) > most:
-            message = f"has {len(tokens.token_ids)} tokens, at most {most} are taken"
-            problems.append(Problem(place(index), message))
+        if len(tokens.token_ids) > max_tokens:
+            message = f"has {len(tokens.token_ids)} tokens, at most {max_tokens} are taken"
+            problems.append(Problem(locate(index), message))
             continue
         tokens = tokenizer.pad(tokens, padded)
         sequences.append(Tokens(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
@@ -163,8 +163,8 @@ def from_texts(
     return sequences
 
 
-def _out_of_range(ids: Sequence[int], end: int, where: tuple[str | int, ...], what: str) -> list[Problem]:
+def _out_of_range(ids: Sequence[int], end: int, loc: tuple[str | int, ...], what: str) -> list[Problem]:
     if min(ids) >= 0 and max(ids) < end:
         return []
-    wrong = islice(((place, value) for place, value in enumerate(ids) if not 0 <= value < end), MOST_PROBLEMS)
-    return [Problem((*where, place), f"{what} {value} is outside [0, {end})") for place, value in wrong]
+    wrong = islice(((locate, value) for locate, value in enumerate(ids) if not 0 <= value < end), MAX_PROBLEMS)
+    return [Problem((*loc, locate), f"{what} {value} is outside [0, {end})") for locate, value in wrong]

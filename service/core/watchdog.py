@@ -9,22 +9,22 @@ from collections.abc import Callable
 _LONGEST_STEP = 1.0
 
 
-class Watch:
+class Watchdog:
     """Counts the time that one run takes, as far as somebody looked on.
 
     Args:
-        patience: Seconds after which a run is held never to end.
+        run_timeout: Seconds after which a run counts as hung.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.patience = patience
+    def __init__(self, run_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.run_timeout = run_timeout
         self._clock = clock
         self._run: int | None = None
         self._looked = clock()
         self._seconds = 0.0
 
-    def has_lost(self, run: int | None) -> bool:
+    def expired(self, run: int | None) -> bool:
         """Look at what runs now, and return whether it has been running for too long.
 
         Args:
@@ -36,4 +36,4 @@ class Watch:
             self._run, self._seconds = run, 0.0
             return False
         self._seconds += step
-        return self._seconds > self.patience
+        return self._seconds > self.run_timeout

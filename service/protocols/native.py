@@ -4,59 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.encoder import Encoding, Output, Tokens
 from model.presets.preset import Preset
 from service.core.engine import Engine, normalized
-from service.core.errors import ServiceError
 from service.core.events import Timings
 from service.core.inputs import Text, check_count, from_ids
 from service.protocols.base import Protocol
+from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.accept import prefers
-from service.web.bodies import Flag, IdList, OneText, read_json, reading, refuse_too_many, refused, validated
-from service.web.encoding import Array, Parts, base64_array, json_array, json_bytes, npz, npz_size
-from service.web.responses import answered
+from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
+from service.web.encoding import Array, ArrayParts, base64_array, json_array, json_bytes, npz, npz_size
+from service.web.problem import ProblemDocument, refusals, render_error
+from service.web.responses import respond
 from service.web.route import DirectRoute
-from service.web.statuses import headers, status, title
 
 JSON = "application/json"
 NPZ = "application/x-npz"
-PROBLEM = "application/problem+json"
 
 
 # === Wire types ===
-
-
-def _one_or_batch_of_ids(value: Any) -> str:
-    nested = isinstance(value, list) and (not value or isinstance(value[0], list))
-    return "batch" if nested else "one"
-
-
-def _one_or_batch_of_texts(value: Any) -> str:
-    return "batch" if isinstance(value, list) else "one"
-
-
-def _text_or_pair(value: Any) -> str:
-    return "pair" if isinstance(value, list) else "text"
-
-
-Ids = Annotated[
-    Annotated[list[IdList], Field(fail_fast=True), Tag("batch")] | Annotated[IdList, Tag("one")],
-    Discriminator(_one_or_batch_of_ids),
-]
-Pair = Annotated[list[OneText], Field(min_length=2, max_length=2)]
-TextOrPair = Annotated[Annotated[OneText, Tag("text")] | Annotated[Pair, Tag("pair")], Discriminator(_text_or_pair)]
-Texts = Annotated[
-    Annotated[list[TextOrPair], Field(fail_fast=True), Tag("batch")] | Annotated[OneText, Tag("one")],
-    Discriminator(_one_or_batch_of_texts),
-]
-PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True, ge=1)]
 
 
 class EncodeRequest(BaseModel):
@@ -89,13 +62,6 @@ class EncodeRequest(BaseModel):
     )
 
 
-class Usage(BaseModel):
-    """What a request took."""
-
-    sequences: int
-    tokens: int
-
-
 class EncodeResponse(BaseModel):
     """The outputs asked for, in the order of the request; strings where base64 was asked for."""
 
@@ -107,29 +73,11 @@ class EncodeResponse(BaseModel):
     usage: Usage
 
 
-class ProblemItem(BaseModel):
-    """One place of the input at which something is wrong."""
-
-    loc: list[str | int]
-    msg: str
-
-
-class ProblemDocument(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[ProblemItem]
-
-
 # === Parse ===
 
 
 @dataclass(frozen=True, slots=True)
-class EncodeCall:
+class ParsedRequest:
     """A request that makes sense by itself; whether the model can take it is the engine's business.
 
     Attributes:
@@ -148,33 +96,33 @@ class EncodeCall:
     single: bool
     npz: bool
 
-    def place(self, field: str, index: int) -> tuple[str | int, ...]:
+    def locate(self, field: str, index: int) -> tuple[str | int, ...]:
         """Name a sequence as the client wrote it."""
         return (field,) if self.single else (field, index)
 
 
-def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
+def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
     """Read a request.
 
     Raises:
         BadRequestError: The body is no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), most_sequences)
+        check_sequence_counts(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), max_sequences)
         wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
-        raise refused("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
+        raise field_error("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
     if wire.texts is None:
-        return _parse_ids(wire, accept, most_sequences)
+        return _parse_ids(wire, accept, max_sequences)
     if wire.segment_ids is not None:
-        raise refused("segment_ids", "is taken with token_ids only: texts have their own segments")
+        raise field_error("segment_ids", "is taken with token_ids only: texts have their own segments")
     texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
-    check_count(len(texts), most_sequences, "texts")
-    return EncodeCall(
+    check_count(len(texts), max_sequences, "texts")
+    return ParsedRequest(
         wire=wire,
         token_ids=None,
         segment_ids=None,
@@ -184,17 +132,17 @@ def parse(body: bytes, accept: str, most_sequences: int) -> EncodeCall:
     )
 
 
-def _parse_ids(wire: EncodeRequest, accept: str, most_sequences: int) -> EncodeCall:
+def _parse_ids(wire: EncodeRequest, accept: str, max_sequences: int) -> ParsedRequest:
     if wire.padding is not None:
-        raise refused("padding", "is taken with texts only: ids are encoded as they are")
+        raise field_error("padding", "is taken with texts only: ids are encoded as they are")
     token_ids, single = _batch(wire.token_ids or [])
-    check_count(len(token_ids), most_sequences, "token_ids")
+    check_count(len(token_ids), max_sequences, "token_ids")
     segment_ids = None
     if wire.segment_ids is not None:
         segment_ids, flat = _batch(wire.segment_ids)
         if flat != single:
-            raise refused("segment_ids", "has another shape than token_ids")
-    return EncodeCall(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
+            raise field_error("segment_ids", "has another shape than token_ids")
+    return ParsedRequest(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
 
 
 def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
@@ -206,14 +154,14 @@ def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
     wanted = prefers(accept, NPZ, JSON)
     if wanted and wire.encoding_format != "float":
-        raise refused("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
+        raise field_error("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
     return wanted
 
 
 # === Render ===
 
 
-def render_json(call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
+def render_json(call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
     """Yield the answer's JSON, a piece for each sequence and output."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
     model, hidden = preset.name, preset.architecture.hidden_dim
@@ -227,14 +175,14 @@ def render_json(call: EncodeCall, preset: Preset, encodings: Sequence[Encoding],
 
 
 def archived(
-    call: EncodeCall, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
-) -> dict[str, Parts]:
+    call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
+) -> dict[str, ArrayParts]:
     """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
     hidden = preset.architecture.hidden_dim
-    arrays = {"lengths": Parts("<i4", (len(lengths),), [np.array(lengths)])}
+    arrays = {"lengths": ArrayParts("<i4", (len(lengths),), [np.array(lengths)])}
     for name in call.wire.outputs:
         rows = sum(lengths) if name == "sequence_output" else len(lengths)
-        arrays[name] = Parts("<f4", (rows, hidden), _rows(encodings, name, normalize=call.wire.normalize))
+        arrays[name] = ArrayParts("<f4", (rows, hidden), _rows(encodings, name, normalize=call.wire.normalize))
     return arrays
 
 
@@ -250,41 +198,20 @@ def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
     return normalized(output) if normalize and name != "sequence_output" else output
 
 
-def render_error(error: ServiceError) -> Response:
-    """Return an error as a problem document."""
-    document = {
-        "type": "about:blank",
-        "title": title(error),
-        "status": status(error),
-        "detail": error.detail,
-        "code": error.code,
-        "errors": [{"loc": list(problem.loc), "msg": problem.msg} for problem in error.problems],
-    }
-    return Response(json_bytes(document), status(error), headers(error), media_type=PROBLEM)
-
-
 # === Router ===
 
-PROBLEM_CONTENT: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "content": PROBLEM_CONTENT}
 
-
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of answers that are problem documents."""
-    return dict.fromkeys(statuses, _REFUSAL)
-
-
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the native protocol, in whose words errors on unknown paths are told as well.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
 
     async def run(
-        call: EncodeCall, size: int, time_left: Callable[[], float]
+        call: ParsedRequest, size: int, time_left: Callable[[], float]
     ) -> tuple[list[Tokens], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
@@ -292,12 +219,18 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
                 call.texts,
                 truncate=wire.truncate,
                 padding=wire.padding,
-                place=lambda index: call.place("texts", index),
+                locate=lambda index: call.locate("texts", index),
             )
         else:
-            preset = engine.ready().preset
-            tokens = await engine.handled(
-                size, from_ids, call.token_ids or [], call.segment_ids, preset, truncate=wire.truncate, place=call.place
+            preset = engine.require_ready().preset
+            tokens = await engine.run_sized(
+                size,
+                from_ids,
+                call.token_ids or [],
+                call.segment_ids,
+                preset,
+                truncate=wire.truncate,
+                locate=call.locate,
             )
         encodings, timings = await engine.encode(tokens, time_left(), frozenset(wire.outputs))
         return tokens, encodings, timings
@@ -319,11 +252,11 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def encode(request: Request) -> Response:
         """Encode sequences, each exactly as if it were alone: nothing is padded unless you ask for it."""
-        engine.ready()
+        engine.require_ready()
         accept = ",".join(request.headers.getlist("accept"))
         body = await request.body()
-        call = await engine.handled(len(body) + len(accept), parse, body, accept, most_sequences)
-        loaded = engine.ready()
+        call = await engine.run_sized(len(body) + len(accept), parse, body, accept, max_sequences)
+        loaded = engine.require_ready()
         tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))
@@ -332,11 +265,11 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         varies = {"Vary": "Accept"}
         if not call.npz:
             pieces = render_json(call, preset, encodings, sum(lengths))
-            return await answered(engine, pieces, values, JSON, varies)
+            return await respond(engine, pieces, values, JSON, varies)
         arrays = archived(call, preset, encodings, lengths)
         size = npz_size(arrays)
         told = {} if size is None else {"Content-Length": str(size)}
-        return await answered(engine, npz(arrays), values, NPZ, varies | told)
+        return await respond(engine, npz(arrays), values, NPZ, varies | told)
 
     return Protocol(
         routes=routes,

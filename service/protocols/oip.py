@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.encoder import Encoding, Output, Tokens
 from model.presets.preset import Padding, Preset
 from service import __version__
-from service.core.engine import Engine, Loaded, normalized
+from service.core.engine import Engine, normalized
 from service.core.errors import (
-    MOST_PROBLEMS,
+    MAX_PROBLEMS,
     DeadlineExceededError,
     InvalidInputError,
     NotFoundError,
@@ -27,8 +27,8 @@ from service.core.errors import (
     ServiceError,
 )
 from service.core.inputs import Text, check_count
+from service.core.loader import LoadedModel
 from service.protocols.base import Protocol
-from service.protocols.native import PaddingField
 from service.protocols.oip_tensors import (
     FLOAT,
     HEADER_LENGTH,
@@ -36,17 +36,18 @@ from service.protocols.oip_tensors import (
     TEXT,
     Binary,
     Integers,
+    field_error,
     float_bytes,
     float_size,
     integers,
     json_values,
-    refused,
     split,
     texts,
 )
-from service.web.bodies import Flag, OneText, message_of, read_json, reading, refuse_too_many
+from service.protocols.types import PaddingField
+from service.web.bodies import Flag, OneText, check_sequence_counts, exclusive_if_large, message_of, read_json
 from service.web.encoding import Array, json_bytes
-from service.web.responses import answered, streamed
+from service.web.responses import respond, stream_chunks
 from service.web.route import DirectRoute
 from service.web.statuses import headers, status
 
@@ -263,7 +264,7 @@ _FIELDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedOutput:
     """An output to return.
 
     Attributes:
@@ -274,11 +275,11 @@ class Wanted:
 
     name: Output
     binary: bool
-    place: str
+    loc: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InferCall:
+class ParsedRequest:
     """A request that makes sense by itself; whether the model can take it is the engine's business.
 
     Attributes:
@@ -298,38 +299,38 @@ class InferCall:
     token_ids: Integers | None
     segment_ids: Integers | None
     texts: list[str] | None
-    outputs: tuple[Wanted, ...]
-    places: Mapping[str, str]
+    outputs: tuple[RequestedOutput, ...]
+    locs: Mapping[str, str]
 
 
-def parse(body: bytes, header_length: str | None, most_sequences: int) -> InferCall:
+def parse(body: bytes, header_length: str | None, max_sequences: int) -> ParsedRequest:
     """Read a request.
 
     Args:
         body: JSON, and the bytes of tensors behind it.
         header_length: The header `Inference-Header-Content-Length`, if there is one.
-        most_sequences: Sequences that a request may hold.
+        max_sequences: Sequences that a request may hold.
 
     Raises:
         BadRequestError: The header lies, or the body begins with no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
     text, binary = split(body, header_length)
-    with reading(text):
+    with exclusive_if_large(text):
         value = read_json(text)
-        refuse_too_many(value, InferRequest, (), most_sequences)
+        check_sequence_counts(value, InferRequest, (), max_sequences)
         _refuse_large_objects(value)
         wire = _validated(value)
         parameters = wire.parameters or InferParameters.model_validate({})
-        places = _places(wire.inputs)
+        locs = _places(wire.inputs)
         for each in wire.inputs:
-            _check_shape(each, places[each.name], most_sequences)
-        found = {each.name: _read(each, binary, places[each.name]) for each in wire.inputs}
+            _check_shape(each, locs[each.name], max_sequences)
+        found = {each.name: _read(each, binary, locs[each.name]) for each in wire.inputs}
     binary.check_end()
     if "texts" not in found and parameters.padding is not None:
-        raise refused("parameters.padding", "is taken with texts only: ids are encoded as they are")
-    return InferCall(
+        raise field_error("parameters.padding", "is taken with texts only: ids are encoded as they are")
+    return ParsedRequest(
         id=wire.id,
         model_name=wire.model_name,
         parameters=parameters,
@@ -337,25 +338,25 @@ def parse(body: bytes, header_length: str | None, most_sequences: int) -> InferC
         segment_ids=found.get("segment_ids"),
         texts=found.get("texts"),
         outputs=_wanted(wire, "texts" if "texts" in found else "token_ids"),
-        places=places,
+        locs=locs,
     )
 
 
 def _refuse_large_objects(value: Any) -> None:
-    """Count before anything else is looked at, as `refuse_too_many` does, in the objects that a request nests."""
+    """Count before anything else is looked at, as `check_sequence_counts` does, in the objects that a request nests."""
     if not isinstance(value, dict):
         return
     nested: list[tuple[str, Any]] = [("parameters", value.get("parameters"))]
     for field in ("inputs", "outputs"):
         items = value.get(field)
-        for index, item in enumerate(items[:MOST_PROBLEMS] if isinstance(items, list) else ()):
-            place = f"{field}[{index}]"
-            nested.append((place, item))
+        for index, item in enumerate(items[:MAX_PROBLEMS] if isinstance(items, list) else ()):
+            loc = f"{field}[{index}]"
+            nested.append((loc, item))
             if isinstance(item, dict):
-                nested.append((f"{place}.parameters", item.get("parameters")))
-    for place, found in nested:
+                nested.append((f"{loc}.parameters", item.get("parameters")))
+    for loc, found in nested:
         if isinstance(found, dict) and len(found) > _MOST_FIELDS:
-            raise refused(place, f"has {len(found)} fields")
+            raise field_error(loc, f"has {len(found)} fields")
 
 
 def _validated(value: Any) -> InferRequest:
@@ -365,74 +366,74 @@ def _validated(value: Any) -> InferRequest:
     except ValidationError as error:
         messages: dict[tuple[str | int, ...], list[str]] = {}
         for item in error.errors(include_url=False, include_context=False):
-            place = item["loc"]
+            loc = item["loc"]
             if item["type"] != "extra_forbidden":
                 # Any other word is the tag of a union, and no part of the place.
-                place = tuple(part for part in place if isinstance(part, int) or part in _FIELDS)
-            messages.setdefault(place, []).append(message_of(item))
-        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
+                loc = tuple(part for part in loc if isinstance(part, int) or part in _FIELDS)
+            messages.setdefault(loc, []).append(message_of(item))
+        problems = [Problem(loc, "; or ".join(found)) for loc, found in messages.items()]
         raise InvalidInputError.of(problems) from None
 
 
 def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
     """Return what errors call each input, if they go together."""
-    places: dict[str, str] = {}
+    locs: dict[str, str] = {}
     for index, each in enumerate(inputs):
-        place = f"inputs[{index}] {each.name}"
-        if each.name in places:
-            raise refused(place, f"is given already, as {places[each.name]}")
-        places[each.name] = place
-    if ("token_ids" in places) == ("texts" in places):
-        count = "both" if "texts" in places else "neither"
-        raise refused("inputs", f"exactly one of token_ids and texts is expected, found {count}")
-    if "texts" in places and "segment_ids" in places:
-        raise refused(places["segment_ids"], "is taken with token_ids only: texts have their own segments")
-    return places
+        loc = f"inputs[{index}] {each.name}"
+        if each.name in locs:
+            raise field_error(loc, f"is given already, as {locs[each.name]}")
+        locs[each.name] = loc
+    if ("token_ids" in locs) == ("texts" in locs):
+        count = "both" if "texts" in locs else "neither"
+        raise field_error("inputs", f"exactly one of token_ids and texts is expected, found {count}")
+    if "texts" in locs and "segment_ids" in locs:
+        raise field_error(locs["segment_ids"], "is taken with token_ids only: texts have their own segments")
+    return locs
 
 
-def _check_shape(each: InferInput, place: str, most_sequences: int) -> None:
+def _check_shape(each: InferInput, loc: str, max_sequences: int) -> None:
     """Refuse a type or shape that the input has not, before its data is looked at."""
     types = [TEXT] if each.name == "texts" else list(INTEGERS)
     if each.datatype not in types:
-        raise refused(place, f"datatype is {each.datatype}, expected {' or '.join(types)}")
+        raise field_error(loc, f"datatype is {each.datatype}, expected {' or '.join(types)}")
     if each.name == "texts":
         if each.shape[1:] not in ([], [1]):
-            raise refused(place, f"shape is {each.shape}, expected [texts] or [texts, 1]")
+            raise field_error(loc, f"shape is {each.shape}, expected [texts] or [texts, 1]")
     elif len(each.shape) != _MATRIX:
-        raise refused(place, f"shape is {each.shape}, expected [sequences, tokens]")
-    check_count(each.shape[0], most_sequences, place)
+        raise field_error(loc, f"shape is {each.shape}, expected [sequences, tokens]")
+    check_count(each.shape[0], max_sequences, loc)
     if not each.shape[-1]:
-        raise refused(place, f"shape is {each.shape}, expected at least one token in each sequence")
+        raise field_error(loc, f"shape is {each.shape}, expected at least one token in each sequence")
 
 
-def _read(each: InferInput, binary: Binary, place: str) -> Any:
+def _read(each: InferInput, binary: Binary, loc: str) -> Any:
     """Return an input's data: an array of integers, or texts."""
     size = each.parameters.binary_data_size if each.parameters is not None else None
     if (each.data is None) == (size is None):
         found = "neither" if size is None else "both"
-        raise refused(place, f"exactly one of data and parameters.binary_data_size is expected, found {found}")
-    data = binary.take(size or 0, place) if each.data is None else each.data
+        raise field_error(loc, f"exactly one of data and parameters.binary_data_size is expected, found {found}")
+    data = binary.take(size or 0, loc) if each.data is None else each.data
     if each.name == "texts":
-        return texts(data, each.shape, place)
-    return integers(data, each.datatype, each.shape, place)
+        return texts(data, each.shape, loc)
+    return integers(data, each.datatype, each.shape, loc)
 
 
-def _wanted(wire: InferRequest, kind: str) -> tuple[Wanted, ...]:
+def _wanted(wire: InferRequest, kind: str) -> tuple[RequestedOutput, ...]:
     """Return the outputs that are asked for, or those that are given unasked."""
     binary = wire.parameters is not None and wire.parameters.binary_data_output
     if not wire.outputs:
-        return tuple(Wanted(name, binary, name) for name in DEFAULT_OUTPUTS[kind])
-    wanted: dict[str, Wanted] = {}
+        return tuple(RequestedOutput(name, binary, name) for name in DEFAULT_OUTPUTS[kind])
+    requested: dict[str, RequestedOutput] = {}
     for index, each in enumerate(wire.outputs):
-        place = f"outputs[{index}] {each.name}"
-        if each.name in wanted:
-            raise refused(place, f"is asked for already, as {wanted[each.name].place}")
+        loc = f"outputs[{index}] {each.name}"
+        if each.name in requested:
+            raise field_error(loc, f"is asked for already, as {requested[each.name].loc}")
         own = each.parameters.binary_data if each.parameters is not None else None
-        wanted[each.name] = Wanted(each.name, binary if own is None else own, place)
-    return tuple(wanted.values())
+        requested[each.name] = RequestedOutput(each.name, binary if own is None else own, loc)
+    return tuple(requested.values())
 
 
-def sequences(call: InferCall, token_ids: Integers, preset: Preset) -> list[Tokens]:
+def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[Tokens]:
     """Check ids against a preset and lay them out row by row.
 
     Args:
@@ -448,26 +449,26 @@ def sequences(call: InferCall, token_ids: Integers, preset: Preset) -> list[Toke
     segment_ids = np.zeros_like(token_ids) if call.segment_ids is None else call.segment_ids
     if segment_ids.shape != token_ids.shape:
         message = f"shape is {list(segment_ids.shape)}, expected {list(token_ids.shape)} as of token_ids"
-        raise refused(call.places["segment_ids"], message)
-    length, most = token_ids.shape[1], architecture.max_sequence_length
-    if length > most and not call.parameters.truncate:
-        raise refused(call.places["token_ids"], f"has {length} tokens a sequence, at most {most} are taken")
+        raise field_error(call.locs["segment_ids"], message)
+    length, max_tokens = token_ids.shape[1], architecture.max_sequence_length
+    if length > max_tokens and not call.parameters.truncate:
+        raise field_error(call.locs["token_ids"], f"has {length} tokens a sequence, at most {max_tokens} are taken")
     problems = [
-        *_out_of_range(token_ids, architecture.vocabulary_size, call.places["token_ids"], "token id"),
-        *_out_of_range(segment_ids, architecture.num_segments, call.places.get("segment_ids", ""), "segment id"),
+        *_out_of_range(token_ids, architecture.vocabulary_size, call.locs["token_ids"], "token id"),
+        *_out_of_range(segment_ids, architecture.num_segments, call.locs.get("segment_ids", ""), "segment id"),
     ]
     if problems:
         raise InvalidInputError.of(problems)
-    rows = zip(token_ids[:, :most].astype(np.int32), segment_ids[:, :most].astype(np.int32), strict=True)
+    rows = zip(token_ids[:, :max_tokens].astype(np.int32), segment_ids[:, :max_tokens].astype(np.int32), strict=True)
     return [Tokens(*row) for row in rows]
 
 
-def _out_of_range(ids: Integers, end: int, place: str, what: str) -> list[Problem]:
-    wrong = np.argwhere((ids < 0) | (ids >= end))[:MOST_PROBLEMS].tolist()
-    return [Problem((place, *at), f"{what} {ids[tuple(at)]} is outside [0, {end})") for at in wrong]
+def _out_of_range(ids: Integers, end: int, loc: str, what: str) -> list[Problem]:
+    wrong = np.argwhere((ids < 0) | (ids >= end))[:MAX_PROBLEMS].tolist()
+    return [Problem((loc, *at), f"{what} {ids[tuple(at)]} is outside [0, {end})") for at in wrong]
 
 
-def check_outputs(call: InferCall, lengths: Sequence[int]) -> None:
+def check_outputs(call: ParsedRequest, lengths: Sequence[int]) -> None:
     """Refuse a sequence output that no tensor holds.
 
     Args:
@@ -477,13 +478,13 @@ def check_outputs(call: InferCall, lengths: Sequence[int]) -> None:
     Raises:
         InvalidInputError: It is asked for, and lengths differ.
     """
-    wanted = next((each for each in call.outputs if each.name == "sequence_output"), None)
-    if wanted is not None and any(one != other for one, other in pairwise(lengths)):
+    requested = next((each for each in call.outputs if each.name == "sequence_output"), None)
+    if requested is not None and any(one != other for one, other in pairwise(lengths)):
         message = (
             f"the texts have {min(lengths)} to {max(lengths)} tokens, and a tensor has one length: ask for "
             "pooled_output or mean_output, set parameters.padding, or send texts of one length together"
         )
-        raise refused(wanted.place, message)
+        raise field_error(requested.loc, message)
 
 
 # === Render ===
@@ -516,34 +517,34 @@ class Result:
         yield np.stack([normalized(row) for row in rows] if normalize else rows)
 
 
-def render_json(call: InferCall, model: str, version: str, result: Result) -> Iterator[bytes]:
+def render_json(call: ParsedRequest, model: str, version: str, result: Result) -> Iterator[bytes]:
     """Yield the answer's JSON; where an output is binary, it says how many bytes follow."""
     yield b'{"model_name":' + json_bytes(model) + b',"model_version":' + json_bytes(version)
     if call.id is not None:
         yield b',"id":' + json_bytes(call.id)
-    for place, wanted in enumerate(call.outputs):
-        shape = result.shape(wanted.name)
-        yield (b"," if place else b',"outputs":[') + b'{"name":' + json_bytes(wanted.name)
+    for loc, requested in enumerate(call.outputs):
+        shape = result.shape(requested.name)
+        yield (b"," if loc else b',"outputs":[') + b'{"name":' + json_bytes(requested.name)
         yield b',"shape":' + json_bytes(shape) + b',"datatype":' + json_bytes(FLOAT)
-        if wanted.binary:
+        if requested.binary:
             yield b',"parameters":' + json_bytes({"binary_data_size": float_size(shape)}) + b"}"
             continue
-        for index, array in enumerate(result.arrays(wanted.name, normalize=call.parameters.normalize)):
+        for index, array in enumerate(result.arrays(requested.name, normalize=call.parameters.normalize)):
             yield (b"," if index else b',"data":[') + json_values(array)
         yield b"]}"
     yield b"]}"
 
 
-def render_binary(call: InferCall, result: Result) -> Iterator[bytes]:
+def render_binary(call: ParsedRequest, result: Result) -> Iterator[bytes]:
     """Yield the bytes that follow the answer's JSON, in the order of the outputs."""
-    for wanted in call.outputs:
-        if wanted.binary:
-            yield from map(float_bytes, result.arrays(wanted.name, normalize=call.parameters.normalize))
+    for requested in call.outputs:
+        if requested.binary:
+            yield from map(float_bytes, result.arrays(requested.name, normalize=call.parameters.normalize))
 
 
-def binary_size(call: InferCall, result: Result) -> int:
+def binary_size(call: ParsedRequest, result: Result) -> int:
     """Return how many bytes `render_binary` gives."""
-    return sum(float_size(result.shape(wanted.name)) for wanted in call.outputs if wanted.binary)
+    return sum(float_size(result.shape(requested.name)) for requested in call.outputs if requested.binary)
 
 
 def model_metadata(preset: Preset) -> dict[str, Any]:
@@ -617,28 +618,28 @@ _INFER: dict[str, Any] = {
 }
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the protocol.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["open inference protocol"])
     _add_server(routes, engine)
     _add_model(routes, engine)
-    _add_infer(routes, engine, most_sequences)
+    _add_infer(routes, engine, max_sequences)
     return Protocol(routes=routes, prefixes=("/v2",), render_error=render_error, wire_types=(InferRequest,))
 
 
-def _served(engine: Engine, model: str, version: str | None) -> Loaded:
+def _served(engine: Engine, model: str, version: str | None) -> LoadedModel:
     """Return the model of this name and version, whether or not it takes requests any more.
 
     Raises:
         NotFoundError: There is none.
         NotReadyError, WorkerFailedError: It is not known yet, or never will be.
     """
-    loaded = engine.ready() if engine.loaded is None else engine.loaded
+    loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     if model != loaded.preset.name:
         raise NotFoundError(f"there is no such model; this one is {loaded.preset.name}")
     if version is not None and version != (served := model_version(loaded.preset)):
@@ -711,28 +712,28 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
         return ready(model, version)
 
 
-def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
-    async def tokens_of(call: InferCall, preset: Preset) -> list[Tokens]:
+def _add_infer(routes: APIRouter, engine: Engine, max_sequences: int) -> None:
+    async def tokens_of(call: ParsedRequest, preset: Preset) -> list[Tokens]:
         if call.token_ids is not None:
-            return await engine.in_worker(sequences, call, call.token_ids, preset)
+            return await engine.run_in_worker(sequences, call, call.token_ids, preset)
         padding: Padding | None = call.parameters.padding
         tokens = await engine.tokenize(
             [Text(text) for text in call.texts or []],
             truncate=call.parameters.truncate,
             padding=padding,
-            place=lambda index: (call.places["texts"], index),
+            locate=lambda index: (call.locs["texts"], index),
         )
         check_outputs(call, [len(sequence.token_ids) for sequence in tokens])
         return tokens
 
     async def answer(request: Request, model: str, version: str | None) -> Response:
         preset = _served(engine, model, version).preset
-        engine.ready()
+        engine.require_ready()
         header_length = request.headers.get(HEADER_LENGTH)
         body = await request.body()
-        call = await engine.handled(len(body), parse, body, header_length, most_sequences)
+        call = await engine.run_sized(len(body), parse, body, header_length, max_sequences)
         if call.model_name not in (None, model):
-            raise refused("model_name", "is another than in the path")
+            raise field_error("model_name", "is another than in the path")
         left: float = request.state.time_left()
         if call.parameters.timeout:
             own = call.parameters.timeout / _MICROSECONDS - request.state.elapsed()
@@ -740,7 +741,7 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
         try:
             async with asyncio.timeout(left):
                 tokens = await tokens_of(call, preset)
-                outputs = frozenset(wanted.name for wanted in call.outputs)
+                outputs = frozenset(requested.name for requested in call.outputs)
                 encodings, request.state.timings = await engine.encode(tokens, left, outputs)
         except TimeoutError:
             raise DeadlineExceededError("the request's time was up before its answer was there") from None
@@ -759,17 +760,17 @@ def _add_infer(routes: APIRouter, engine: Engine, most_sequences: int) -> None:
         return await answer(request, model, version)
 
 
-async def _answer(engine: Engine, call: InferCall, preset: Preset, result: Result) -> Response:
+async def _answer(engine: Engine, call: ParsedRequest, preset: Preset, result: Result) -> Response:
     """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
-    values = sum(prod(result.shape(wanted.name)) for wanted in call.outputs)
+    values = sum(prod(result.shape(requested.name)) for requested in call.outputs)
     pieces = render_json(call, preset.name, model_version(preset), result)
-    if not any(wanted.binary for wanted in call.outputs):
-        return await answered(engine, pieces, values, "application/json")
+    if not any(requested.binary for requested in call.outputs):
+        return await respond(engine, pieces, values, "application/json")
     # Made twice, since its length goes before it, and with outputs that are not binary it may be long.
-    head = sum([len(piece) async for piece in streamed(engine, pieces)])
+    head = sum([len(piece) async for piece in stream_chunks(engine, pieces)])
     pieces = chain(render_json(call, preset.name, model_version(preset), result), render_binary(call, result))
     sizes = {HEADER_LENGTH: str(head), "Content-Length": str(head + binary_size(call, result))}
-    return await answered(engine, pieces, values, OCTETS, sizes)
+    return await respond(engine, pieces, values, OCTETS, sizes)
 
 
 def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:

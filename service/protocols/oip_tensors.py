@@ -40,7 +40,7 @@ class Binary:
     def __init__(self, data: bytes) -> None:
         self._data, self._taken = data, 0
 
-    def take(self, size: int, place: str) -> bytes:
+    def take(self, size: int, loc: str) -> bytes:
         """Return the next tensor's bytes.
 
         Raises:
@@ -48,7 +48,7 @@ class Binary:
         """
         left = len(self._data) - self._taken
         if size > left:
-            raise refused(place, f"binary_data_size is {size}, but only {left} bytes are left behind the JSON")
+            raise field_error(loc, f"binary_data_size is {size}, but only {left} bytes are left behind the JSON")
         begin = self._taken
         self._taken += size
         return self._data[begin : self._taken]
@@ -84,22 +84,22 @@ def split(body: bytes, header: str | None) -> tuple[bytes, Binary]:
     return body[:length], Binary(body[length:])
 
 
-def refused(place: str, message: str, *indices: int) -> InvalidInputError:
+def field_error(loc: str, message: str, *indices: int) -> InvalidInputError:
     """Return the error that refuses a tensor, or one of its entries."""
-    return InvalidInputError.of([Problem((place, *indices), message)])
+    return InvalidInputError.of([Problem((loc, *indices), message)])
 
 
 # === Integers ===
 
 
-def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], place: str) -> Integers:
+def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], loc: str) -> Integers:
     """Return a tensor of integers.
 
     Args:
         data: JSON, flat or nested row by row, or little-endian bytes.
         datatype: A key of `INTEGERS`.
         shape: Rows and columns, at least one of each.
-        place: What errors call the tensor.
+        loc: The tensor's name in errors.
 
     Raises:
         InvalidInputError: Data and shape disagree, or an entry is no such integer.
@@ -109,61 +109,61 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], place
         expected = prod(shape) * dtype.itemsize
         if len(data) != expected:
             message = f"has {len(data)} bytes, expected {expected} for shape {list(shape)} of {datatype}"
-            raise refused(place, message)
+            raise field_error(loc, message)
         return np.frombuffer(data, dtype).astype(np.int64, copy=False).reshape(shape)
-    values = _flat(data, shape, place)
+    values = _flat(data, shape, loc)
     if not set(map(type, values)) <= {int}:
         wrong = next(index for index, value in enumerate(values) if type(value) is not int)
         message = f"does not fit {datatype}" if is_huge(values[wrong]) else "is no integer"
-        raise refused(place, message, *_row_and_column(wrong, shape))
+        raise field_error(loc, message, *_row_and_column(wrong, shape))
     bounds = np.iinfo(dtype)
     if min(values) < bounds.min or max(values) > bounds.max:
         wrong = next(index for index, value in enumerate(values) if not bounds.min <= value <= bounds.max)
-        raise refused(place, f"{values[wrong]} does not fit {datatype}", *_row_and_column(wrong, shape))
+        raise field_error(loc, f"{values[wrong]} does not fit {datatype}", *_row_and_column(wrong, shape))
     return np.array(values, np.int64).reshape(shape)
 
 
 # === Texts ===
 
 
-def texts(data: list[Any] | bytes, shape: Sequence[int], place: str) -> list[str]:
+def texts(data: list[Any] | bytes, shape: Sequence[int], loc: str) -> list[str]:
     """Return a tensor of texts, one after the other.
 
     Args:
         data: JSON strings, flat or nested, or bytes: each text as UTF-8 behind the number of its bytes.
         shape: How many there are, and perhaps a second dimension of 1.
-        place: What errors call the tensor.
+        loc: The tensor's name in errors.
 
     Raises:
         InvalidInputError: Data and shape disagree, or an entry is no text.
     """
     if isinstance(data, bytes):
-        return _texts_of_bytes(data, shape[0], place)
-    values = _flat(data, shape, place)
+        return _texts_of_bytes(data, shape[0], loc)
+    values = _flat(data, shape, loc)
     for index, value in enumerate(values):
         if not isinstance(value, str):
-            raise refused(place, "is no string", index)
+            raise field_error(loc, "is no string", index)
     return values
 
 
-def _texts_of_bytes(data: bytes, count: int, place: str) -> list[str]:
+def _texts_of_bytes(data: bytes, count: int, loc: str) -> list[str]:
     found: list[str] = []
     begin = 0
     for index in range(count):
         end = begin + _LENGTH
         if end > len(data):
-            raise refused(place, f"holds {index} texts, expected {count} as its shape says")
+            raise field_error(loc, f"holds {index} texts, expected {count} as its shape says")
         size = int.from_bytes(data[begin:end], "little")
         begin, end = end, end + size
         if end > len(data):
-            raise refused(place, f"has {size} bytes, but only {len(data) - begin} are left", index)
+            raise field_error(loc, f"has {size} bytes, but only {len(data) - begin} are left", index)
         try:
             found.append(data[begin:end].decode())
         except UnicodeDecodeError:
-            raise refused(place, "is not UTF-8", index) from None
+            raise field_error(loc, "is not UTF-8", index) from None
         begin = end
     if begin != len(data):
-        raise refused(place, f"has {len(data) - begin} bytes behind its {count} texts")
+        raise field_error(loc, f"has {len(data) - begin} bytes behind its {count} texts")
     return found
 
 
@@ -188,20 +188,20 @@ def float_size(shape: Sequence[int]) -> int:
 # === Shapes ===
 
 
-def _flat(data: list[Any], shape: Sequence[int], place: str) -> list[Any]:
+def _flat(data: list[Any], shape: Sequence[int], loc: str) -> list[Any]:
     """Return entries in a row that came so, or nested as the shape says."""
     if len(shape) > 1 and data and isinstance(data[0], list):
         rows, columns = shape
         if len(data) != rows:
-            raise refused(place, f"holds {len(data)} rows, expected {rows} as its shape says")
+            raise field_error(loc, f"holds {len(data)} rows, expected {rows} as its shape says")
         for index, row in enumerate(data):
             if not isinstance(row, list):
-                raise refused(place, "is no list, as the rows before it are", index)
+                raise field_error(loc, "is no list, as the rows before it are", index)
             if len(row) != columns:
-                raise refused(place, f"holds {len(row)} values, expected {columns} as the shape says", index)
+                raise field_error(loc, f"holds {len(row)} values, expected {columns} as the shape says", index)
         return list(chain.from_iterable(data))
     if len(data) != prod(shape):
-        raise refused(place, f"holds {len(data)} values, expected {prod(shape)} for shape {list(shape)}")
+        raise field_error(loc, f"holds {len(data)} values, expected {prod(shape)} for shape {list(shape)}")
     return data
 
 

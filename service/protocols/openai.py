@@ -17,9 +17,18 @@ from service.core.engine import Engine
 from service.core.errors import NotFoundError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.base import Protocol
-from service.web.bodies import IdList, OneText, is_huge, read_json, reading, refuse_too_many, refused, validated
+from service.web.bodies import (
+    IdList,
+    OneText,
+    check_sequence_counts,
+    exclusive_if_large,
+    field_error,
+    is_huge,
+    read_json,
+    validated,
+)
 from service.web.encoding import Array, base64_array, json_array, json_bytes
-from service.web.responses import answered
+from service.web.responses import respond
 from service.web.route import DirectRoute
 from service.web.statuses import headers, status
 
@@ -139,7 +148,7 @@ class OpenAIError(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ParsedRequest:
     """A request that makes sense by itself; whether the model can take it is the engine's business.
 
     Attributes:
@@ -154,33 +163,33 @@ class Call:
     texts: list[Text] | None
     single: bool
 
-    def place(self, index: int) -> tuple[str | int, ...]:
+    def locate(self, index: int) -> tuple[str | int, ...]:
         """Name a sequence as the client wrote it."""
         return ("input",) if self.single else ("input", index)
 
 
-def parse(body: bytes, most_sequences: int) -> Call:
+def parse(body: bytes, max_sequences: int) -> ParsedRequest:
     """Read a request.
 
     Raises:
         BadRequestError: The body is no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
-    with reading(body):
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, EmbeddingsRequest, ("input",), most_sequences)
+        check_sequence_counts(value, EmbeddingsRequest, ("input",), max_sequences)
         wire = validated(EmbeddingsRequest, value)
     form = _form(wire.input)
     single = form in ("text", "ids")
     sequences: list[Any] = [wire.input] if single else list(wire.input)
-    check_count(len(sequences), most_sequences, "input")
+    check_count(len(sequences), max_sequences, "input")
     if form in ("text", "texts"):
-        return Call(wire, None, [Text(text) for text in sequences], single)
-    return Call(wire, sequences, None, single)
+        return ParsedRequest(wire, None, [Text(text) for text in sequences], single)
+    return ParsedRequest(wire, sequences, None, single)
 
 
-def refuse_unserved(call: Call, preset: Preset) -> None:
+def refuse_unserved(call: ParsedRequest, preset: Preset) -> None:
     """Refuse what another model might give, but not this one.
 
     Raises:
@@ -193,7 +202,7 @@ def refuse_unserved(call: Call, preset: Preset) -> None:
         raise _no_such_model(preset)
     check_dimensions(wire.dimensions, preset)
     if call.texts is not None and not preset.has_tokenizer:
-        raise refused("input", f"holds texts, but {preset.name} has no tokenizer: send token ids")
+        raise field_error("input", f"holds texts, but {preset.name} has no tokenizer: send token ids")
 
 
 def _no_such_model(preset: Preset) -> NotFoundError:
@@ -205,7 +214,7 @@ def _no_such_model(preset: Preset) -> NotFoundError:
 # === Render ===
 
 
-def render(call: Call, model: str, embeddings: Array, tokens: int) -> Iterator[bytes]:
+def render(call: ParsedRequest, model: str, embeddings: Array, tokens: int) -> Iterator[bytes]:
     """Yield the answer's JSON, a piece for each embedding."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
     yield b'{"object":"list","data":['
@@ -259,26 +268,26 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return dict.fromkeys(statuses, _REFUSAL)
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return OpenAI's protocol.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["openai"])
     created = int(time.time())
 
-    async def tokens_of(call: Call) -> list[Tokens]:
+    async def tokens_of(call: ParsedRequest) -> list[Tokens]:
         if call.texts is not None:
-            return await engine.tokenize(call.texts, truncate=False, padding=None, place=call.place)
-        return await engine.in_worker(
+            return await engine.tokenize(call.texts, truncate=False, padding=None, locate=call.locate)
+        return await engine.run_in_worker(
             from_ids,
             call.token_ids or [],
             None,
-            engine.ready().preset,
+            engine.require_ready().preset,
             truncate=False,
-            place=lambda _field, index: call.place(index),
+            locate=lambda _field, index: call.locate(index),
         )
 
     @routes.post(
@@ -295,17 +304,17 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def embeddings(request: Request) -> Response:
         """Embed each input as if it were alone: the output that the model's pooling names, of length 1."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        call = await engine.handled(len(body), parse, body, most_sequences)
-        preset = engine.ready().preset
+        call = await engine.run_sized(len(body), parse, body, max_sequences)
+        preset = engine.require_ready().preset
         refuse_unserved(call, preset)
         tokens = await tokens_of(call)
         rows, request.state.timings = await engine.embed(
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
         )
         count = sum(len(sequence.token_ids) for sequence in tokens)
-        return await answered(engine, render(call, preset.name, rows, count), rows.size, "application/json")
+        return await respond(engine, render(call, preset.name, rows, count), rows.size, "application/json")
 
     @routes.get(
         "/v1/models",
@@ -315,7 +324,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def models() -> Response:
         """List the one model that is served."""
-        content = {"object": "list", "data": [_describe(engine.ready().preset, created)]}
+        content = {"object": "list", "data": [_describe(engine.require_ready().preset, created)]}
         return Response(json_bytes(content), media_type="application/json")
 
     @routes.get(
@@ -327,7 +336,7 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
     )
     async def model(request: Request) -> Response:
         """Describe the model of that name, if it is served."""
-        preset = engine.ready().preset
+        preset = engine.require_ready().preset
         if request.path_params["model"] != preset.name:
             raise _no_such_model(preset)
         return Response(json_bytes(_describe(preset, created)), media_type="application/json")

@@ -19,15 +19,26 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from model.encoder import Tokens
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
-from service.core.engine import Engine, Loaded
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem, ServiceError
+from service.core.engine import Engine
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
+from service.core.loader import LoadedModel
+from service.core.tokenization import pieces_of, texts_of
 from service.protocols.base import Protocol
-from service.protocols.native import Ids
-from service.protocols.tokenization import pieces_of, texts_of
-from service.web.bodies import Flag, IdList, OneText, Wire, read_json, reading, refuse_too_many, refused, validated
+from service.protocols.types import Ids
+from service.web.bodies import (
+    Flag,
+    IdList,
+    OneText,
+    Wire,
+    check_sequence_counts,
+    exclusive_if_large,
+    field_error,
+    read_json,
+    validated,
+)
 from service.web.encoding import Array, json_array, json_bytes
-from service.web.responses import answered
+from service.web.responses import respond
 from service.web.route import DirectRoute
 from service.web.statuses import STATUSES, headers, status
 
@@ -186,27 +197,29 @@ class EmbedCall:
     normalize: bool = False
     dimensions: int | None = None
 
-    def place(self, index: int) -> tuple[str | int, ...]:
+    def locate(self, index: int) -> tuple[str | int, ...]:
         """Name an input as the client wrote it."""
         return ("inputs",) if self.single else ("inputs", index)
 
 
-def parse_embed_all(body: bytes, most_sequences: int) -> EmbedCall:
+def parse_embed_all(body: bytes, max_sequences: int) -> EmbedCall:
     """Read a request to embed token by token.
 
     Raises:
         BadRequestError: The body is no JSON.
         InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `most_sequences`.
+        TooManySequencesError: It holds more than `max_sequences`.
     """
-    return _call(_read(body, TeiEmbedAllRequest, "inputs", most_sequences))
+    return _call(_read(body, TeiEmbedAllRequest, "inputs", max_sequences))
 
 
-def parse_embed(body: bytes, most_sequences: int) -> EmbedCall:
+def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
     """Read a request to embed; errors as of `parse_embed_all`."""
-    wire = _read(body, TeiEmbedRequest, "inputs", most_sequences)
+    wire = _read(body, TeiEmbedRequest, "inputs", max_sequences)
     if wire.encoding_format == "base64":
-        raise refused("encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out")
+        raise field_error(
+            "encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out"
+        )
     return replace(_call(wire), normalize=wire.normalize, dimensions=wire.dimensions)
 
 
@@ -221,15 +234,15 @@ def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
     )
 
 
-def _read(body: bytes, wire_type: type[Wire], field: str, most_sequences: int) -> Wire:
-    with reading(body):
+def _read(body: bytes, wire_type: type[Wire], field: str, max_sequences: int) -> Wire:
+    with exclusive_if_large(body):
         value = _unnested(read_json(body), wire_type)
         if isinstance(value, dict) and value.get(field) == []:
             raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
-        refuse_too_many(value, wire_type, (field,), most_sequences)
+        check_sequence_counts(value, wire_type, (field,), max_sequences)
         wire = validated(wire_type, value)
     if isinstance(wire, _Request) and wire.prompt_name is not None:
-        raise refused("prompt_name", "presets have no prompts; leave it out, or send null")
+        raise field_error("prompt_name", "presets have no prompts; leave it out, or send null")
     return wire
 
 
@@ -242,19 +255,19 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
         return value
     nested = value["parameters"]
     if not isinstance(nested, dict):
-        raise refused("parameters", "expected a JSON object")
-    for name in islice(nested, MOST_PROBLEMS):
+        raise field_error("parameters", "expected a JSON object")
+    for name in islice(nested, MAX_PROBLEMS):
         if name not in wire_type.model_fields:
-            raise refused(f"parameters.{name}", "no such field")
+            raise field_error(f"parameters.{name}", "no such field")
         if name in value:
-            raise refused(f"parameters.{name}", f"is given already, as {name}")
+            raise field_error(f"parameters.{name}", f"is given already, as {name}")
     return {name: found for name, found in value.items() if name != "parameters"} | nested
 
 
-def _tokenizer(loaded: Loaded, place: tuple[str | int, ...]) -> FNetTokenizer:
+def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokenizer:
     if loaded.tokenizer is None:
         message = f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only"
-        raise _TokenizerError.of([Problem(place, message)])
+        raise _TokenizerError.of([Problem(locate, message)])
     return loaded.tokenizer
 
 
@@ -263,48 +276,48 @@ def _tokenizer(loaded: Loaded, place: tuple[str | int, ...]) -> FNetTokenizer:
 
 async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
     """Make texts and ids into sequences, in the order of the request."""
-    loaded = engine.ready()
+    loaded = engine.require_ready()
     of_texts = [index for index, each in enumerate(call.inputs) if isinstance(each, str)]
     of_ids = [index for index, each in enumerate(call.inputs) if not isinstance(each, str)]
     made: dict[int, Tokens] = {}
     if of_texts:
         texts = [str(call.inputs[index]) for index in of_texts]
-        tokenizer = _tokenizer(loaded, call.place(of_texts[0]))
+        tokenizer = _tokenizer(loaded, call.locate(of_texts[0]))
         if call.truncate and call.left:
-            tokens = await engine.in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.place(of_texts[n]))
+            tokens = await engine.run_in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.locate(of_texts[n]))
         else:
             tokens = await engine.tokenize(
                 [Text(text) for text in texts],
                 truncate=call.truncate,
                 padding=None,
-                place=lambda n: call.place(of_texts[n]),
+                locate=lambda n: call.locate(of_texts[n]),
             )
         made.update(zip(of_texts, tokens, strict=True))
     if of_ids:
-        made.update(zip(of_ids, await engine.in_worker(_from_ids, call, of_ids, loaded), strict=True))
+        made.update(zip(of_ids, await engine.run_in_worker(_from_ids, call, of_ids, loaded), strict=True))
     return [made[index] for index in range(len(call.inputs))]
 
 
-def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: Loaded) -> list[Tokens]:
-    most = loaded.preset.architecture.max_sequence_length
+def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
+    max_tokens = loaded.preset.architecture.max_sequence_length
     ids: list[Any] = [call.inputs[index] for index in indices]
     if call.truncate and call.left:
-        ids = [each[-most:] for each in ids]
-    return from_ids(ids, None, loaded.preset, truncate=call.truncate, place=lambda _, n: call.place(indices[n]))
+        ids = [each[-max_tokens:] for each in ids]
+    return from_ids(ids, None, loaded.preset, truncate=call.truncate, locate=lambda _, n: call.locate(indices[n]))
 
 
 def _cut_left(
-    texts: Sequence[str], loaded: Loaded, tokenizer: FNetTokenizer, place: Callable[[int], tuple[str | int, ...]]
+    texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, locate: Callable[[int], tuple[str | int, ...]]
 ) -> list[Tokens]:
     """Tokenise texts, cut at their beginning; padded as the preset says, like any text."""
-    most, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
-    padded = most if padding == "max_length" else 0 if padding == "none" else padding
+    max_tokens, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
+    padded = max_tokens if padding == "max_length" else 0 if padding == "none" else padding
     sequences = []
     for index, text in enumerate(texts):
         try:
-            cut = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or most, "left"), padded)
+            cut = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or max_tokens, "left"), padded)
         except ValueError as error:
-            raise InvalidInputError.of([Problem(place(index), str(error))]) from None
+            raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
         sequences.append(Tokens(np.array(cut.token_ids, np.int32), np.array(cut.segment_ids, np.int32)))
     return sequences
 
@@ -315,10 +328,10 @@ def _render(arrays: Iterable[Array]) -> Iterator[bytes]:
     yield b"]"
 
 
-def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
-    wire = _read(body, TeiTokenizeRequest, "inputs", most_sequences)
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
+    wire = _read(body, TeiTokenizeRequest, "inputs", max_sequences)
     texts = wire.inputs if isinstance(wire.inputs, list) else [wire.inputs]
-    check_count(len(texts), most_sequences, "inputs")
+    check_count(len(texts), max_sequences, "inputs")
     tokenizer = _tokenizer(loaded, ("inputs",))
     pieces = pieces_of(
         texts, tokenizer, most_tokens, lambda index: ("inputs", index) if isinstance(wire.inputs, list) else ("inputs",)
@@ -353,11 +366,11 @@ def _special(tokenizer: FNetTokenizer, token_id: int) -> dict[str, Any]:
     return {"id": token_id, "text": tokenizer.id_to_token(token_id), "special": True, "start": None, "stop": None}
 
 
-def _decode(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
-    wire = _read(body, TeiDecodeRequest, "ids", most_sequences)
+def _decode(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
+    wire = _read(body, TeiDecodeRequest, "ids", max_sequences)
     single = not isinstance(wire.ids[0], list)
     ids: Any = [wire.ids] if single else wire.ids
-    check_count(len(ids), most_sequences, "ids")
+    check_count(len(ids), max_sequences, "ids")
     texts = texts_of(
         ids,
         _tokenizer(loaded, ("ids",)),
@@ -410,8 +423,8 @@ def _described(wire: type[BaseModel], *, queues: bool) -> dict[str, Any]:
     }
 
 
-def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
-    loaded = engine.ready() if engine.loaded is None else engine.loaded
+def _info(engine: Engine, max_sequences: int) -> dict[str, Any]:
+    loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     preset = loaded.preset
     return {
         "model_id": preset.name,
@@ -423,7 +436,7 @@ def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
         "max_input_length": preset.architecture.max_sequence_length,
         "max_batch_tokens": loaded.test.row_lengths[-1],
         "max_batch_requests": None,
-        "max_client_batch_size": most_sequences,
+        "max_client_batch_size": max_sequences,
         "auto_truncate": False,
         "tokenization_workers": None,  # threads have other work as well
         "version": __version__,
@@ -432,57 +445,57 @@ def _info(engine: Engine, most_sequences: int) -> dict[str, Any]:
     }
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return Text Embeddings Inference's protocol.
 
     Args:
         engine: What encodes.
-        most_sequences: Sequences that one request may hold.
+        max_sequences: Sequences that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["tei"])
 
     async def embed(request: Request) -> Response:
         """Embed each input, exactly as if it were alone; `/` is the same as `/embed`."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        call = await engine.handled(len(body), parse_embed, body, most_sequences)
-        check_dimensions(call.dimensions, engine.ready().preset)
+        call = await engine.run_sized(len(body), parse_embed, body, max_sequences)
+        check_dimensions(call.dimensions, engine.require_ready().preset)
         sequences = await _sequences(engine, call)
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
         )
-        return await answered(engine, _render(embeddings), embeddings.size, "application/json")
+        return await respond(engine, _render(embeddings), embeddings.size, "application/json")
 
     async def embed_all(request: Request) -> Response:
         """Give the vector of each token of each input, special tokens included."""
-        engine.ready()
-        call = await engine.in_worker(parse_embed_all, await request.body(), most_sequences)
+        engine.require_ready()
+        call = await engine.run_in_worker(parse_embed_all, await request.body(), max_sequences)
         sequences = await _sequences(engine, call)
         encodings, request.state.timings = await engine.encode(
             sequences, request.state.time_left(), frozenset(("sequence_output",))
         )
         values = sum(encoding.sequence_output.size for encoding in encodings)
         pieces = _render(encoding.sequence_output for encoding in encodings)
-        return await answered(engine, pieces, values, "application/json")
+        return await respond(engine, pieces, values, "application/json")
 
     async def tokenize(request: Request) -> Response:
         """Give the tokens of each text, and where in it they are."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        most = engine.options.max_queue_tokens
-        content = await engine.in_worker(_tokenize, body, engine.ready(), most_sequences, most)
+        max_tokens = engine.options.max_queue_tokens
+        content = await engine.run_in_worker(_tokenize, body, engine.require_ready(), max_sequences, max_tokens)
         return Response(content, media_type="application/json")
 
     async def decode(request: Request) -> Response:
         """Give the texts that ids stand for."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(_decode, body, engine.ready(), most_sequences)
+        content = await engine.run_in_worker(_decode, body, engine.require_ready(), max_sequences)
         return Response(content, media_type="application/json")
 
     async def info() -> Response:
         """Tell what is served. Fields that mean nothing here are null."""
-        return Response(json_bytes(_info(engine, most_sequences)), media_type="application/json")
+        return Response(json_bytes(_info(engine, max_sequences)), media_type="application/json")
 
     for path, endpoint, summary, wire, answer in (
         ("/embed", embed, "Embed texts or token ids", TeiEmbedRequest, list[list[float]]),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,14 +10,17 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.presets.preset import Padding, Preset
-from model.tokenizer import FNetTokenizer, Piece, Tokens
-from service.core.engine import Engine, Loaded
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, Problem
+from model.tokenizer import Piece, Tokens
+from service.core.engine import Engine
+from service.core.errors import InvalidInputError, Problem
 from service.core.inputs import check_count
+from service.core.loader import LoadedModel
+from service.core.tokenization import pieces_of, texts_of, tokenizer_of
 from service.protocols.base import Protocol
-from service.protocols.native import PROBLEM, Ids, PaddingField, ProblemDocument, Texts, Usage, render_error
-from service.web.bodies import Flag, read_json, reading, refuse_too_many, refused, validated
+from service.protocols.types import Ids, PaddingField, Texts, Usage
+from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import json_bytes
+from service.web.problem import ProblemDocument, refusals, render_error
 from service.web.route import DirectRoute
 
 # === Wire types ===
@@ -74,87 +76,35 @@ class DetokenizeResponse(BaseModel):
 # === Work, off the event loop ===
 
 
-def tokenizer_of(loaded: Loaded, field: str) -> FNetTokenizer:
-    """Return the preset's tokenizer.
-
-    Raises:
-        InvalidInputError: It has none.
-    """
-    if loaded.tokenizer is None:
-        raise refused(field, f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only")
-    return loaded.tokenizer
-
-
-def pieces_of(
-    texts: Sequence[str], tokenizer: FNetTokenizer, most: int, place: Callable[[int], tuple[str | int, ...]]
-) -> list[list[Piece]]:
-    """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
-
-    Raises:
-        InvalidInputError: There are more than `most` of them.
-    """
-    left = most
-    for index, text in enumerate(texts):
-        left -= len(tokenizer.tokenize(text))
-        if left < 0:
-            message = f"brings the request beyond {most} tokens, which is all that one may have"
-            raise InvalidInputError.of([Problem(place(index), message)])
-    return [tokenizer.pieces(text) for text in texts]
-
-
-def texts_of(
-    ids: Sequence[Sequence[int]],
-    tokenizer: FNetTokenizer,
-    place: Callable[[int], tuple[str | int, ...]],
-    *,
-    skip_special_tokens: bool,
-) -> list[str]:
-    """Return the texts that lists of ids stand for.
-
-    Raises:
-        InvalidInputError: An id is outside of the vocabulary.
-    """
-    end = tokenizer.vocabulary_size()
-    wrong = (
-        Problem((*place(index), position), f"token id {value} is outside [0, {end})")
-        for index, sequence in enumerate(ids)
-        for position, value in enumerate(sequence)
-        if not 0 <= value < end
-    )
-    if problems := list(islice(wrong, MOST_PROBLEMS)):
-        raise InvalidInputError.of(problems)
-    return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]
-
-
-def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int) -> bytes:
-    with reading(body):
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, TokenizeRequest, ("texts",), most_sequences)
+        check_sequence_counts(value, TokenizeRequest, ("texts",), max_sequences)
         wire = validated(TokenizeRequest, value)
     given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
-    check_count(len(given), most_sequences, "texts")
+    check_count(len(given), max_sequences, "texts")
     sides = [[each] if isinstance(each, str) else each for each in given]
     tokenizer = tokenizer_of(loaded, "texts")
     padded = _padded(wire.padding, loaded.preset)
     limit = padded or loaded.preset.architecture.max_sequence_length
 
-    def place(index: int) -> tuple[str | int, ...]:
+    def locate(index: int) -> tuple[str | int, ...]:
         return ("texts", index) if isinstance(wire.texts, list) else ("texts",)
 
     owners = [index for index, side in enumerate(sides) for _ in side]
-    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: place(owners[n]))
+    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: locate(owners[n]))
     if padded * len(sides) > most_tokens:
-        raise refused("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
+        raise field_error("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
     answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
     rest = iter(pieces)
     for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
         if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
             message = f"is a pair, but the preset {loaded.preset.name} has one segment only"
-            raise InvalidInputError.of([Problem(place(index), message)])
+            raise InvalidInputError.of([Problem(locate(index), message)])
         try:
             tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
         except ValueError as error:
-            raise InvalidInputError.of([Problem(place(index), str(error))]) from None
+            raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
         offsets = _offsets(tokens, next(rest), None if pair is None else next(rest))
         tokens = tokenizer.pad(tokens, padded)
         answer["token_ids"].append(tokens.token_ids)
@@ -167,11 +117,11 @@ def _tokenize(body: bytes, loaded: Loaded, most_sequences: int, most_tokens: int
 
 def _padded(padding: Padding | None, preset: Preset) -> int:
     """Return the length to pad to, 0 for none, as `service.core.inputs.from_texts` has it."""
-    most = preset.architecture.max_sequence_length
+    max_tokens = preset.architecture.max_sequence_length
     chosen = preset.padding if padding is None else padding
-    length = most if chosen == "max_length" else 0 if chosen == "none" else chosen
-    if length > most:
-        raise refused("padding", f"is {length}, at most {most} tokens are taken")
+    length = max_tokens if chosen == "max_length" else 0 if chosen == "none" else chosen
+    if length > max_tokens:
+        raise field_error("padding", f"is {length}, at most {max_tokens} tokens are taken")
     return length
 
 
@@ -185,14 +135,14 @@ def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | N
     return places
 
 
-def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
-    with reading(body):
+def _detokenize(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
+    with exclusive_if_large(body):
         value = read_json(body)
-        refuse_too_many(value, DetokenizeRequest, ("token_ids",), most_sequences)
+        check_sequence_counts(value, DetokenizeRequest, ("token_ids",), max_sequences)
         wire = validated(DetokenizeRequest, value)
     single = bool(wire.token_ids) and not isinstance(wire.token_ids[0], list)
     ids: Any = [wire.token_ids] if single else wire.token_ids
-    check_count(len(ids), most_sequences, "token_ids")
+    check_count(len(ids), max_sequences, "token_ids")
     texts = texts_of(
         ids,
         tokenizer_of(loaded, "token_ids"),
@@ -205,19 +155,15 @@ def _detokenize(body: bytes, loaded: Loaded, most_sequences: int) -> bytes:
 # === Router ===
 
 
-def protocol(engine: Engine, most_sequences: int) -> Protocol:
+def protocol(engine: Engine, max_sequences: int) -> Protocol:
     """Return the routes for tokens alone.
 
     Args:
         engine: Whose tokenizer it is.
-        most_sequences: Texts or lists of ids that one request may hold.
+        max_sequences: Texts or lists of ids that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
-    refusal = {
-        "description": "Refused or failed, with the reason",
-        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-    }
-    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 413, 422, 500, 503, 504), refusal)
+    described = refusals(400, 401, 413, 422, 500, 503, 504)
 
     def takes(wire: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
@@ -227,15 +173,15 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         "/v1/tokenize",
         summary="Tokenise texts",
         response_model=TokenizeResponse,
-        responses=refusals,
+        responses=described,
         openapi_extra=takes(TokenizeRequest),
     )
     async def tokenize(request: Request) -> Response:
         """Give the tokens that `/v1/encode` would encode, and where in its text each is."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(
-            _tokenize, body, engine.ready(), most_sequences, engine.options.max_queue_tokens
+        content = await engine.run_in_worker(
+            _tokenize, body, engine.require_ready(), max_sequences, engine.options.max_queue_tokens
         )
         return Response(content, media_type="application/json")
 
@@ -243,14 +189,14 @@ def protocol(engine: Engine, most_sequences: int) -> Protocol:
         "/v1/detokenize",
         summary="Turn token ids into texts",
         response_model=DetokenizeResponse,
-        responses=refusals,
+        responses=described,
         openapi_extra=takes(DetokenizeRequest),
     )
     async def detokenize(request: Request) -> Response:
         """Give the texts that ids stand for."""
-        engine.ready()
+        engine.require_ready()
         body = await request.body()
-        content = await engine.in_worker(_detokenize, body, engine.ready(), most_sequences)
+        content = await engine.run_in_worker(_detokenize, body, engine.require_ready(), max_sequences)
         return Response(content, media_type="application/json")
 
     return Protocol(

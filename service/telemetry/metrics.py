@@ -14,9 +14,9 @@ from prometheus_client.exposition import choose_encoder
 from service.core.errors import CONNECTION_CODES, ServiceError
 from service.core.events import (
     BatchRan,
+    Event,
     OutputNotFinite,
     ProgramCompiled,
-    Record,
     RequestCancelled,
     RequestComputed,
     RequestRejected,
@@ -116,7 +116,7 @@ class Metrics:
             Gauge(name, help_, registry=registry).set_function(read)
             self.descriptions.append(Description(name, "gauge", (), help_))
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: Event) -> None:
         """Take note of a record."""
         match record:
             case BatchRan():
@@ -142,7 +142,7 @@ class Metrics:
             case ProgramCompiled():
                 self._compilations.inc()
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
+    def observe_response(self, route: str, status: int, seconds: float) -> None:
         """Count an answer.
 
         Args:

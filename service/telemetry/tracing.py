@@ -29,7 +29,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
-from service.core.events import Record, RequestComputed, TextsTokenized
+from service.core.events import Event, RequestComputed, TextsTokenized
 
 _NANOSECONDS = 1_000_000_000
 _ERRORS_FROM = 500
@@ -76,7 +76,7 @@ class Tracing:
         )
         self.tracer = self._provider.get_tracer("fnet", __version__)
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: Event) -> None:
         """Make the spans of a step that is done; records that belong to no request are left alone."""
         request = _current.get()
         if request is None or not request.span.is_recording():

@@ -28,7 +28,7 @@ def read_keys(file: Path) -> frozenset[str]:
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-class KeyRing:
+class ApiKeys:
     """Knows who may come in.
 
     Args:
@@ -51,11 +51,11 @@ class KeyRing:
         self._look()
 
     @property
-    def locked(self) -> bool:
+    def required(self) -> bool:
         """Whether a key is asked for at all."""
         return bool(self._fixed or self._file)
 
-    def lets_in(self, presented: Iterable[str]) -> bool:
+    def is_valid(self, presented: Iterable[str]) -> bool:
         """Return whether any of what a client presents is a key."""
         self._look()
         keys = [*self._fixed, *self._from_file]

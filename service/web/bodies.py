@@ -13,13 +13,13 @@ import orjson
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.core.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, Problem
+from service.core.errors import MAX_PROBLEMS, BadRequestError, InvalidInputError, Problem
 from service.core.inputs import check_count
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
-_LARGE = 1 << 16
-_ALONE = threading.Lock()
+_LARGE_BYTES = 1 << 16
+_LARGE_BODY_LOCK = threading.Lock()
 
 # The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
 Id = Annotated[int, Field(strict=True)]
@@ -33,15 +33,15 @@ _HUGE = "does not fit 64 bits, and so is outside of every range"
 
 
 @contextmanager
-def reading(body: bytes) -> Iterator[None]:
+def exclusive_if_large(body: bytes) -> Iterator[None]:
     """Let one large body be read and checked at a time; to be called off the event loop, unless the body is small.
 
     Either holds the interpreter from its begin to its end: two threads that took turns would let nobody between them.
     """
-    if len(body) <= _LARGE:
+    if len(body) <= _LARGE_BYTES:
         yield
         return
-    with _ALONE:
+    with _LARGE_BODY_LOCK:
         # A body of millions of lists makes as many objects, and the collector would look through all again and again.
         gc.disable()
         try:
@@ -62,14 +62,14 @@ def read_json(body: bytes) -> Any:
         raise BadRequestError(f"the body is not JSON: {error}") from None
 
 
-def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], most: int) -> None:
+def check_sequence_counts(value: Any, wire: type[BaseModel], lists: Iterable[str], max_sequences: int) -> None:
     """Count before anything else is looked at: to check a million entries takes seconds.
 
     Args:
         value: The body's value.
         wire: What it is to become.
         lists: Fields that may hold one entry a sequence; a list that begins with a number is one sequence.
-        most: Sequences that a request may hold.
+        max_sequences: Sequences that a request may hold.
 
     Raises:
         InvalidInputError: There are many unknown fields, or a list is empty.
@@ -78,13 +78,15 @@ def refuse_too_many(value: Any, wire: type[BaseModel], lists: Iterable[str], mos
     if not isinstance(value, dict):
         return
     unknown = (name for name in value if name not in wire.model_fields)
-    problems = [Problem((name,), "no such field") for name in islice(unknown, MOST_PROBLEMS)]
-    if len(problems) == MOST_PROBLEMS:
+    problems = [Problem((name,), "no such field") for name in islice(unknown, MAX_PROBLEMS)]
+    if len(problems) == MAX_PROBLEMS:
         raise InvalidInputError.of(problems)
     for field in lists:
         found = value.get(field)
-        if isinstance(found, list) and len(found) > most and not (isinstance(found[0], int) or is_huge(found[0])):
-            check_count(len(found), most, field)
+        if not isinstance(found, list) or len(found) <= max_sequences:
+            continue
+        if not (isinstance(found[0], int) or is_huge(found[0])):
+            check_count(len(found), max_sequences, field)
 
 
 def is_huge(value: Any) -> bool:
@@ -114,12 +116,12 @@ def validated(wire: type[Wire], value: Any) -> Wire:
         messages: dict[tuple[str | int, ...], list[str]] = {}
         for item in error.errors(include_url=False, include_context=False):
             # A word behind the field's name is the tag of a union, and no part of the place.
-            place = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
-            messages.setdefault(place, []).append(message_of(item))
-        problems = [Problem(place, "; or ".join(found)) for place, found in messages.items()]
+            loc = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
+            messages.setdefault(loc, []).append(message_of(item))
+        problems = [Problem(loc, "; or ".join(found)) for loc, found in messages.items()]
         raise InvalidInputError.of(problems) from None
 
 
-def refused(field: str, message: str) -> InvalidInputError:
+def field_error(field: str, message: str) -> InvalidInputError:
     """Return the error that refuses one field."""
     return InvalidInputError.of([Problem((field,), message)])

@@ -38,13 +38,13 @@ def base64_array(array: Array) -> bytes:
 # === NumPy archives ===
 
 # Beyond this many bytes a zip file has wider fields.
-_MOST_TOLD = 2_000_000_000
+_MAX_SIZED_BYTES = 2_000_000_000
 # Of a zip file: what stands before an array, behind it, and in the list at the end, its name aside; the end itself.
 _ENTRY, _END = 30 + 16 + 46, 22
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ArrayParts:
     """An array that is never whole.
 
     Attributes:
@@ -71,9 +71,9 @@ class Parts:
         return len(self.header) + prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def npz(arrays: Mapping[str, Parts]) -> Iterator[bytes]:
+def npz(arrays: Mapping[str, ArrayParts]) -> Iterator[bytes]:
     """Yield a NumPy archive, a piece for each part; the same numbers give the same bytes."""
-    written = _Written()
+    written = _WriteBuffer()
     with zipfile.ZipFile(written, "w") as archive:
         for name, parts in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")
@@ -86,13 +86,13 @@ def npz(arrays: Mapping[str, Parts]) -> Iterator[bytes]:
     yield written.take()
 
 
-def npz_size(arrays: Mapping[str, Parts]) -> int | None:
+def npz_size(arrays: Mapping[str, ArrayParts]) -> int | None:
     """Return how many bytes `npz` gives, or nothing where it is too many to tell."""
     size = sum(_ENTRY + 2 * len(f"{name}.npy") + parts.size for name, parts in arrays.items()) + _END
-    return size if size <= _MOST_TOLD else None
+    return size if size <= _MAX_SIZED_BYTES else None
 
 
-class _Written(io.RawIOBase):
+class _WriteBuffer(io.RawIOBase):
     """Keeps what is written until it is taken; has no places to go back to, so sums stand behind what they are of."""
 
     def __init__(self) -> None:

@@ -9,13 +9,13 @@ from fastapi.responses import Response, StreamingResponse
 from service.core.engine import Engine
 
 # An answer beyond this many values is sent in pieces, so that neither memory nor the event loop carries it whole.
-_LARGE = 65_536
+_LARGE_BYTES = 65_536
 
 # Bytes that are worth the way to another thread and back.
 _PIECE = 1 << 18
 
 
-async def answered(
+async def respond(
     engine: Engine,
     pieces: Iterator[bytes],
     values: int,
@@ -31,15 +31,15 @@ async def answered(
         media_type: What it is.
         headers: Its headers besides the media type.
     """
-    if values > _LARGE:
-        return StreamingResponse(streamed(engine, pieces), headers=headers, media_type=media_type)
-    content = await engine.handled(values, b"".join, pieces)
+    if values > _LARGE_BYTES:
+        return StreamingResponse(stream_chunks(engine, pieces), headers=headers, media_type=media_type)
+    content = await engine.run_sized(values, b"".join, pieces)
     return Response(content, headers=headers, media_type=media_type)
 
 
-async def streamed(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def stream_chunks(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Make pieces off the event loop, when the client is ready for them; small ones go together."""
-    while piece := await engine.in_worker(_next, pieces):
+    while piece := await engine.run_in_worker(_next, pieces):
         yield piece
 
 

@@ -14,7 +14,7 @@ import yaml
 from service import __version__
 from service.app import create_app
 from service.settings import Settings, variable
-from service.web.api_keys import KeyRing
+from service.web.api_keys import ApiKeys
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
@@ -233,13 +233,13 @@ def test_a_secret_that_changed_is_in_force(tmp_path: Path) -> None:
         (tmp_path / name / "api_keys").write_text(f"{key}\n")
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "api_keys").symlink_to("..data/api_keys")
-    ring = KeyRing((), tmp_path / "api_keys", lambda: now)
-    assert ring.lets_in(["first"])
+    ring = ApiKeys((), tmp_path / "api_keys", lambda: now)
+    assert ring.is_valid(["first"])
     (tmp_path / "..new").symlink_to("..2")
     (tmp_path / "..new").replace(tmp_path / "..data")
     now = 5.0
-    assert ring.lets_in(["second"])
-    assert not ring.lets_in(["first"])
+    assert ring.is_valid(["second"])
+    assert not ring.is_valid(["first"])
 
 
 def test_the_preset_that_is_fetched_is_served() -> None:

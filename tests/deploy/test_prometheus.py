@@ -65,7 +65,7 @@ def test_work_is_every_route_that_takes_work() -> None:
 def test_the_objective_is_a_bound_of_a_bucket() -> None:
     """A share below a second can be counted only if a bucket ends there."""
     metrics = Metrics()
-    metrics.answered("/v1/encode", 200, 0.1)
+    metrics.observe_response("/v1/encode", 200, 0.1)
     exposed = metrics.exposition("")[0].decode()
     bounds = {each for rule in RULES for each in re.findall(r'le="([^"]+)"', rule["expr"])}
     assert bounds == {"1.0"}

@@ -78,3 +78,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
             assert heading in slugs, link
+
+
+def test_paths_in_reliability_page_exist() -> None:
+    """Each guarantee names a test file of this repository."""
+    paths = re.findall(r"`(tests/[^`]+)`", (DOCS / "RELIABILITY.md").read_text("utf-8"))
+    assert paths
+    assert [path for path in paths if not (ROOT / path).is_file()] == []

@@ -217,7 +217,7 @@ def test_a_bad_row_is_named(script: dict[str, Any], tmp_path: Path, row: str) ->
 def test_nothing_is_written_over(script: dict[str, Any], tmp_path: Path) -> None:
     """A directory that is there already is refused before anything is trained."""
     (tmp_path / "pairs.csv").write_text(EXAMPLE)
-    with pytest.raises(click.BadParameter, match="exists already"):
+    with pytest.raises(click.BadParameter, match="already exists"):
         script["main"].main([str(tmp_path / "pairs.csv"), "--out", str(tmp_path)], standalone_mode=False)
 
 

@@ -19,10 +19,10 @@ def numbers(pattern: str) -> list[int]:
 
 def test_a_billion_texts_a_day() -> None:
     """From texts a day to replicas, by the page's own formula."""
-    (texts,) = numbers(r"^\| texts a day \| ([\d,]+) \|$")
-    (per_second,) = numbers(r"^\| texts a second, if they come evenly \| ([\d,]+) \|$")
-    (length,) = numbers(r"^\| tokens a text \| ([\d,]+) \|$")
-    (tokens,) = numbers(r"^\| tokens a second \| ([\d,]+) \|$")
+    (texts,) = numbers(r"^\| texts per day \| ([\d,]+) \|$")
+    (per_second,) = numbers(r"^\| texts per second, at a constant rate \| ([\d,]+) \|$")
+    (length,) = numbers(r"^\| tokens per text \| ([\d,]+) \|$")
+    (tokens,) = numbers(r"^\| tokens per second \| ([\d,]+) \|$")
     assert per_second == round(texts / SECONDS_A_DAY)
     assert tokens == round(texts / SECONDS_A_DAY * length)
     rows = re.findall(r"^\| [^|]*float[^|]* \| ([\d,]+) \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)

@@ -12,8 +12,9 @@ import pytest
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
-from model.backends.base import BackendError, BackendName, Dtype
+from model.backends.base import BackendError
 from model.backends.jax_backend import JaxBackend
+from model.dtypes import BackendName, Dtype
 from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, NonFiniteOutputError, Output, PackedEncoder, Tokens
 from model.packing import BatchPlan, Row
 from model.selftest import COSINE_BOUNDS, FLOAT32_TOLERANCE, SelfTest, compile_and_verify, cosines

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from model import FNetBackbone, FNetTokenizer, PackedEncoder
-from model.backends.base import BackendName, Dtype
+from model.dtypes import BackendName, Dtype
 from model.encoder import Encoding, Tokens
 from model.presets.preset import Preset, load_preset
 from model.presets.weights import read_weights

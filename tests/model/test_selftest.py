@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
-from model.backends.base import Backend, BackendName, Dtype, RowInput
+from model.backends.base import Backend, RowInput
 from model.backends.openvino_backend import OpenVinoBackend
+from model.dtypes import BackendName, Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.packing import chunks
 from model.presets.preset import load_preset

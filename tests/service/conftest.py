@@ -25,11 +25,13 @@ from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from service.app import create_app
 from service.core.batcher import Batcher
-from service.core.engine import Engine, EngineOptions, _merged
-from service.core.events import Record
+from service.core.engine import Engine, _merged
+from service.core.events import Event
+from service.core.options import EngineOptions
 from service.settings import Settings
 from tests.support.bundled import POISON, VOCABULARY
 from tests.support.process import Process
+from tests.support.timeouts import TIMEOUT
 
 T = TypeVar("T")
 
@@ -37,8 +39,6 @@ T = TypeVar("T")
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("steady")
 
-# Nothing here takes so long: a test that waits longer hangs.
-HANG = 60.0
 
 POSITIONS = 64
 SEGMENTS = 3
@@ -84,14 +84,14 @@ def make_preset(
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + HANG
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.002)
 
 
 @dataclass
-class Gate:
+class BlockingRunner:
     """A run function for a batcher: the real engine's, held up while the gate is shut.
 
     Attributes:
@@ -115,7 +115,7 @@ class Gate:
         self.sizes.append(len(batch))
         self.outputs.append([encoder_input.outputs for encoder_input in batch])
         self.entered.set()
-        assert self.opened.wait(HANG)
+        assert self.opened.wait(TIMEOUT)
         if self.death is not None:
             raise self.death
         return self.engine._run(plan, batch)
@@ -132,14 +132,14 @@ class Service:
     def __init__(self, app: FastAPI, runner: asyncio.Runner) -> None:
         self.app = app
         self.engine: Engine = app.state.engine
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", timeout=HANG)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", timeout=TIMEOUT)
         self._runner = runner
 
     def run(self, work: Awaitable[T]) -> T:
         """Run a coroutine to its end."""
 
         async def bounded() -> T:
-            async with asyncio.timeout(HANG):
+            async with asyncio.timeout(TIMEOUT):
                 return await work
 
         return self._runner.run(bounded())
@@ -186,7 +186,7 @@ def tiny_settings(tiny_preset: Path) -> Settings:
             "max_queue_tokens": 2304,
             "max_sequences": 40,
             "max_body_bytes": 1 << 20,
-            "request_timeout": HANG,
+            "request_timeout": TIMEOUT,
         }
     )
 
@@ -205,20 +205,20 @@ def service(tiny_settings: Settings, runner: asyncio.Runner) -> Iterator[Service
 
 
 @pytest.fixture
-def make_held(
+def make_blocked_service(
     service: Service, tiny_settings: Settings, runner: asyncio.Runner
-) -> Iterator[Callable[..., tuple[Service, Gate]]]:
+) -> Iterator[Callable[..., tuple[Service, BlockingRunner]]]:
     """Make an application like `service` whose model thread stops at a gate; arguments are settings."""
-    made: list[tuple[Service, Gate]] = []
+    made: list[tuple[Service, BlockingRunner]] = []
 
-    def make(**settings: Any) -> tuple[Service, Gate]:
+    def make(**settings: Any) -> tuple[Service, BlockingRunner]:
         failures: list[BaseException] = []
         held = Service(
             create_app(Settings.model_validate({**dict(tiny_settings), **settings}), failures.append), runner
         )
         held.app.state.failures = failures
         engine = held.engine
-        gate = Gate(service.engine)
+        gate = BlockingRunner(service.engine)
         assert service.engine.loaded is not None
         encoder = service.engine.loaded.encoder
         engine._batcher = Batcher(
@@ -227,7 +227,7 @@ def make_held(
             key=lambda encoder_input: encoder_input.tokens.key,
             merge=_merged,
             max_queue_tokens=engine.options.max_queue_tokens,
-            on_death=engine._fail,
+            on_failure=engine._fail,
         )
         engine._batcher.start()
         engine.loaded, engine.state = service.engine.loaded, "ready"
@@ -248,7 +248,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
 
     def make(
         preset: Path,
-        observe: Callable[[Record], None] = lambda _record: None,
+        observe: Callable[[Event], None] = lambda _record: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
         *,
         ready: bool = True,

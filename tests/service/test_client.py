@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from service import client as module
 from service.client import AsyncClient, Client, Encoded, EncodeError
 from service.core.errors import Problem
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
 
-HANG = 60.0
 HIDDEN = 32
 IDS = [[5, 6, 7], [8], [9, 10]]
 ALL = ("sequence_output", "pooled_output", "mean_output")
@@ -43,14 +43,14 @@ def url(service: Service) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(service.app, port=0, lifespan="off", ws="none", log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    end = time.monotonic() + HANG
+    end = time.monotonic() + TIMEOUT
     while not server.started:
         assert time.monotonic() < end
         time.sleep(0.01)
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     yield f"http://{host}:{port}"
     server.should_exit = True
-    thread.join(HANG)
+    thread.join(TIMEOUT)
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
@@ -144,9 +144,9 @@ def test_what_is_no_json_is_the_callers_fault(encode: Encode) -> None:
         encode(token_ids=[object()])
 
 
-def test_a_key_is_presented(service: Service, make_held: MakeHeld) -> None:
+def test_a_key_is_presented(service: Service, make_blocked_service: MakeBlockedService) -> None:
     """And a wrong one refused, with its code."""
-    held, gate = make_held(api_keys=["secret"])
+    held, gate = make_blocked_service(api_keys=["secret"])
     gate.opened.set()
 
     async def call(key: str | None) -> Encoded:
@@ -160,9 +160,9 @@ def test_a_key_is_presented(service: Service, make_held: MakeHeld) -> None:
         assert (caught.value.status, caught.value.code) == (401, "unauthorized")
 
 
-def test_the_services_deadline_is_the_clients(make_held: MakeHeld) -> None:
+def test_the_services_deadline_is_the_clients(make_blocked_service: MakeBlockedService) -> None:
     """Work that nobody waits for is given up on both sides."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
 
     async def call() -> Encoded:
         transport = httpx.ASGITransport(held.app)
@@ -352,7 +352,7 @@ def test_nothing_is_unpickled(pickled: bool) -> None:  # noqa: FBT001 - a parame
 def test_it_needs_no_model() -> None:
     """Neither JAX nor the web framework is loaded by it."""
     script = "import sys, service.client; print(*{name.split('.')[0] for name in sys.modules})"
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=HANG)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=TIMEOUT)
     loaded = set(ran.stdout.split())
     assert {"httpx", "numpy"} <= loaded
     assert not loaded & {"jax", "keras", "h5py", "sentencepiece", "fastapi", "pydantic", "model"}

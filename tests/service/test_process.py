@@ -21,8 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.process import Process
-
-HANG = 120.0
+from tests.support.timeouts import TIMEOUT
 
 
 def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Process]) -> None:
@@ -31,7 +30,7 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
     On SIGTERM the request in flight is answered, a new one is refused as draining, and the exit code is 0.
     """
     process = start()
-    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         # === Not yet ready ===
         early = client.get("/health/ready")
         assert early.status_code == 503
@@ -77,14 +76,14 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
 
         # === Ending ===
         body = {"token_ids": [[7 + number] * 512 for number in range(64)], "outputs": ["pooled_output"]}
-        in_flight = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=HANG)
+        in_flight = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=TIMEOUT)
         process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: client.get("/health/ready").json()["state"] == "draining")
         late = client.post("/v1/encode", json={"texts": "a"})
         assert (late.status_code, late.json()["code"]) == (503, "draining")
         assert late.headers["connection"] == "close"
-        finished = in_flight.result(HANG)
+        finished = in_flight.result(TIMEOUT)
         assert finished.status_code == 200
         assert len(finished.json()["pooled_output"]) == 64
     assert process.end() == 0
@@ -172,7 +171,7 @@ def test_a_free_port_is_said_aloud(start: Callable[..., Process], smallest_prese
         FNET_API_KEYS="one,open-sesame",
     )
     assert not process.url.endswith(":0")
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health").status_code == 200)
         assert client.get("/v1/info").status_code == 401
         assert client.get("/v1/info", headers={"X-API-Key": "open-sesame"}).json()["preset"] == "smallest_en"
@@ -187,7 +186,7 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
     url = httpx.URL(process.url)
     body = json.dumps({"token_ids": [[7] * 8] * 200, "outputs": ["pooled_output"]}).encode()
     head = f"POST /v1/encode HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with httpx.Client(base_url=url, timeout=HANG) as client:
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health").status_code == 200)
         with socket.create_connection((url.host, url.port)) as connection:
             connection.sendall(head + body[:-1])  # the last byte never comes
@@ -202,7 +201,7 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
 def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Process]) -> None:
     """Unready at once, so that balancers look elsewhere; what they send in the delay is answered; and a log line."""
     process = start("--shutdown-delay", "3")
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: client.get("/health/ready").status_code == 503)
@@ -215,7 +214,7 @@ def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Proc
 def test_a_second_signal_ends_it_at_once(start: Callable[..., Process]) -> None:
     """Whoever insists does not wait for the delay, nor for what runs."""
     process = start("--shutdown-delay", "600", "--drain-seconds", "600")
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: client.get("/health/ready").status_code == 503)
@@ -228,7 +227,7 @@ def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_p
     file = tmp_path / "keys"
     file.write_text("sesame-one\n")
     process = start("--api-keys-file", str(file), "--keyed-metrics", "true")
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
 
         def status(key: str, path: str = "/metrics") -> int:
             return client.get(path, headers={"Authorization": f"Bearer {key}"}).status_code
@@ -256,7 +255,7 @@ class Fleet:
         self._ready: list[str] = []
         self._stopped = threading.Event()
         self._ids = [[4, 7 + number, *range(10, 10 + number), 5] for number in range(12)]
-        with httpx.Client(base_url=processes[0].url, timeout=HANG) as client:
+        with httpx.Client(base_url=processes[0].url, timeout=TIMEOUT) as client:
             processes[0].wait_until(lambda: client.get("/health").status_code == 200)
             self._expected = [self._ask(client, ids).json() for ids in self._ids]
         self._threads = [threading.Thread(target=self._watch), *(threading.Thread(target=self._go) for _ in range(6))]
@@ -265,7 +264,7 @@ class Fleet:
         return client.post(f"{url}/v1/encode", json={"token_ids": [ids], "outputs": ["pooled_output"]})
 
     def _watch(self) -> None:
-        with httpx.Client(timeout=HANG) as client:
+        with httpx.Client(timeout=TIMEOUT) as client:
             while not self._stopped.wait(0.1):
                 ready = []
                 for process in list(self.processes):
@@ -276,7 +275,7 @@ class Fleet:
 
     def _go(self) -> None:
         # Its connections are kept and used again, as those of any client.
-        with httpx.Client(timeout=HANG) as client:
+        with httpx.Client(timeout=TIMEOUT) as client:
             for turn in itertools.count():
                 if self._stopped.is_set():
                     return
@@ -302,7 +301,7 @@ class Fleet:
         """Let each finish what it asked last."""
         self._stopped.set()
         for thread in self._threads:
-            thread.join(HANG)
+            thread.join(TIMEOUT)
 
     def wait_ready(self, count: int) -> None:
         """Wait until as many processes are seen to be ready."""
@@ -383,13 +382,13 @@ from service.settings import Settings
 
 class Stuck(engine.Engine):
     def __init__(self, *arguments):
-        super().__init__(*arguments, patience=float(os.environ["PATIENCE"]))
+        super().__init__(*arguments, run_timeout=float(os.environ["PATIENCE"]))
 
     def _run(self, plan, batch):
         print("running", file=sys.stderr, flush=True)
         threading.Event().wait()
 
-batcher._LAST_RUN = 2.0
+batcher._SHUTDOWN_GRACE_SECONDS = 2.0
 app.Engine = Stuck
 settings = Settings.load(os.environ, {})
 configure(settings.log_format, settings.log_level)
@@ -400,7 +399,7 @@ sys.exit(server.serve(settings))
 def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process], tiny_preset: Path) -> None:
     """Who waits for it gets 503, the log says why, and the exit code makes the platform start another."""
     process = start(program=_STUCK, PATIENCE="1", FNET_PRESET=str(tiny_preset))
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         answer = client.post("/v1/encode", json={"token_ids": [[5, 6]]})
     assert (answer.status_code, answer.json()["code"]) == (503, "worker_failed")
@@ -412,17 +411,17 @@ def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..
     """Its worker is as dead as at any other time; everybody else is told of the end before it is waited for."""
     process = start(program=_STUCK, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
-    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
-        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=TIMEOUT)
         process.wait_until(lambda: "running" in process.lines)
-        with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
             begin_upload(connection)
             process.signal(signal.SIGTERM)
             answer = b""
             while part := connection.recv(4096):
                 answer += part
-        answers = [running.result(HANG).json()["code"]]
+        answers = [running.result(TIMEOUT).json()["code"]]
     assert process.end() == 1
     assert answer.startswith(b"HTTP/1.1 503")
     assert answers == ["draining"]
@@ -439,20 +438,20 @@ _BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(plan, bat
 def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:
     """The process does not break over what runs: whoever waits is told, and the exit code is that of the first one."""
     process = start(program=_BUSY, PATIENCE="600", FNET_DRAIN_SECONDS="600", FNET_PRESET=str(tiny_preset))
-    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
-        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=TIMEOUT)
         process.wait_until(lambda: "running" in process.lines)
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: client.get("/health/ready").status_code == 503)
         process.signal(signal.SIGTERM)
-        answer = running.result(HANG)
+        answer = running.result(TIMEOUT)
     assert process.end() == 0
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
 
 
 # Says when it begins to wait for the last run, for which it has time enough.
-_PATIENT = _STUCK.replace("batcher._LAST_RUN = 2.0", "batcher._LAST_RUN = 600.0").replace(
+_PATIENT = _STUCK.replace("batcher._SHUTDOWN_GRACE_SECONDS = 2.0", "batcher._SHUTDOWN_GRACE_SECONDS = 600.0").replace(
     "    def _run",
     """    def close(self):
         print("closing", file=sys.stderr, flush=True)
@@ -465,15 +464,15 @@ _PATIENT = _STUCK.replace("batcher._LAST_RUN = 2.0", "batcher._LAST_RUN = 600.0"
 def test_a_second_signal_ends_the_wait_for_a_last_run(start: Callable[..., Process], tiny_preset: Path) -> None:
     """Whoever insists does not wait for it behind the drain either."""
     process = start(program=_PATIENT, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
-    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
-        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=HANG)
+        running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=TIMEOUT)
         process.wait_until(lambda: "running" in process.lines)
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: "closing" in process.lines)
         process.signal(signal.SIGTERM)
         assert process.end() == 0
-        assert running.result(HANG).json()["code"] == "draining"
+        assert running.result(TIMEOUT).json()["code"] == "draining"
 
 
 def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
@@ -486,7 +485,7 @@ def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
 
     def told(path: str) -> Any:
         head = f"POST {path} HTTP/1.1\r\nHost: here\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
-        with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
             connection.sendall(head.encode() + b"1\r\n{\r\nno size\r\n")
             answer = b""
             while part := connection.recv(4096):
@@ -496,7 +495,7 @@ def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
         assert "\r\nx-request-id: mine\r\n" in head
         return json.loads(body)
 
-    with httpx.Client(base_url=process.url, timeout=HANG) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         assert told("/v1/encode")["detail"] == said
         assert told("/v1/embeddings")["error"]["message"] == said
@@ -510,7 +509,7 @@ def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process
     process = start("--drain-seconds", "1", FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
     process.wait_until(lambda: bool(process.events("ready")))
-    with socket.create_connection((host, int(port)), timeout=HANG) as connection:
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
         begin_upload(connection)
         process.signal(signal.SIGTERM)
         answer = b""
@@ -526,16 +525,16 @@ def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process
 def test_what_the_drain_leaves_is_told(start: Callable[..., Process], tiny_preset: Path) -> None:
     """Work that is not done when its time is over gets its protocol's refusal, and is counted and logged as one."""
     process = start("--drain-seconds", "0.2", "--max-queue-tokens", "2000000", FNET_PRESET=str(tiny_preset))
-    with httpx.Client(base_url=process.url, timeout=HANG) as client, ThreadPoolExecutor() as threads:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         body = {
             "token_ids": [[7 + row % 40, *range(row, row + 60)] for row in range(2000)],
             "outputs": ["pooled_output"],
         }
-        late = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=HANG)
+        late = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=TIMEOUT)
         process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
         process.signal(signal.SIGTERM)
-        answer = late.result(HANG)
+        answer = late.result(TIMEOUT)
     process.end()
     assert answer.status_code == 503
     assert answer.json()["code"] == "draining"

@@ -12,8 +12,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from model.backends import SUPPORTED_DTYPES
-from model.backends.base import BackendName, Dtype
+from model.dtypes import SUPPORTED_DTYPES, BackendName, Dtype
 from model.presets.preset import DEFAULT_PRESET
 from service.settings import Settings, SettingsError, option, variable
 

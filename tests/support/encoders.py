@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from model.architecture import Architecture
-from model.backends import SUPPORTED_DTYPES
-from model.backends.base import BackendName
+from model.dtypes import SUPPORTED_DTYPES, BackendName
 from model.encoder import Encoding, Tokens
 
 Float32s = npt.NDArray[np.float32]

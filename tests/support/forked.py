@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-HANG = 120.0
+from tests.support.timeouts import TIMEOUT
+
 # Nothing here starts a thread or a device. Arrow is left out: the command ends in another way where it is imported.
 _IMPORTED = [
     "service.cli.main",
@@ -57,7 +58,7 @@ class Command:
         if self._process.pid is not None and self.poll() is None:
             os.kill(self._process.pid, number)
 
-    def wait(self, seconds: float = HANG) -> int | None:
+    def wait(self, seconds: float = TIMEOUT) -> int | None:
         """Wait so long for its end; returns the exit code, or nothing if it still runs."""
         self._process.join(seconds)
         return self.poll()

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HANG = 120.0
+from tests.support.timeouts import TIMEOUT
+
 COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
 
 
@@ -46,7 +47,7 @@ class Process:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return once `condition` holds; fail if the process ends first or the wait times out."""
-        end = time.monotonic() + HANG
+        end = time.monotonic() + TIMEOUT
         while not condition():
             assert self._process.poll() is None, self.lines
             assert time.monotonic() < end, self.lines
@@ -74,8 +75,8 @@ class Process:
 
     def end(self) -> int:
         """Wait for its end and return its exit code."""
-        code = self._process.wait(HANG)
-        self._reader.join(HANG)
+        code = self._process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         assert self._process.stdout is not None
         assert self._process.stdout.read() == ""
         return code
@@ -84,8 +85,8 @@ class Process:
         """End it, whatever it does."""
         if self._process.poll() is None:
             self._process.kill()
-        self._process.wait(HANG)
-        self._reader.join(HANG)
+        self._process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         for stream in (self._process.stdout, self._process.stderr):
             assert stream is not None
             stream.close()

@@ -1,18 +1,25 @@
-// Elements, made one way. No markup is ever written as a string, and no style as an attribute.
+// Helpers to create elements, format numbers and announce messages. No markup is written as a string.
 
-const SVG = "http://www.w3.org/2000/svg";
+const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
-/** Make an element: attributes by name, a function is a listener, `true` an empty attribute, `null` and `false` none. */
-export function make(tag, attributes = {}, ...children) {
-  return furnish(document.createElement(tag), attributes, children);
+/**
+ * Create an HTML element.
+ *
+ * @param {string} tag
+ * @param {object} attributes By name. A function adds an event listener, `true` sets an empty attribute, and `null`,
+ *   `undefined` or `false` sets none.
+ * @param {...(Node|string|null)} children
+ */
+export function createElement(tag, attributes = {}, ...children) {
+  return initialize(document.createElement(tag), attributes, children);
 }
 
-/** Make an element of a drawing. */
-export function draw(tag, attributes = {}, ...children) {
-  return furnish(document.createElementNS(SVG, tag), attributes, children);
+/** Create an SVG element; the arguments are those of `createElement`. */
+export function createSvgElement(tag, attributes = {}, ...children) {
+  return initialize(document.createElementNS(SVG_NAMESPACE, tag), attributes, children);
 }
 
-function furnish(element, attributes, children) {
+function initialize(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
     else if (value === true) element.setAttribute(name, "");
@@ -22,49 +29,49 @@ function furnish(element, attributes, children) {
   return element;
 }
 
-/** Return the element of the page with an id. */
+/** Return the element with an id. */
 export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Make a table with headers: of columns, and of rows in the first column. */
-export function table(caption, heads, rows) {
-  return make(
+/** Create a table with column headers, and row headers in its first column. */
+export function createTable(caption, headers, rows) {
+  return createElement(
     "table",
     {},
-    make("caption", { class: "unseen" }, caption),
-    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
-    make(
+    createElement("caption", { class: "visually-hidden" }, caption),
+    createElement("thead", {}, createElement("tr", {}, ...headers.map((header) => createElement("th", { scope: "col" }, header)))),
+    createElement(
       "tbody",
       {},
-      ...rows.map(([head, ...cells]) =>
-        make("tr", {}, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell))),
+      ...rows.map(([header, ...cells]) =>
+        createElement("tr", {}, createElement("th", { scope: "row" }, header), ...cells.map((cell) => createElement("td", {}, cell))),
       ),
     ),
   );
 }
 
-/** Make a part that opens, whose content is made when it is first opened. */
-export function fold(summary, content) {
-  const details = make("details", {}, make("summary", {}, summary));
+/** Create a collapsed section whose content is created when it is first expanded. */
+export function createDisclosure(summary, createContent) {
+  const details = createElement("details", {}, createElement("summary", {}, summary));
   details.addEventListener("toggle", () => {
-    if (details.open && details.childElementCount === 1) details.append(content());
+    if (details.open && details.childElementCount === 1) details.append(createContent());
   });
   return details;
 }
 
-/** Make a region that scrolls by itself, which the keyboard must be able to reach. */
-export function scroller(label, ...children) {
-  return make("div", { class: "scroller", role: "region", "aria-label": label, tabindex: "0" }, ...children);
+/** Create a scrollable region that the keyboard can focus. */
+export function createScrollRegion(label, ...children) {
+  return createElement("div", { class: "scroll-region", role: "region", "aria-label": label, tabindex: "0" }, ...children);
 }
 
-/** Say something to those who listen: politely, or at once. */
-export function say(text, { urgent = false } = {}) {
-  byId(urgent ? "alarm" : "said").textContent = text;
+/** Announce a message to screen readers; an assertive one interrupts the current speech. */
+export function announce(text, { assertive = false } = {}) {
+  byId(assertive ? "alert-message" : "status-message").textContent = text;
 }
 
-/** Draw on a canvas in units of the page, sharp on any screen; the height is its style's. */
-export function prepare(canvas, width, height) {
+/** Size a canvas in CSS pixels at the resolution of the screen, and return its 2D context. */
+export function resizeCanvas(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.max(1, Math.round(width * ratio));
   canvas.height = Math.max(1, Math.round(height * ratio));
@@ -75,40 +82,40 @@ export function prepare(canvas, width, height) {
   return context;
 }
 
-/** Call back with an element's width, now and whenever it changes, until it has left the page. */
-export function onWidth(element, back) {
+/** Call `onChange` with the width of an element, now and after each change, until the element leaves the document. */
+export function observeWidth(element, onChange) {
   let last = -1;
   const observer = new ResizeObserver(([entry]) => {
     if (!element.isConnected) return observer.disconnect();
     const width = Math.floor(entry.contentRect.width);
-    if (width > 0 && width !== last) back((last = width));
+    if (width > 0 && width !== last) onChange((last = width));
   });
   observer.observe(element);
 }
 
-/** Whether the page is dark now. */
-export const darkness = matchMedia("(prefers-color-scheme: dark)");
+/** The media query that matches while the color scheme is dark. */
+export const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
-const whole = new Intl.NumberFormat("en");
+const integerFormat = new Intl.NumberFormat("en");
 
-/** Write a whole number: 131,072. */
-export function count(value) {
-  return whole.format(value);
+/** Format an integer with thousands separators: `131,072`. */
+export function formatInteger(value) {
+  return integerFormat.format(value);
 }
 
-/** Write a number of things: `1 text`, `2 texts`. */
-export function counted(value, thing) {
-  return `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
+/** Format a count with its noun: `1 text`, `2 texts`. */
+export function formatCount(value, singular, plural = `${singular}s`) {
+  return `${formatInteger(value)} ${value === 1 ? singular : plural}`;
 }
 
-/** Write a number with so many digits after the point, and a true minus. */
-export function fixed(value, digits = 2) {
+/** Format a number with a fixed number of decimals, and U+2212 as its minus sign. */
+export function formatFixed(value, digits = 2) {
   const text = Math.abs(value).toFixed(digits);
   return value < 0 && Number(text) !== 0 ? `\u2212${text}` : text;
 }
 
-/** Cut a text to be a label. */
-export function short(text, most) {
-  const letters = [...text];
-  return letters.length > most ? `${letters.slice(0, most - 1).join("").trimEnd()}\u2026` : text;
+/** Shorten a text to at most `maxLength` code points, with an ellipsis. */
+export function shorten(text, maxLength) {
+  const characters = [...text];
+  return characters.length > maxLength ? `${characters.slice(0, maxLength - 1).join("").trimEnd()}\u2026` : text;
 }

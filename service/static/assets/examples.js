@@ -1,4 +1,4 @@
-// Texts to begin with.
+// Example texts and pairs, by input type.
 
 export const EXAMPLES = {
   texts: [
@@ -12,7 +12,7 @@ export const EXAMPLES = {
     "Water boils at a lower temperature on a mountain.",
   ],
   pairs: [
-    "How tall is a giraffe? | A grown giraffe is about five metres tall.",
+    "How tall is a giraffe? | A grown giraffe is about five meters tall.",
     "How tall is a giraffe? | Giraffes eat leaves and twigs.",
     "When does the library open? | Doors open at nine on weekdays.",
     "When does the library open? | The reading room has sixty seats.",

@@ -1,65 +1,70 @@
-// Whether the service is ready, asked often while it is not.
+// Poll the readiness of the service, more often while it is not ready.
 
-const SOON = 700;
-const LATER = 2000;
+const NOT_READY_INTERVAL_MS = 700;
+const READY_INTERVAL_MS = 2000;
 
-/** @typedef {{state: string, done: number, of: number}} State `asking`, `unreachable`, `keyed`, or as the service has it. */
+/**
+ * @typedef {{state: string, done: number, of: number}} State `connecting`, `unreachable`, `key_required`, or a state that
+ *   `/health/ready` reports; `done` of `of` shapes are compiled.
+ */
 
-/** What is written of a state. */
-export function words({ state, done, of }) {
-  const steps = of ? `, ${done} of ${of}` : "";
+/** Return the label of a state. */
+export function stateLabel({ state, done, of }) {
+  const progress = of ? `, ${done} of ${of}` : "";
   return {
-    asking: "Asking the service",
+    connecting: "Connecting",
     ready: "Ready",
-    loading: `Loading the model${steps}`,
-    compiling: `Compiling${steps}`,
-    draining: "About to end",
+    loading: `Loading the model${progress}`,
+    compiling: `Compiling${progress}`,
+    draining: "Shutting down",
     failed: "Failed",
-    unreachable: "No answer",
-    keyed: "Key needed",
+    unreachable: "Unreachable",
+    key_required: "API key required",
   }[state] ?? state;
 }
 
-/** Asks, and tells whoever wants to know of each change. */
-export class Health {
+/** Polls readiness and reports each change. */
+export class HealthMonitor {
   #timer = 0;
-  #last = "";
-  #asked = 0;
+  #lastReport = "";
+  #pollCount = 0;
 
   /**
    * @param {import("./service.js").Service} service
-   * @param {(state: State) => void} changed
+   * @param {(state: State) => void} onChange
    */
-  constructor(service, changed) {
-    Object.assign(this, { service, changed, now: { state: "asking", done: 0, of: 0 } });
+  constructor(service, onChange) {
+    Object.assign(this, { service, onChange, state: { state: "connecting", done: 0, of: 0 } });
     document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(this.#timer) : this.refresh()));
     this.refresh();
   }
 
-  /** Ask now. */
+  /** Poll now. */
   async refresh() {
     clearTimeout(this.#timer);
-    const turn = ++this.#asked;
-    const state = await this.#ask();
-    // A later question has overtaken this one.
-    if (turn !== this.#asked) return;
-    this.now = state;
-    const seen = JSON.stringify(state);
-    if (seen !== this.#last) {
-      this.#last = seen;
-      this.changed(state);
+    const poll = ++this.#pollCount;
+    const state = await this.#fetchState();
+    // A later poll supersedes this one.
+    if (poll !== this.#pollCount) return;
+    this.state = state;
+    const report = JSON.stringify(state);
+    if (report !== this.#lastReport) {
+      this.#lastReport = report;
+      this.onChange(state);
     }
-    if (!document.hidden) this.#timer = setTimeout(() => this.refresh(), ["ready", "keyed"].includes(state.state) ? LATER : SOON);
+    if (document.hidden) return;
+    const interval = ["ready", "key_required"].includes(state.state) ? READY_INTERVAL_MS : NOT_READY_INTERVAL_MS;
+    this.#timer = setTimeout(() => this.refresh(), interval);
   }
 
-  async #ask() {
+  async #fetchState() {
     try {
       const response = await this.service.get("health/ready");
-      if (response.status === 401) return { state: "keyed", done: 0, of: 0 };
+      if (response.status === 401) return { state: "key_required", done: 0, of: 0 };
       const { state, done, of } = await response.json();
       if (typeof state === "string") return { state, done, of };
     } catch {
-      // As if there were none.
+      // An invalid response counts as none.
     }
     return { state: "unreachable", done: 0, of: 0 };
   }

@@ -1,67 +1,77 @@
-// The page: texts go to the service, what comes back is shown.
+// Entry point of the page: sends texts to the service and shows the results.
 
-import { byId, count, counted, darkness, fixed, make, say } from "./dom.js";
+import { announce, byId, createElement, darkScheme, formatCount, formatFixed, formatInteger } from "./dom.js";
+import { Detail } from "./detail.js";
 import { EXAMPLES } from "./examples.js";
-import { Health, words } from "./health.js";
-import { MOST_TEXTS, parse, wire } from "./lines.js";
+import { HealthMonitor, stateLabel } from "./health.js";
+import { cosineMatrix, principalComponents } from "./linalg.js";
 import { TextMap } from "./map.js";
 import { Notice } from "./notice.js";
-import { cosines, principal } from "./numbers.js";
-import { One } from "./one.js";
+import { MAX_TEXTS, parseLines, toPayload } from "./parse.js";
 import { Service } from "./service.js";
-import { Similarity } from "./similarity.js";
-import { snippets, Snippets } from "./snippets.js";
-import { Status } from "./status.js";
+import { SimilarityMatrix } from "./similarity.js";
+import { createSnippets, SnippetTabs } from "./snippets.js";
+import { StatusPanel } from "./status.js";
 import { TextList } from "./texts.js";
 
-const TYPING = 150;
+const INPUT_DEBOUNCE_MS = 150;
+// Width from which the form and the results are side by side, as in style.css.
+const TWO_COLUMNS_PX = 1024;
+const BACKEND_LABELS = { jax: "JAX", openvino: "OpenVINO" };
 
 const service = new Service();
 const notice = new Notice(byId("notice"));
-const code = new Snippets(byId("snippets"));
-const status = new Status(byId("status"), service, () => askKey(false));
-const [texts, form] = [byId("texts"), byId("ask")];
+const snippetTabs = new SnippetTabs(byId("snippets"));
+const statusPanel = new StatusPanel(byId("status"), service, () => showKeyForm(false));
+const [textArea, form] = [byId("texts"), byId("encode-form")];
 
 let info = null;
-let running = null;
-// Whether texts wait for the service to be ready, or for a key.
-let waiting = false;
-let parts = [];
+let abortController = null;
+// Whether the texts are sent once the service is ready or an API key is set.
+let pending = false;
+let views = [];
 
-const health = new Health(service, showHealth);
+const health = new HealthMonitor(service, showHealth);
 
-// === What is asked ===
+// === Form ===
 
-function asked() {
+function isPairInput() {
+  return form.elements.input_type.value === "pairs";
+}
+
+function readForm() {
   return {
-    texts: parse(texts.value, { pairs: form.elements.lines.value === "pairs" }),
+    texts: parseLines(textArea.value, { pairs: isPairInput() }),
     output: byId("output").value,
     normalize: byId("normalize").checked,
     truncate: byId("truncate").checked,
   };
 }
 
-function showAsked() {
-  const request = asked();
-  const pairs = form.elements.lines.value === "pairs";
-  const number = request.texts.length;
-  const single = request.texts.filter(({ second }) => second === null).length;
-  byId("count").textContent = number
-    ? `${counted(number, pairs ? "line" : "text")}${pairs && single ? `, ${count(single)} without a second text` : ""}`
-    : `At most ${count(MOST_TEXTS)}`;
-  byId("count").toggleAttribute("data-over", number > MOST_TEXTS);
-  byId("hint").textContent = pairs ? "A tab, or a bar with a space on each side, parts the two." : "Empty lines are left out.";
-  const example = [{ first: "The first text", second: pairs ? "and its second" : null }, { first: "The second text", second: pairs ? "and its own" : null }];
-  const served = { model: info?.preset ?? "fnet", pooling: info?.pooling ?? "pooled", keyed: service.keyed };
-  code.show(snippets({ ...request, texts: number ? request.texts : example }, served));
+function updateForm() {
+  const request = readForm();
+  const pairs = isPairInput();
+  const textCount = request.texts.length;
+  const unpairedCount = request.texts.filter(({ second }) => second === null).length;
+  byId("count").textContent = textCount
+    ? `${pairs ? formatCount(textCount, "line") : formatCount(textCount, "text")}${pairs && unpairedCount ? `, ${formatInteger(unpairedCount)} without a second text` : ""}`
+    : `At most ${formatInteger(MAX_TEXTS)}`;
+  byId("count").toggleAttribute("data-exceeded", textCount > MAX_TEXTS);
+  byId("input-hint").textContent = pairs ? 'Separate the two texts with a tab or " | ".' : "Empty lines are ignored.";
+  const placeholders = [
+    { first: "First text", second: pairs ? "Its second text" : null },
+    { first: "Second text", second: pairs ? "Its second text" : null },
+  ];
+  const server = { model: info?.preset ?? "fnet", pooling: info?.pooling ?? "pooled", hasKey: service.hasKey };
+  snippetTabs.show(createSnippets({ ...request, texts: textCount ? request.texts : placeholders }, server));
 }
 
-let typed = 0;
-texts.addEventListener("input", () => {
-  clearTimeout(typed);
-  typed = setTimeout(showAsked, TYPING);
+let inputTimer = 0;
+textArea.addEventListener("input", () => {
+  clearTimeout(inputTimer);
+  inputTimer = setTimeout(updateForm, INPUT_DEBOUNCE_MS);
 });
-form.addEventListener("change", showAsked);
+form.addEventListener("change", updateForm);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   encode();
@@ -71,216 +81,224 @@ form.addEventListener("keydown", (event) => {
   event.preventDefault();
   encode();
 });
-byId("stop").addEventListener("click", () => {
-  stop();
-  texts.focus();
-  say("Stopped.");
+byId("cancel").addEventListener("click", () => {
+  cancel();
+  textArea.focus();
+  announce("Canceled.");
 });
 for (const button of document.querySelectorAll(".example")) {
   button.addEventListener("click", async () => {
     const { example } = button.dataset;
-    texts.value = EXAMPLES[example].join("\n");
-    form.elements.lines.value = example;
-    showAsked();
+    textArea.value = EXAMPLES[example].join("\n");
+    form.elements.input_type.value = example;
+    updateForm();
     await encode();
-    // The button has gone with what it stood in: the keyboard goes on with what came.
+    // The button is hidden with its section, so focus moves to the results.
     if (!byId("results").hidden) byId("summary").focus({ preventScroll: true });
   });
 }
 
-function goToLine(line) {
-  const lines = texts.value.split("\n");
-  const from = lines.slice(0, line - 1).reduce((all, each) => all + each.length + 1, 0);
-  texts.focus();
-  texts.setSelectionRange(from, from + lines[line - 1].length);
+function selectLine(line) {
+  const lines = textArea.value.split("\n");
+  const start = lines.slice(0, line - 1).reduce((length, text) => length + text.length + 1, 0);
+  textArea.focus();
+  textArea.setSelectionRange(start, start + lines[line - 1].length);
 }
 
-// === Asking ===
+// === Requests ===
 
-function stop() {
-  running?.abort();
-  running = null;
-  waiting = false;
-  busy(false);
+function cancel() {
+  abortController?.abort();
+  abortController = null;
+  pending = false;
+  setBusy(false);
 }
 
-function busy(is) {
-  byId("stop").hidden = !is;
-  byId("encode").textContent = is ? "Encoding\u2026" : "Encode";
-  byId("main").setAttribute("aria-busy", String(is));
+function setBusy(busy) {
+  byId("cancel").hidden = !busy;
+  byId("encode").textContent = busy ? "Encoding\u2026" : "Encode";
+  byId("main").setAttribute("aria-busy", String(busy));
 }
 
 async function encode() {
-  const request = asked();
-  const number = request.texts.length;
-  stop();
-  if (number === 0) {
-    notice.show("error", "Nothing to encode", "Write a text, or several, one a line.");
-    texts.focus();
+  const request = readForm();
+  const textCount = request.texts.length;
+  cancel();
+  if (textCount === 0) {
+    notice.show("error", "No input", "Enter at least one text.");
+    textArea.focus();
     return;
   }
-  const most = Math.min(MOST_TEXTS, info?.limits.max_sequences ?? MOST_TEXTS);
-  if (number > most) {
-    notice.show("error", "Too many for this page", `It shows up to ${counted(most, "text")}; these are ${count(number)}. The request below is whole and takes them all, up to the service\u2019s limit.`);
+  const maxTexts = Math.min(MAX_TEXTS, info?.limits.max_sequences ?? MAX_TEXTS);
+  if (textCount > maxTexts) {
+    notice.show(
+      "error",
+      "Too many texts",
+      `${formatCount(textCount, "text")} exceed the maximum of ${formatInteger(maxTexts)} on this page. The code below sends all texts; the API accepts up to ${formatInteger(info?.limits.max_sequences ?? maxTexts)} per request.`,
+    );
     return;
   }
   notice.clear();
-  const mine = (running = new AbortController());
-  busy(true);
+  const controller = (abortController = new AbortController());
+  setBusy(true);
   try {
-    const sent = request.texts.map(wire);
-    const [tokens, encoded] = await Promise.all([
-      service.tokenize(sent, request, mine.signal),
-      service.encode(sent, request, mine.signal),
+    const payload = request.texts.map(toPayload);
+    const [tokens, embeddings] = await Promise.all([
+      service.tokenize(payload, request, controller.signal),
+      service.encode(payload, request, controller.signal),
     ]);
-    if (running !== mine) return;
-    stop();
-    showResult(request, tokens, encoded);
-    reveal(byId("summary"), "start");
+    if (abortController !== controller) return;
+    cancel();
+    showResults(request, tokens, embeddings);
+    scrollOnNarrowScreen(byId("summary"), "start");
   } catch (error) {
-    // Its sibling has nothing left to tell; one that was stopped has nothing either.
-    mine.abort();
-    if (running !== mine) return;
-    stop();
+    // The other of the two requests is no longer needed.
+    controller.abort();
+    // The request was canceled or superseded.
+    if (abortController !== controller) return;
+    cancel();
     if (!error.code || error.status === undefined) throw error;
-    refused(error, request);
-    reveal(byId("notice"), "nearest");
+    handleError(error, request);
+    scrollOnNarrowScreen(byId("notice"), "nearest");
   }
 }
 
-/** On a small screen, bring what came of a press to where it can be seen. */
-function reveal(element, block) {
-  if (innerWidth < 1024) element.scrollIntoView({ block });
+/** Scroll to an element where the form fills the screen. */
+function scrollOnNarrowScreen(element, block) {
+  if (innerWidth < TWO_COLUMNS_PX) element.scrollIntoView({ block });
 }
 
-function refused(refusal, request) {
-  if (refusal.status === 401) {
-    waiting = true;
-    askKey(service.keyed);
-  } else if (refusal.code === "not_ready") {
-    waiting = true;
+function handleError(error, request) {
+  if (error.status === 401) {
+    pending = true;
+    showKeyForm(service.hasKey);
+  } else if (error.code === "not_ready") {
+    pending = true;
     health.refresh();
-    notice.loading(health.now, true);
-  } else if (refusal.wait > 0) notice.again(refusal, encode);
-  else notice.refused(refusal, (index) => request.texts[index]?.line ?? null, goToLine);
+    notice.showLoading(health.state, true);
+  } else if (error.retryAfter > 0) notice.showRetry(error, encode);
+  else notice.showError(error, (index) => request.texts[index]?.line ?? null, selectLine);
 }
 
-// === What came back ===
+// === Results ===
 
-function showResult(request, tokens, { vectors, size, usage, timings }) {
+function showResults(request, tokens, { vectors, size, usage, timings }) {
   const rows = request.texts.length;
-  const similar = cosines(vectors, rows, size);
-  const result = { ...request, tokens, vectors, size, cosines: similar, ...principal(vectors, rows, size) };
+  const similarities = cosineMatrix(vectors, rows, size);
+  const result = { ...request, tokens, vectors, size, similarities, ...principalComponents(vectors, rows, size) };
   byId("empty").hidden = true;
   byId("results").hidden = false;
-  parts = [
-    new Similarity(byId("similarity"), result, choose),
-    new TextMap(byId("map"), result, choose),
-    new TextList(byId("list"), result, choose),
-    new One(byId("one"), result, choose),
+  views = [
+    new SimilarityMatrix(byId("similarity"), result, select),
+    new TextMap(byId("map"), result, select),
+    new TextList(byId("list"), result, select),
+    new Detail(byId("detail"), result, select),
   ];
-  choose(0);
-  const took = Object.keys(timings).length
-    ? ` ${ms(timings.total)} in the service, of it ${ms(timings.queue)} waiting and ${ms(timings.compute)} computing.`
+  select(0);
+  const durations = Object.keys(timings).length
+    ? `, ${formatMilliseconds(timings.total)} total (queue ${formatMilliseconds(timings.queue)}, compute ${formatMilliseconds(timings.compute)})`
     : "";
-  const text = `${counted(rows, "text")}, ${counted(usage.tokens, "token")}, ${count(size)} numbers each.${took}`;
-  byId("summary").textContent = text;
-  say(`Encoded: ${text}`);
-  status.refresh();
+  const summary = `${formatCount(rows, "text")}, ${formatCount(usage.tokens, "token")}, ${formatCount(size, "dimension")}${durations}`;
+  byId("summary").textContent = summary;
+  announce(`Encoded: ${summary}`);
+  statusPanel.refresh();
 }
 
-function ms(value) {
-  return `${fixed(value, value < 10 ? 1 : 0)} ms`;
+function formatMilliseconds(value) {
+  return `${formatFixed(value, value < 10 ? 1 : 0)} ms`;
 }
 
-function choose(index) {
-  for (const part of parts) part.select(index);
+/** Select a text in all views. */
+function select(index) {
+  for (const view of views) view.select(index);
 }
 
-darkness.addEventListener("change", () => {
-  for (const part of parts) part.draw?.();
+darkScheme.addEventListener("change", () => {
+  for (const view of views) view.draw?.();
 });
 
-// === The service itself ===
+// === Service ===
 
 function showHealth(state) {
   byId("badge").dataset.state = state.state;
-  byId("badge-text").textContent = words(state);
+  byId("badge-text").textContent = stateLabel(state);
   if (["loading", "compiling"].includes(state.state)) {
-    if (!running && !["key", "overload", "error"].includes(notice.kind)) notice.loading(state, waiting);
+    if (!abortController && !["key", "overload", "error"].includes(notice.kind)) notice.showLoading(state, pending);
     return;
   }
   if (notice.kind === "loading") notice.clear();
   if (state.state === "ready") {
-    describe();
-    if (waiting && notice.kind !== "key") encode();
-  } else if (state.state === "keyed") {
-    describe();
+    loadInfo();
+    if (pending && notice.kind !== "key") encode();
+  } else if (state.state === "key_required") {
+    loadInfo();
   } else if (state.state === "failed") {
-    notice.show("error", "The service has failed", "It ends itself; its log says why.");
+    notice.show("error", "Service failed", "The service is stopping. See its log for the cause.");
   }
 }
 
-/** Learn what is served. */
-async function describe() {
-  const first = info === null;
+/** Fetch the description of the service and show it. */
+async function loadInfo() {
+  const initial = info === null;
   try {
-    info = await service.read("v1/info");
+    info = await service.getJson("v1/info");
   } catch (error) {
-    if (error.status === 401) askKey(service.keyed);
+    if (error.status === 401) showKeyForm(service.hasKey);
     else if (error.status === undefined) throw error;
     return;
   }
   const { preset, preset_version: version, hidden_dim: size, architecture, dtype, backend, parameters, trained, tokenizer, pooling, limits } = info;
-  const facts = [
+  const maxTokens = formatInteger(architecture.max_sequence_length);
+  const items = [
     [preset, version].filter(Boolean).join(" "),
-    counted(architecture.num_layers, "layer"),
-    `${count(size)} wide`,
-    `${fixed(parameters / 1e6, 1)} M parameters`,
-    `up to ${count(architecture.max_sequence_length)} tokens`,
-    `${dtype} by ${backend}`,
+    formatCount(architecture.num_layers, "layer"),
+    formatCount(size, "dimension"),
+    `${formatFixed(parameters / 1e6, 1)} M parameters`,
+    `up to ${maxTokens} tokens`,
+    `${dtype}, ${BACKEND_LABELS[backend] ?? backend}`,
     ...(trained ? [] : ["random weights"]),
   ];
-  byId("facts").replaceChildren(...facts.map((fact) => make("span", {}, fact)));
-  // Once: then it is its reader's choice.
-  if (first) byId("output").value = `${pooling}_output`;
-  byId("forget-key").hidden = !service.keyed;
-  status.limit(limits.max_queue_tokens);
+  byId("model-info").replaceChildren(...items.map((item) => createElement("span", {}, item)));
+  byId("truncate-label").textContent = `Truncate to ${maxTokens} tokens`;
+  // Later calls keep the output that the user selected.
+  if (initial) byId("output").value = `${pooling}_output`;
+  byId("remove-key").hidden = !service.hasKey;
+  statusPanel.setMaxQueueTokens(limits.max_queue_tokens);
   if (!tokenizer) {
-    notice.show("error", "This preset takes no texts", "It has no tokenizer: only token ids can be encoded, which is not done here.");
+    notice.show("error", "Texts are not supported", "This preset has no tokenizer. Send token ids to the API instead.");
   }
-  showAsked();
+  updateForm();
 }
 
-function askKey(wrong) {
-  notice.key(wrong, async (key) => {
-    // A header takes no other letters, and no key has them.
-    if (!/^[\x20-\x7e]+$/.test(key)) return askKey(true);
-    service.use(key);
+function showKeyForm(invalid) {
+  notice.showKeyForm(invalid, async (key) => {
+    // An HTTP header holds printable ASCII only, and so does every valid key.
+    if (!/^[\x20-\x7e]+$/.test(key)) return showKeyForm(true);
+    service.setKey(key);
     try {
-      await service.read("v1/info");
+      await service.getJson("v1/info");
     } catch (error) {
       if (error.status === 401) {
-        service.forget();
-        return askKey(true);
+        service.removeKey();
+        return showKeyForm(true);
       }
     }
     notice.clear();
-    say("The service knows this key.");
-    texts.focus();
-    status.refresh();
+    announce("API key accepted.");
+    textArea.focus();
+    statusPanel.refresh();
     health.refresh();
-    await describe();
-    if (waiting) encode();
+    await loadInfo();
+    if (pending) encode();
   });
 }
 
-byId("forget-key").addEventListener("click", () => {
-  service.forget();
-  byId("forget-key").hidden = true;
-  showAsked();
-  askKey(false);
+byId("remove-key").addEventListener("click", () => {
+  service.removeKey();
+  byId("remove-key").hidden = true;
+  updateForm();
+  showKeyForm(false);
 });
 
-byId("one-title").tabIndex = byId("summary").tabIndex = -1;
-showAsked();
+byId("detail-title").tabIndex = byId("summary").tabIndex = -1;
+updateForm();

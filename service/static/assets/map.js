@@ -1,150 +1,153 @@
-// The texts as points on their two principal axes.
+// Scatter plot of the texts on their first two principal components.
 
-import { draw, fixed, fold, make, onWidth, scroller, short, table } from "./dom.js";
-import { oneLine } from "./lines.js";
-import { nearest } from "./numbers.js";
+import { createDisclosure, createElement, createScrollRegion, createSvgElement, createTable, formatFixed, observeWidth, shorten } from "./dom.js";
+import { nearestNeighbors } from "./linalg.js";
+import { toDisplayText } from "./parse.js";
 
-// Beyond, names would cover the points.
-const MOST_NAMED = 16;
-const MOST_NUMBERED = 60;
-const LINE = 15;
-const NEIGHBOURS = 3;
+// Above these numbers of texts, labels would cover the points.
+const MAX_TEXT_LABELS = 16;
+const MAX_NUMBER_LABELS = 60;
+const LABEL_HEIGHT_PX = 15;
+const NEIGHBOR_COUNT = 3;
 
-/** The map of one result. */
+/** The scatter plot of one result. */
 export class TextMap {
   /**
-   * @param {HTMLElement} place Where it goes.
-   * @param {{texts: object[], cosines: Float64Array, places: [number, number][], shares: [number, number]}} result
-   * @param {(index: number) => void} choose Called with a text that was chosen here.
+   * @param {HTMLElement} container
+   * @param {{texts: object[], similarities: Float64Array, coordinates: [number, number][],
+   *   explainedVariance: [number, number]}} result
+   * @param {(index: number) => void} onSelect Called with the index of a text that the user selects.
    */
-  constructor(place, result, choose) {
-    Object.assign(this, result, { choose, chosen: 0, rows: result.texts.length });
-    this.drawing = make("div", { class: "drawing" });
-    this.pen = make("canvas").getContext("2d");
-    this.family = getComputedStyle(document.body).fontFamily;
-    place.replaceChildren(this.drawing, make("p", { class: "hint" }, this.#says()));
+  constructor(container, result, onSelect) {
+    Object.assign(this, result, { onSelect, selected: 0, rows: result.texts.length });
+    this.plot = createElement("div", { class: "plot" });
+    this.measureContext = createElement("canvas").getContext("2d");
+    this.fontFamily = getComputedStyle(document.body).fontFamily;
+    container.replaceChildren(this.plot, createElement("p", { class: "hint" }, this.#caption()));
     if (this.rows > 1) {
-      place.append(
-        fold("As a table", () =>
-          scroller(
-            "Places of the texts on the map",
-            table(
-              "Places of the texts on the map",
-              ["Text", "Across", "Up"],
+      container.append(
+        createDisclosure("Show as table", () =>
+          createScrollRegion(
+            "Coordinates of the texts",
+            createTable(
+              "Coordinates of the texts",
+              ["Text", "x", "y"],
               this.texts.map((text, index) => [
-                `${index + 1} ${short(oneLine(text), 60)}`,
-                ...this.places[index].map((value) => fixed(value, 3)),
+                `${index + 1} ${shorten(toDisplayText(text), 60)}`,
+                ...this.coordinates[index].map((value) => formatFixed(value, 3)),
               ]),
             ),
           ),
         ),
       );
     }
-    onWidth(this.drawing, (width) => {
+    observeWidth(this.plot, (width) => {
       this.width = width;
       this.draw();
     });
   }
 
-  /** Show which text is chosen. */
+  /** Show the selected text. */
   select(index) {
-    this.chosen = index;
+    this.selected = index;
     this.draw();
   }
 
-  /** Return how wide a label is, in pixels. */
-  #wide(text, chosen) {
-    this.pen.font = `${chosen ? 600 : 400} 12px ${this.family}`;
-    return this.pen.measureText(text).width;
+  /** Return the width of a label in pixels. */
+  #labelWidth(text, selected) {
+    this.measureContext.font = `${selected ? 600 : 400} 12px ${this.fontFamily}`;
+    return this.measureContext.measureText(text).width;
   }
 
-  #says() {
-    if (this.rows === 1) return "One text is a point; two make a map.";
-    const [across, up] = this.shares.map((share) => `${Math.round(share * 100)} %`);
-    if (this.shares[0] === 0) return "The texts have one vector: there is nothing to tell them apart by.";
-    const lines = this.rows > 2 ? ` Lines lead to the chosen text\u2019s nearest.` : "";
-    return `Principal axes of the vectors: ${across} of what they differ in lies across, ${up} up and down.${lines}`;
+  #caption() {
+    if (this.rows === 1) return "The projection needs at least two texts.";
+    if (this.explainedVariance[0] === 0) return "All vectors are equal: there is no variance to project.";
+    const [x, y] = this.explainedVariance.map((ratio) => `${Math.round(ratio * 100)} %`);
+    const lines = this.rows > 2 ? " Lines connect the selected text to its nearest neighbors." : "";
+    return `PCA: x explains ${x} of the variance, y explains ${y}.${lines}`;
   }
 
-  /** Draw anew. */
+  /** Redraw the plot. */
   draw() {
     if (!this.width) return;
     const width = this.width;
     const height = Math.round(Math.min(460, Math.max(240, width * 0.72)));
-    const at = this.#scaled(width, height);
-    const radius = this.rows > MOST_NUMBERED ? 3.5 : 5;
-    const svg = draw("svg", {
+    const points = this.#toPixels(width, height);
+    const radius = this.rows > MAX_NUMBER_LABELS ? 3.5 : 5;
+    const svg = createSvgElement("svg", {
       viewBox: `0 0 ${width} ${height}`,
       width,
       height,
       role: "img",
-      "aria-label": `Map of the texts; the same as a table below, and the chosen text\u2019s neighbours in their own.`,
+      "aria-label": "PCA projection of the texts. The table below has the same coordinates; the selected text lists its neighbors.",
     });
-    const near = this.rows > 2 ? nearest(this.cosines, this.rows, this.chosen).slice(0, NEIGHBOURS) : [];
-    for (const other of near) {
-      const [[x1, y1], [x2, y2]] = [at[this.chosen], at[other]];
-      svg.append(draw("line", { x1, y1, x2, y2, class: "tie" }));
+    const neighbors = this.rows > 2 ? nearestNeighbors(this.similarities, this.rows, this.selected).slice(0, NEIGHBOR_COUNT) : [];
+    for (const neighbor of neighbors) {
+      const [[x1, y1], [x2, y2]] = [points[this.selected], points[neighbor]];
+      svg.append(createSvgElement("line", { x1, y1, x2, y2, class: "neighbor-line" }));
     }
-    at.forEach(([cx, cy], index) => {
-      const point = draw("circle", {
+    points.forEach(([cx, cy], index) => {
+      const point = createSvgElement("circle", {
         cx,
         cy,
-        r: index === this.chosen ? radius + 2 : radius,
-        class: index === this.chosen ? "point chosen" : "point",
+        r: index === this.selected ? radius + 2 : radius,
+        class: index === this.selected ? "point selected" : "point",
         "data-index": index,
-        click: () => this.choose(index),
+        click: () => this.onSelect(index),
       });
-      point.append(draw("title", {}, `${index + 1} ${oneLine(this.texts[index])}`));
+      point.append(createSvgElement("title", {}, `${index + 1} ${toDisplayText(this.texts[index])}`));
       svg.append(point);
     });
-    // The chosen one is drawn over the others.
-    svg.append(svg.querySelector(".point.chosen"));
-    svg.append(...this.#names(at, near, width, height, radius));
-    this.drawing.replaceChildren(svg);
+    // Appending the selected point again draws it above the others.
+    svg.append(svg.querySelector(".point.selected"));
+    svg.append(...this.#labels(points, neighbors, width, height, radius));
+    this.plot.replaceChildren(svg);
   }
 
-  /** One scale for both axes: a distance is the same in every direction. */
-  #scaled(width, height) {
+  /** Return the coordinates in pixels, with the same scale on both axes. */
+  #toPixels(width, height) {
     const margin = 26;
-    const [xs, ys] = [this.places.map(([x]) => x), this.places.map(([, y]) => y)];
-    const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const unit = Math.min((width - 2 * margin) / (right - left || 1e-9), (height - 2 * margin) / (high - low || 1e-9));
-    const scale = right - left || high - low ? unit : 0;
-    return this.places.map(([x, y]) => [
+    const [xs, ys] = [this.coordinates.map(([x]) => x), this.coordinates.map(([, y]) => y)];
+    const [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+    const fit = Math.min((width - 2 * margin) / (right - left || 1e-9), (height - 2 * margin) / (top - bottom || 1e-9));
+    const scale = right - left || top - bottom ? fit : 0;
+    return this.coordinates.map(([x, y]) => [
       width / 2 + (x - (left + right) / 2) * scale,
-      height / 2 - (y - (low + high) / 2) * scale,
+      height / 2 - (y - (bottom + top) / 2) * scale,
     ]);
   }
 
-  /** Names beside their points, as long as they find room: the chosen text's first, then its neighbours'. */
-  #names(at, near, width, height, radius) {
-    const order = [...new Set([this.chosen, ...near, ...at.keys()])].slice(0, this.rows > MOST_NUMBERED ? 1 + near.length : undefined);
-    const taken = at.map(([x, y]) => [x - radius, y - radius, x + radius, y + radius]);
-    const names = [];
+  /** Return the labels that do not overlap; the selected text comes first, then its neighbors. */
+  #labels(points, neighbors, width, height, radius) {
+    const order = [...new Set([this.selected, ...neighbors, ...points.keys()])].slice(0, this.rows > MAX_NUMBER_LABELS ? 1 + neighbors.length : undefined);
+    const occupied = points.map(([x, y]) => [x - radius, y - radius, x + radius, y + radius]);
+    const labels = [];
     for (const index of order) {
-      const [x, y] = at[index];
-      const whole = `${index + 1} ${short(oneLine(this.texts[index]), width < 420 ? 18 : 26)}`;
-      const wordings = this.rows <= MOST_NAMED || index === this.chosen ? [whole, String(index + 1)] : [String(index + 1)];
-      const found = wordings.flatMap((text) => this.#sides(text, this.#wide(text, index === this.chosen), x, y, radius)).find(
+      const [x, y] = points[index];
+      const selected = index === this.selected;
+      const fullText = `${index + 1} ${shorten(toDisplayText(this.texts[index]), width < 420 ? 18 : 26)}`;
+      const candidates = this.rows <= MAX_TEXT_LABELS || selected ? [fullText, String(index + 1)] : [String(index + 1)];
+      const label = candidates.flatMap((text) => this.#labelPositions(text, this.#labelWidth(text, selected), x, y, radius)).find(
         ({ box: [x1, y1, x2, y2] }) =>
-          x1 >= 0 && y1 >= 0 && x2 <= width && y2 <= height && !taken.some((b) => x1 < b[2] && x2 > b[0] && y1 < b[3] && y2 > b[1]),
+          x1 >= 0 && y1 >= 0 && x2 <= width && y2 <= height && !occupied.some((b) => x1 < b[2] && x2 > b[0] && y1 < b[3] && y2 > b[1]),
       );
-      if (!found) continue;
-      taken.push(found.box);
-      const anchor = { x: found.x, y: found.y, "text-anchor": found.anchor, class: index === this.chosen ? "label chosen" : "label" };
-      names.push(draw("text", anchor, found.text));
+      if (!label) continue;
+      occupied.push(label.box);
+      const attributes = { x: label.x, y: label.y, "text-anchor": label.anchor, class: selected ? "label selected" : "label" };
+      labels.push(createSvgElement("text", attributes, label.text));
     }
-    return names;
+    return labels;
   }
 
-  #sides(text, long, x, y, radius) {
+  /** Return the candidate positions of a label: right, left, above and below its point. */
+  #labelPositions(text, textWidth, x, y, radius) {
     const gap = radius + 5;
-    const box = (left, top) => [left - 1, top, left + long + 1, top + LINE];
+    const box = (left, top) => [left - 1, top, left + textWidth + 1, top + LABEL_HEIGHT_PX];
     return [
       { text, x: x + gap, y: y + 4, anchor: "start", box: box(x + gap, y - 8) },
-      { text, x: x - gap, y: y + 4, anchor: "end", box: box(x - gap - long, y - 8) },
-      { text, x, y: y - gap - 2, anchor: "middle", box: box(x - long / 2, y - gap - LINE + 1) },
-      { text, x, y: y + gap + 9, anchor: "middle", box: box(x - long / 2, y + gap - 2) },
+      { text, x: x - gap, y: y + 4, anchor: "end", box: box(x - gap - textWidth, y - 8) },
+      { text, x, y: y - gap - 2, anchor: "middle", box: box(x - textWidth / 2, y - gap - LABEL_HEIGHT_PX + 1) },
+      { text, x, y: y + gap + 9, anchor: "middle", box: box(x - textWidth / 2, y + gap - 2) },
     ];
   }
 }

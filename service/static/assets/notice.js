@@ -1,151 +1,156 @@
-// What stands above the results when there is something to say: one thing at a time.
+// The notice above the results: errors, loading progress and the API key form, one at a time.
 
-import { count, make, say } from "./dom.js";
+import { announce, createElement, formatInteger } from "./dom.js";
 
 const TITLES = {
-  0: "No answer",
-  401: "A key is needed",
-  413: "Too much at once",
-  422: "The service does not take this",
-  429: "The service is full",
-  500: "The service failed at this",
-  503: "The service is not ready",
-  504: "The time was up",
+  0: "Cannot reach the server",
+  401: "API key required",
+  413: "Request too large",
+  422: "Invalid input",
+  429: "Server overloaded",
+  500: "Internal server error",
+  503: "Service not ready",
+  504: "Request timed out",
 };
 
-/** The one place for notices. */
+/** Shows at most one notice. */
 export class Notice {
   #timer = 0;
 
-  /** @param {HTMLElement} box Where they go. */
-  constructor(box) {
-    this.box = box;
+  /** @param {HTMLElement} container The element that holds the notice. */
+  constructor(container) {
+    this.container = container;
     this.kind = "";
   }
 
-  /** Take away what stands there. */
+  /** Hide the notice. */
   clear() {
     clearInterval(this.#timer);
     this.kind = "";
-    this.box.hidden = true;
-    this.box.replaceChildren();
+    this.container.hidden = true;
+    this.container.replaceChildren();
   }
 
-  /** Say something of a kind, which is how its look and its tests find it. */
-  show(kind, title, detail, ...more) {
+  /** Show a notice; `kind` is its `data-kind` attribute and selects its style. */
+  show(kind, title, detail, ...content) {
     this.clear();
     this.kind = kind;
-    this.box.dataset.kind = kind;
-    this.box.hidden = false;
-    this.box.append(make("h2", {}, title), make("p", {}, detail), ...more.filter((part) => part !== null));
-    say(`${title}. ${detail}`, { urgent: kind !== "loading" });
+    this.container.dataset.kind = kind;
+    this.container.hidden = false;
+    this.container.append(createElement("h2", {}, title), createElement("p", {}, detail), ...content.filter((node) => node !== null));
+    announce(`${title}. ${detail}`, { assertive: kind !== "loading" });
   }
 
   /**
-   * Tell of a refusal.
+   * Show an error of the service.
    *
-   * @param {import("./service.js").Refusal} refusal
-   * @param {(index: number) => ?number} lineOf Return the line of a text that the service counts from 0.
-   * @param {(line: number) => void} go Called with a line to look at.
+   * @param {import("./service.js").ServiceError} error
+   * @param {(index: number) => ?number} lineOf Returns the line of a text by its index in the request.
+   * @param {(line: number) => void} selectLine Called when the link to a line is activated.
    */
-  refused(refusal, lineOf, go) {
-    const { status, code, detail, problems, requestId } = refusal;
-    const items = problems.map(({ loc, msg }) => {
+  showError({ status, code, detail, errors, requestId }, lineOf, selectLine) {
+    const items = errors.map(({ loc, msg }) => {
       const line = loc[0] === "texts" && Number.isInteger(loc[1]) ? lineOf(loc[1]) : null;
       if (line === null) return [loc.length ? `${loc.join(".")}: ${msg}` : msg];
-      return [make("button", { type: "button", class: "link", click: () => go(line) }, `Line ${count(line)}`), ` ${msg}`];
+      const link = createElement("button", { type: "button", class: "link", click: () => selectLine(line) }, `Line ${formatInteger(line)}`);
+      return [link, `: ${msg}`];
     });
-    // One problem is the whole detail, with its place in the service's words.
-    const [one] = items.length === 1 && items[0].length === 2 ? items : [null];
+    // A single error of a line replaces the detail, which repeats it with the index instead of the line.
+    const lineError = items.length === 1 && items[0].length === 2 ? items[0] : null;
     this.show(
       "error",
-      TITLES[status] ?? "The service refused this",
-      one ? one.map((part) => part.textContent ?? part).join("") : detail,
-      items.length > 1 ? make("ul", { class: "problems" }, ...items.map((item) => make("li", {}, ...item))) : null,
-      make("p", { class: "hint", id: "refusal" }, status ? `${status} ${code}` : code, requestId ? ", request " : "", requestId ? make("code", {}, requestId) : null),
+      TITLES[status] ?? "Request failed",
+      lineError ? lineError.map((part) => part.textContent ?? part).join("") : detail,
+      items.length > 1 ? createElement("ul", { class: "error-list" }, ...items.map((item) => createElement("li", {}, ...item))) : null,
+      createElement(
+        "p",
+        { class: "hint", id: "error-reference" },
+        status ? `${status} ${code}` : code,
+        requestId ? ", request " : "",
+        requestId ? createElement("code", {}, requestId) : null,
+      ),
     );
-    if (one) this.box.querySelector("p").replaceChildren(...one);
+    if (lineError) this.container.querySelector("p").replaceChildren(...lineError);
   }
 
-  /** Tell that another try follows after some seconds, which count down. */
-  again(refusal, retry) {
-    let left = Math.max(1, Math.ceil(refusal.wait));
-    const clock = make("strong", { id: "countdown" });
-    const write = () => (clock.textContent = `${left} s`);
-    write();
-    const now = () => {
+  /** Show a countdown to the next attempt, and call `retry` at its end. */
+  showRetry(error, retry) {
+    let remaining = Math.max(1, Math.ceil(error.retryAfter));
+    const countdown = createElement("strong", { id: "countdown" });
+    const update = () => (countdown.textContent = `${remaining} s`);
+    update();
+    const retryNow = () => {
       this.clear();
       retry();
     };
     this.show(
       "overload",
-      TITLES[refusal.status],
-      refusal.detail,
-      make("p", {}, "The next try follows in ", clock, "."),
-      make(
+      TITLES[error.status] ?? "Request failed",
+      error.detail,
+      createElement("p", {}, "Retrying in ", countdown, "."),
+      createElement(
         "p",
         { class: "actions" },
-        make("button", { type: "button", id: "try-now", click: now }, "Try now"),
-        make("button", { type: "button", class: "quiet", id: "give-up", click: () => this.clear() }, "Leave it"),
+        createElement("button", { type: "button", id: "retry-now", click: retryNow }, "Retry now"),
+        createElement("button", { type: "button", class: "secondary", id: "cancel-retry", click: () => this.clear() }, "Cancel"),
       ),
     );
     this.#timer = setInterval(() => {
-      left -= 1;
-      if (left > 0) write();
-      else now();
+      remaining -= 1;
+      if (remaining > 0) update();
+      else retryNow();
     }, 1000);
   }
 
-  /** Tell how far the service is with getting ready; again, only the figures change. */
-  loading({ done, of }, waits) {
-    const detail = waits
-      ? "The texts are sent as soon as it is."
-      : "Texts can be written meanwhile, and sent; they wait for it.";
-    if (this.kind !== "loading" || this.waits !== waits) {
-      this.bar = make("progress", { "aria-label": "Programs that are ready" });
-      this.steps = make("p", { class: "hint" });
-      this.show("loading", "The service is getting ready", detail, this.bar, this.steps);
-      this.waits = waits;
+  /** Show the loading progress; a repeated call updates the numbers only. */
+  showLoading({ done, of }, pending) {
+    const detail = pending
+      ? "The texts are sent as soon as the service is ready."
+      : "Texts can be entered and sent already; they are encoded as soon as the service is ready.";
+    if (this.kind !== "loading" || this.pending !== pending) {
+      this.progress = createElement("progress", { "aria-label": "Compiled shapes" });
+      this.progressText = createElement("p", { class: "hint" });
+      this.show("loading", "The service is starting", detail, this.progress, this.progressText);
+      this.pending = pending;
     }
     if (of) {
-      this.bar.max = of;
-      this.bar.value = done;
-    } else this.bar.removeAttribute("value");
-    this.steps.textContent = of ? `${done} of ${of} programs are compiled and tested.` : "The model is being loaded.";
+      this.progress.max = of;
+      this.progress.value = done;
+    } else this.progress.removeAttribute("value");
+    this.progressText.textContent = of ? `${done} of ${of} shapes are compiled and tested.` : "Loading the model.";
   }
 
-  /** Ask for a key; focus goes there. */
-  key(wrong, use) {
-    const input = make("input", {
+  /** Show the API key form and focus its field; `save` is called with the key. */
+  showKeyForm(invalid, save) {
+    const input = createElement("input", {
       id: "key",
       type: "password",
       autocomplete: "off",
       spellcheck: "false",
       required: true,
       "aria-describedby": "key-hint",
-      "aria-invalid": wrong ? "true" : null,
+      "aria-invalid": invalid ? "true" : null,
     });
-    const form = make(
+    const form = createElement(
       "form",
       {
-        class: "keyform",
+        class: "key-form",
         submit: (event) => {
           event.preventDefault();
-          if (input.value.trim()) use(input.value.trim());
+          if (input.value.trim()) save(input.value.trim());
           else input.focus();
         },
       },
-      make("label", { for: "key" }, "Key"),
+      createElement("label", { for: "key" }, "API key"),
       input,
-      make("button", { type: "submit", class: "main" }, "Use it"),
+      createElement("button", { type: "submit", class: "primary" }, "Save"),
     );
-    const detail = wrong ? "The service does not know this key." : "This service lets in only who presents one of its keys.";
     this.show(
       "key",
       TITLES[401],
-      detail,
+      invalid ? "The API key is invalid." : "Enter an API key of this service.",
       form,
-      make("p", { class: "hint", id: "key-hint" }, "It is kept until this tab is closed, and sent to this service alone."),
+      createElement("p", { class: "hint", id: "key-hint" }, "The key is stored until this tab is closed and is sent to this service only."),
     );
     input.focus();
   }

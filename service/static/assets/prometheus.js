@@ -1,21 +1,23 @@
-// Prometheus' text format, and what the difference of two readings says.
+// Parser of the Prometheus text format, and increases and quantiles over two readings.
 
 /** @typedef {{name: string, labels: Object<string, string>, value: number}} Sample */
 
-const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
+const SAMPLE_LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
 const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
-const ESCAPED = { n: "\n", '"': '"', "\\": "\\" };
+const ESCAPES = { n: "\n", '"': '"', "\\": "\\" };
+// Tolerance for the jitter of the polling timer.
+const JITTER_SECONDS = 0.05;
 
-/** Return the samples of an exposition by name. */
-export function parse(text) {
+/** Return the samples of an exposition by metric name. */
+export function parseMetrics(exposition) {
   const samples = new Map();
-  for (const line of text.split("\n")) {
-    const found = line.startsWith("#") ? null : LINE.exec(line);
-    if (!found) continue;
-    const [, name, labels = "", value] = found;
-    const sample = { name, labels: {}, value: number(value) };
-    for (const [, label, written] of labels.matchAll(LABEL)) {
-      sample.labels[label] = written.replace(/\\(.)/g, (whole, letter) => ESCAPED[letter] ?? whole);
+  for (const line of exposition.split("\n")) {
+    const match = line.startsWith("#") ? null : SAMPLE_LINE.exec(line);
+    if (!match) continue;
+    const [, name, labels = "", value] = match;
+    const sample = { name, labels: {}, value: parseNumber(value) };
+    for (const [, label, escaped] of labels.matchAll(LABEL)) {
+      sample.labels[label] = escaped.replace(/\\(.)/g, (sequence, character) => ESCAPES[character] ?? sequence);
     }
     if (!samples.has(name)) samples.set(name, []);
     samples.get(name).push(sample);
@@ -23,89 +25,93 @@ export function parse(text) {
   return samples;
 }
 
-function number(written) {
-  if (/^[+-]?Inf$/.test(written)) return written.startsWith("-") ? -Infinity : Infinity;
-  return Number(written);
+function parseNumber(text) {
+  if (/^[+-]?Inf$/.test(text)) return text.startsWith("-") ? -Infinity : Infinity;
+  return Number(text);
 }
 
-/** Return the sum of a name's samples whose labels pass. */
-export function sum(samples, name, passes = () => true) {
-  return (samples.get(name) ?? []).filter(({ labels }) => passes(labels)).reduce((all, { value }) => all + value, 0);
+/** Return the sum of the samples of a metric whose labels match. */
+export function sum(samples, name, matches = () => true) {
+  return (samples.get(name) ?? []).filter(({ labels }) => matches(labels)).reduce((total, { value }) => total + value, 0);
 }
 
-/** Return a histogram's counts up to each bound, `[bound, count][]` in order, over all series whose labels pass. */
-export function buckets(samples, name, passes = () => true) {
+/** Return the cumulative bucket counts of a histogram, `[bound, count][]` by bound, summed over the matching series. */
+export function buckets(samples, name, matches = () => true) {
   const counts = new Map();
   for (const { labels, value } of samples.get(`${name}_bucket`) ?? []) {
-    if (passes(labels)) counts.set(number(labels.le), (counts.get(number(labels.le)) ?? 0) + value);
+    if (matches(labels)) counts.set(parseNumber(labels.le), (counts.get(parseNumber(labels.le)) ?? 0) + value);
   }
   return [...counts].sort(([a], [b]) => a - b);
 }
 
-/** Return what came between two readings of a histogram. */
-export function between(before, after) {
+/** Return the increase of each bucket between two readings. */
+export function bucketIncreases(before, after) {
   const earlier = new Map(before);
-  return after.map(([bound, counted]) => [bound, counted - (earlier.get(bound) ?? 0)]);
+  return after.map(([bound, count]) => [bound, count - (earlier.get(bound) ?? 0)]);
 }
 
 /**
- * Return a quantile of a histogram, values even within a bucket as Prometheus has it; `null` of nothing.
+ * Return a quantile of a histogram, interpolated linearly within its bucket as `histogram_quantile` does.
  *
- * Beyond the last bound nothing is known but that: `beyond` is true, and the value is that bound.
+ * @param {number} q Between 0 and 1.
+ * @param {[number, number][]} counts Cumulative counts by bound.
+ * @returns {?{value: number, exceeded: boolean}} null for an empty histogram. `exceeded` is true where the quantile lies
+ *   above the last finite bound, which is then the value.
  */
-export function quantile(share, counts) {
-  const all = counts.length ? counts[counts.length - 1][1] : 0;
-  if (!(all > 0)) return null;
-  const rank = share * all;
-  let [low, below] = [0, 0];
-  for (const [bound, counted] of counts) {
-    if (counted >= rank && counted > below) {
-      if (bound === Infinity) return { value: low, beyond: true };
-      return { value: low + ((bound - low) * Math.max(0, rank - below)) / (counted - below), beyond: false };
+export function quantile(q, counts) {
+  const total = counts.length ? counts[counts.length - 1][1] : 0;
+  if (!(total > 0)) return null;
+  const rank = q * total;
+  let [lowerBound, lowerCount] = [0, 0];
+  for (const [bound, count] of counts) {
+    if (count >= rank && count > lowerCount) {
+      if (bound === Infinity) return { value: lowerBound, exceeded: true };
+      const fraction = Math.max(0, rank - lowerCount) / (count - lowerCount);
+      return { value: lowerBound + (bound - lowerBound) * fraction, exceeded: false };
     }
-    [low, below] = [bound, counted];
+    [lowerBound, lowerCount] = [bound, count];
   }
-  return { value: low, beyond: true };
+  return { value: lowerBound, exceeded: true };
 }
 
-/** The readings of the last while, oldest first; another process, whose counters begin anew, begins them anew. */
+/** The readings of a time window, oldest first; cleared when the process restarts, because its counters restart too. */
 export class Readings {
-  #kept = [];
+  #readings = [];
 
-  /** @param {number} seconds How long a reading is kept. */
+  /** @param {number} seconds The length of the window. */
   constructor(seconds) {
     this.seconds = seconds;
   }
 
   get length() {
-    return this.#kept.length;
+    return this.#readings.length;
   }
 
   get first() {
-    return this.#kept[0];
+    return this.#readings[0];
   }
 
   get last() {
-    return this.#kept[this.#kept.length - 1];
+    return this.#readings[this.#readings.length - 1];
   }
 
   /** Add a reading at a time in seconds. */
   add(time, samples) {
     const start = sum(samples, "process_start_time_seconds");
-    const shrunk = this.last && sum(samples, "fnet_batch_tokens_count") < sum(this.last.samples, "fnet_batch_tokens_count");
-    if (this.last && (start !== this.last.start || shrunk)) this.#kept = [];
-    this.#kept.push({ time, samples, start });
-    // One that is older stays, as the other end of the whole while.
-    while (this.#kept.length > 2 && this.#kept[1].time <= time - this.seconds) this.#kept.shift();
+    const decreased = this.last && sum(samples, "fnet_batch_tokens_count") < sum(this.last.samples, "fnet_batch_tokens_count");
+    if (this.last && (start !== this.last.start || decreased)) this.#readings = [];
+    this.#readings.push({ time, samples, start });
+    // One reading from before the window remains as its start.
+    while (this.#readings.length > 2 && this.#readings[1].time <= time - this.seconds) this.#readings.shift();
   }
 
-  /** Return the reading from which the last so many seconds are counted. */
+  /** Return the reading at the start of the last `seconds`. */
   since(seconds) {
-    return [...this.#kept].reverse().find(({ time }) => time <= this.last.time - seconds + 0.05) ?? this.first;
+    return [...this.#readings].reverse().find(({ time }) => time <= this.last.time - seconds + JITTER_SECONDS) ?? this.first;
   }
 
-  /** Return what a function says of each reading and the one after it. */
-  steps(say) {
-    return this.#kept.slice(1).map((after, index) => say(this.#kept[index], after));
+  /** Return the results of a function of each pair of successive readings. */
+  mapIntervals(callback) {
+    return this.#readings.slice(1).map((after, index) => callback(this.#readings[index], after));
   }
 }

@@ -1,81 +1,81 @@
-// What is asked of the service, with the key where one is needed, and its refusals.
+// Client of the service: sends requests, with the API key where one is set, and turns error responses into exceptions.
 
-const KEY = "fnet-key";
+const KEY_STORAGE_ITEM = "fnet-key";
 
-/** The service refused, failed or gave no answer. */
-export class Refusal extends Error {
+/** The service returned an error or could not be reached. */
+export class ServiceError extends Error {
   /**
-   * @param {number} status The HTTP status, 0 where there was no answer.
-   * @param {string} code The reason in one word; `unreachable` where there was no answer.
-   * @param {string} detail The reason for its reader.
-   * @param {{loc: (string|number)[], msg: string}[]} problems What is wrong where.
-   * @param {number} wait Seconds after which another try makes sense, 0 where none was named.
-   * @param {string} requestId The request's id in the service's log.
+   * @param {number} status The HTTP status, 0 without a response.
+   * @param {string} code The error code; `unreachable` without a response.
+   * @param {string} detail The message.
+   * @param {{loc: (string|number)[], msg: string}[]} errors The invalid fields.
+   * @param {number} retryAfter Seconds until a retry, 0 where the response has none.
+   * @param {string} requestId The id of the request in the log of the service.
    */
-  constructor(status, code, detail, problems = [], wait = 0, requestId = "") {
+  constructor(status, code, detail, errors = [], retryAfter = 0, requestId = "") {
     super(detail);
-    Object.assign(this, { status, code, detail, problems, wait, requestId });
+    Object.assign(this, { status, code, detail, errors, retryAfter, requestId });
   }
 }
 
-/** Where the service is, for people to copy: without a slash at its end. */
-export function base() {
+/** Return the absolute URL of the service, without a trailing slash. */
+export function baseUrl() {
   return new URL(".", document.baseURI).href.replace(/\/$/, "");
 }
 
-/** The service that this page came from. Addresses are relative: it may stand behind a path. */
+/** The service that serves this page. URLs are relative, so that it works behind a path prefix. */
 export class Service {
-  #key = sessionStorage.getItem(KEY) ?? "";
+  #key = sessionStorage.getItem(KEY_STORAGE_ITEM) ?? "";
 
-  /** Whether a key is presented. */
-  get keyed() {
+  /** Whether an API key is set. */
+  get hasKey() {
     return this.#key !== "";
   }
 
-  /** Present a key from now on, until the tab is closed. */
-  use(key) {
+  /** Send an API key with each request until the tab is closed. */
+  setKey(key) {
     this.#key = key;
-    sessionStorage.setItem(KEY, key);
+    sessionStorage.setItem(KEY_STORAGE_ITEM, key);
   }
 
-  /** Present none any more. */
-  forget() {
+  /** Send no API key. */
+  removeKey() {
     this.#key = "";
-    sessionStorage.removeItem(KEY);
+    sessionStorage.removeItem(KEY_STORAGE_ITEM);
   }
 
-  /** Return what `GET path` answers, whatever its status. */
+  /** Return the response to `GET path`, regardless of its status. */
   async get(path, signal) {
     return this.#send(path, { signal });
   }
 
-  /** Return what `GET path` answers as JSON. */
-  async read(path, signal) {
+  /** Return the JSON body of `GET path`. */
+  async getJson(path, signal) {
     const response = await this.#send(path, { signal });
-    if (!response.ok) throw await refusal(response);
+    if (!response.ok) throw await toServiceError(response);
     return response.json();
   }
 
   /** Return the tokens of texts. */
   async tokenize(texts, { truncate }, signal) {
-    return (await this.#post("v1/tokenize", { texts, truncate }, signal)).answer;
+    return (await this.#post("v1/tokenize", { texts, truncate }, signal)).body;
   }
 
-  /** Return the vectors of texts, `[texts, size]` row by row, and what the request took. */
+  /** Return the embeddings of texts, `[texts, size]` in row-major order, with the usage and timings of the request. */
   async encode(texts, { output, normalize, truncate }, signal) {
     const request = { texts, outputs: [output], normalize, truncate, encoding_format: "base64" };
-    const { answer, response } = await this.#post("v1/encode", request, signal);
-    const size = answer.hidden_dim;
-    const vectors = new Float32Array(answer[output].length * size);
-    answer[output].forEach((row, index) => vectors.set(floats(row), index * size));
-    return { vectors, size, usage: answer.usage, timings: timings(response.headers.get("Server-Timing") ?? "") };
+    const { body, response } = await this.#post("v1/encode", request, signal);
+    const size = body.hidden_dim;
+    const vectors = new Float32Array(body[output].length * size);
+    body[output].forEach((row, index) => vectors.set(decodeFloat32(row), index * size));
+    return { vectors, size, usage: body.usage, timings: parseServerTiming(response.headers.get("Server-Timing") ?? "") };
   }
 
-  async #post(path, body, signal) {
+  async #post(path, payload, signal) {
     const headers = { "Content-Type": "application/json" };
-    const response = await this.#send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-    if (!response.ok) throw await refusal(response);
-    return { answer: await response.json(), response };
+    const response = await this.#send(path, { method: "POST", headers, body: JSON.stringify(payload), signal });
+    if (!response.ok) throw await toServiceError(response);
+    return { body: await response.json(), response };
   }
 
   async #send(path, options) {
@@ -84,33 +84,33 @@ export class Service {
       return await fetch(path, { cache: "no-store", credentials: "same-origin", ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refusal(0, "unreachable", "There is no answer: the service has stopped, or the way to it is cut.");
+      throw new ServiceError(0, "unreachable", "The server is not running, or the network connection is interrupted.");
     }
   }
 }
 
-async function refusal(response) {
-  const wait = Number(response.headers.get("Retry-After")) || 0;
+async function toServiceError(response) {
+  const retryAfter = Number(response.headers.get("Retry-After")) || 0;
   const requestId = response.headers.get("X-Request-Id") ?? "";
   try {
     const { code, detail, errors } = await response.json();
-    if (typeof code !== "string" || typeof detail !== "string") throw new TypeError("no problem document");
-    return new Refusal(response.status, code, detail, errors ?? [], wait, requestId);
+    if (typeof code !== "string" || typeof detail !== "string") throw new TypeError("not a problem document");
+    return new ServiceError(response.status, code, detail, errors ?? [], retryAfter, requestId);
   } catch {
-    const detail = `Status ${response.status}, without the service's own reason.`;
-    return new Refusal(response.status, "bad_answer", detail, [], wait, requestId);
+    const detail = `The server returned status ${response.status} without a problem document.`;
+    return new ServiceError(response.status, "invalid_response", detail, [], retryAfter, requestId);
   }
 }
 
-/** Return the float32 numbers of base64, little-endian as every browser's machine is. */
-export function floats(base64) {
-  const letters = atob(base64);
-  const bytes = new Uint8Array(letters.length);
-  for (let index = 0; index < letters.length; index++) bytes[index] = letters.charCodeAt(index);
+/** Decode base64 of little-endian float32 values, which is the byte order of all browsers. */
+export function decodeFloat32(base64) {
+  const characters = atob(base64);
+  const bytes = new Uint8Array(characters.length);
+  for (let index = 0; index < characters.length; index++) bytes[index] = characters.charCodeAt(index);
   return new Float32Array(bytes.buffer);
 }
 
-/** Return the milliseconds of a Server-Timing header by name. */
-export function timings(header) {
+/** Return the durations of a Server-Timing header by name, in milliseconds. */
+export function parseServerTiming(header) {
   return Object.fromEntries([...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]));
 }

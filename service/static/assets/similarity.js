@@ -1,224 +1,233 @@
-// How alike the texts are: a matrix of cosines as a table with colours or, of many texts, as a picture.
+// Cosine similarity matrix of the texts: a colored table, or a heat map for many texts.
 
-import { colourOf, css, inkOn, scale } from "./colours.js";
-import { counted, darkness, fixed, fold, make, onWidth, prepare, scroller, short, table } from "./dom.js";
-import { oneLine } from "./lines.js";
+import { colorOf, colorScale, textColorOn, toCss } from "./colors.js";
+import { createDisclosure, createElement, createScrollRegion, createTable, darkScheme, formatCount, formatFixed, observeWidth, resizeCanvas, shorten } from "./dom.js";
+import { toDisplayText } from "./parse.js";
 
-// Beyond, a number has no room in its cell.
-const MOST_IN_TABLE = 20;
-// Beyond, the table of a picture has more than 10,000 cells, and says less than the neighbours of a text.
-const MOST_AS_TABLE = 100;
-const WIDEST = 640;
+const CAPTION = "Cosine similarity of all pairs of texts";
+// Above, the numbers do not fit into the cells.
+const MAX_TABLE_TEXTS = 20;
+// Above, the table under the heat map would have more than 10,000 cells.
+const MAX_HEATMAP_TABLE_TEXTS = 100;
+const MAX_HEATMAP_PX = 640;
+const PAGE_STEP = 10;
+const COLOR_BAR_PX = { width: 128, height: 10 };
 
-/** The matrix of one result. */
-export class Similarity {
+/** The similarity matrix of one result. */
+export class SimilarityMatrix {
   #low = 0;
   #high = 1;
 
   /**
-   * @param {HTMLElement} place Where it goes.
-   * @param {{texts: object[], cosines: Float64Array}} result
-   * @param {(index: number) => void} choose Called with a text that was chosen here.
+   * @param {HTMLElement} container
+   * @param {{texts: object[], similarities: Float64Array}} result
+   * @param {(index: number) => void} onSelect Called with the index of a text that the user selects.
    */
-  constructor(place, { texts, cosines }, choose) {
-    Object.assign(this, { place, texts, cosines, choose, rows: texts.length, chosen: 0, at: [0, 0] });
+  constructor(container, { texts, similarities }, onSelect) {
+    Object.assign(this, { container, texts, similarities, onSelect, rows: texts.length, selected: 0, cell: [0, 0] });
     this.stretched = false;
-    this.body = make("div");
-    this.legend = make("div", { class: "legend" });
-    this.#measure();
-    place.replaceChildren(this.body, this.legend);
-    if (this.rows > MOST_IN_TABLE) this.#makePicture();
-    this.#makeLegend();
+    this.body = createElement("div");
+    this.legend = createElement("div", { class: "legend" });
+    this.#updateRange();
+    container.replaceChildren(this.body, this.legend);
+    if (this.rows > MAX_TABLE_TEXTS) this.#createHeatmap();
+    this.#createLegend();
     this.draw();
   }
 
-  /** Show which text is chosen. */
+  /** Show the selected text. */
   select(index) {
-    this.chosen = index;
-    this.at = [index, this.at[1]];
+    this.selected = index;
+    this.cell = [index, this.cell[1]];
     this.draw();
   }
 
-  /** Draw anew, in the colours of the page as it is now. */
+  /** Redraw the matrix in the colors of the current color scheme. */
   draw() {
-    if (this.canvas) this.#paint();
-    else this.#fillTable();
-    this.#paintLegend();
+    if (this.canvas) this.#drawHeatmap();
+    else this.#updateTable();
+    this.#drawLegend();
   }
 
   #value(row, column) {
-    return this.cosines[row * this.rows + column];
+    return this.similarities[row * this.rows + column];
   }
 
-  #measure() {
-    let [least, most] = [1, -1];
+  /** Set the range of the color scale; a stretched one excludes the diagonal. */
+  #updateRange() {
+    let [min, max] = [1, -1];
     for (let i = 0; i < this.rows; i++) {
       for (let j = 0; j < this.rows; j++) {
-        if (i !== j) [least, most] = [Math.min(least, this.#value(i, j)), Math.max(most, this.#value(i, j))];
+        if (i !== j) [min, max] = [Math.min(min, this.#value(i, j)), Math.max(max, this.#value(i, j))];
       }
     }
-    this.#low = this.stretched && this.rows > 2 ? least : Math.min(0, Math.floor(least * 10) / 10);
-    this.#high = this.stretched && this.rows > 2 && most > least ? most : 1;
+    this.#low = this.stretched && this.rows > 2 ? min : Math.min(0, Math.floor(min * 10) / 10);
+    this.#high = this.stretched && this.rows > 2 && max > min ? max : 1;
   }
 
-  #colour(value) {
-    return colourOf(value, this.#low, this.#high, darkness.matches);
+  #color(value) {
+    return colorOf(value, this.#low, this.#high, darkScheme.matches);
   }
 
-  // === As a table ===
+  // === Table ===
 
-  #fillTable() {
-    const heads = this.texts.map((_, index) => make("th", { scope: "col" }, String(index + 1)));
+  #updateTable() {
+    const headers = this.texts.map((_, index) => createElement("th", { scope: "col" }, String(index + 1)));
     const rows = this.texts.map((text, row) => {
-      const name = make("button", { type: "button", class: "name", tabindex: "-1", click: () => this.choose(row) });
-      name.append(make("b", {}, String(row + 1)), make("span", { class: "text" }, ` ${short(oneLine(text), 60)}`));
+      const name = createElement("button", { type: "button", class: "name", tabindex: "-1", click: () => this.onSelect(row) });
+      name.append(createElement("b", {}, String(row + 1)), createElement("span", { class: "text" }, ` ${shorten(toDisplayText(text), 60)}`));
       const cells = this.texts.map((_, column) => {
         const value = this.#value(row, column);
-        const cell = make("td", { click: () => this.choose(row) }, fixed(value));
-        const colour = this.#colour(value);
-        cell.style.backgroundColor = css(colour);
-        cell.style.color = inkOn(colour);
+        const cell = createElement("td", { click: () => this.onSelect(row) }, formatFixed(value));
+        const color = this.#color(value);
+        cell.style.backgroundColor = toCss(color);
+        cell.style.color = textColorOn(color);
         return cell;
       });
-      return make("tr", { class: row === this.chosen ? "chosen" : null }, make("th", { scope: "row" }, name), ...cells);
+      return createElement("tr", { class: row === this.selected ? "selected" : null }, createElement("th", { scope: "row" }, name), ...cells);
     });
-    const caption = "Cosine similarity of every two texts";
-    const grid = make(
+    const corner = createElement("th", { scope: "col" }, createElement("span", { class: "visually-hidden" }, "Text"));
+    const table = createElement(
       "table",
       { class: "matrix" },
-      make("caption", { class: "unseen" }, caption),
-      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, make("span", { class: "unseen" }, "Text")), ...heads)),
-      make("tbody", {}, ...rows),
+      createElement("caption", { class: "visually-hidden" }, CAPTION),
+      createElement("thead", {}, createElement("tr", {}, corner, ...headers)),
+      createElement("tbody", {}, ...rows),
     );
-    const left = this.body.firstChild?.scrollLeft ?? 0;
-    this.body.replaceChildren(scroller(caption, grid));
-    this.body.firstChild.scrollLeft = left;
+    const scrollLeft = this.body.firstChild?.scrollLeft ?? 0;
+    this.body.replaceChildren(createScrollRegion(CAPTION, table));
+    this.body.firstChild.scrollLeft = scrollLeft;
   }
 
-  // === As a picture ===
+  // === Heat map ===
 
-  #makePicture() {
-    this.canvas = make("canvas", {
-      class: "picture",
+  #createHeatmap() {
+    this.canvas = createElement("canvas", {
+      class: "heatmap",
       tabindex: "0",
       role: "application",
-      "aria-label": `Heat map of the cosines of ${counted(this.rows, "text")}. Arrow keys move, Enter chooses the text of the row.`,
+      "aria-label": `Heat map of the cosine similarities of ${formatCount(this.rows, "text")}. Arrow keys move the cursor, Enter selects the text of the row.`,
       "aria-describedby": "similarity-value",
-      keydown: (event) => this.#key(event),
-      pointermove: (event) => this.#point(event),
+      keydown: (event) => this.#handleKey(event),
+      pointermove: (event) => this.#handlePointer(event),
       click: (event) => {
-        this.#point(event);
-        this.choose(this.at[0]);
+        this.#handlePointer(event);
+        this.onSelect(this.cell[0]);
       },
     });
-    this.readout = make("p", { class: "readout", id: "similarity-value", "aria-live": "polite" });
+    this.readout = createElement("p", { class: "readout", id: "similarity-value", "aria-live": "polite" });
     this.body.append(this.canvas, this.readout);
-    if (this.rows <= MOST_AS_TABLE) {
-      this.body.append(fold("As a table", () => scroller("Cosine similarity of every two texts", this.#plainTable())));
+    if (this.rows <= MAX_HEATMAP_TABLE_TEXTS) {
+      this.body.append(createDisclosure("Show as table", () => createScrollRegion(CAPTION, this.#createHeatmapTable())));
     } else {
       this.body.append(
-        make("p", { class: "hint" }, `Up to ${MOST_AS_TABLE} texts there is a table as well; of more, each text has one of its neighbours below.`),
+        createElement("p", { class: "hint" }, `The table is available for up to ${MAX_HEATMAP_TABLE_TEXTS} texts. The details of each text list its neighbors.`),
       );
     }
-    onWidth(this.body, (width) => {
-      this.width = Math.min(width, WIDEST);
-      this.#paint();
+    observeWidth(this.body, (width) => {
+      this.width = Math.min(width, MAX_HEATMAP_PX);
+      this.#drawHeatmap();
     });
   }
 
-  #plainTable() {
-    const rows = this.texts.map((_, row) => [String(row + 1), ...this.texts.map((_text, column) => fixed(this.#value(row, column)))]);
-    return table("Cosine similarity of every two texts", ["Text", ...this.texts.map((_, index) => String(index + 1))], rows);
+  #createHeatmapTable() {
+    const rows = this.texts.map((_, row) => [String(row + 1), ...this.texts.map((_text, column) => formatFixed(this.#value(row, column)))]);
+    return createTable(CAPTION, ["Text", ...this.texts.map((_, index) => String(index + 1))], rows);
   }
 
-  #paint() {
+  #drawHeatmap() {
     if (!this.width) return;
-    // Whole pixels of the screen a cell, so that no line shows between two.
+    // Cells of whole device pixels leave no visible seams.
     const ratio = window.devicePixelRatio || 1;
-    const cell = Math.max(1, Math.floor((this.width * ratio) / this.rows)) / ratio;
-    const side = Math.min(cell * this.rows, this.width);
+    const cellSize = Math.max(1, Math.floor((this.width * ratio) / this.rows)) / ratio;
+    const side = Math.min(cellSize * this.rows, this.width);
     const size = side / this.rows;
-    const context = prepare(this.canvas, side, side);
+    const context = resizeCanvas(this.canvas, side, side);
     for (let row = 0; row < this.rows; row++) {
       for (let column = 0; column < this.rows; column++) {
-        context.fillStyle = css(this.#colour(this.#value(row, column)));
+        context.fillStyle = toCss(this.#color(this.#value(row, column)));
         context.fillRect(column * size, row * size, size + 0.01, size + 0.01);
       }
     }
-    const style = getComputedStyle(this.place);
-    const [row, column] = this.at;
+    const style = getComputedStyle(this.container);
+    const [row, column] = this.cell;
     context.lineWidth = 1;
-    context.strokeStyle = style.getPropertyValue("--mark");
-    context.strokeRect(0.5, this.chosen * size + 0.5, side - 1, Math.max(1, size - 1));
+    context.strokeStyle = style.getPropertyValue("--highlight");
+    context.strokeRect(0.5, this.selected * size + 0.5, side - 1, Math.max(1, size - 1));
     context.lineWidth = 2;
     context.strokeRect(column * size - 1, row * size - 1, size + 2, size + 2);
-    this.#read();
+    this.#updateReadout();
   }
 
-  #read() {
-    const [row, column] = this.at;
-    const name = (index) => `${index + 1}\u2002${short(oneLine(this.texts[index]), 46)}`;
-    this.readout.replaceChildren(make("b", {}, fixed(this.#value(row, column), 3)), make("span", {}, name(row)), make("span", {}, name(column)));
+  #updateReadout() {
+    const [row, column] = this.cell;
+    const label = (index) => `${index + 1}\u2002${shorten(toDisplayText(this.texts[index]), 46)}`;
+    this.readout.replaceChildren(
+      createElement("b", {}, formatFixed(this.#value(row, column), 3)),
+      createElement("span", {}, label(row)),
+      createElement("span", {}, label(column)),
+    );
   }
 
-  #point(event) {
-    const area = this.canvas.getBoundingClientRect();
-    const index = (part, whole) => Math.min(this.rows - 1, Math.max(0, Math.floor((part / whole) * this.rows)));
-    this.#moveTo(index(event.clientY - area.top, area.height), index(event.clientX - area.left, area.width));
+  #handlePointer(event) {
+    const bounds = this.canvas.getBoundingClientRect();
+    const toIndex = (offset, length) => Math.min(this.rows - 1, Math.max(0, Math.floor((offset / length) * this.rows)));
+    this.#moveTo(toIndex(event.clientY - bounds.top, bounds.height), toIndex(event.clientX - bounds.left, bounds.width));
   }
 
-  #key(event) {
-    const [row, column] = this.at;
+  #handleKey(event) {
+    const [row, column] = this.cell;
     const last = this.rows - 1;
-    const to = {
+    const target = {
       ArrowUp: [row - 1, column],
       ArrowDown: [row + 1, column],
       ArrowLeft: [row, column - 1],
       ArrowRight: [row, column + 1],
-      PageUp: [row - 10, column],
-      PageDown: [row + 10, column],
+      PageUp: [row - PAGE_STEP, column],
+      PageDown: [row + PAGE_STEP, column],
       Home: [row, 0],
       End: [row, last],
     }[event.key];
-    if (event.key === "Enter" || event.key === " ") this.choose(row);
-    else if (to) this.#moveTo(...to.map((index) => Math.min(last, Math.max(0, index))));
+    if (event.key === "Enter" || event.key === " ") this.onSelect(row);
+    else if (target) this.#moveTo(...target.map((index) => Math.min(last, Math.max(0, index))));
     else return;
     event.preventDefault();
   }
 
   #moveTo(row, column) {
-    if (row === this.at[0] && column === this.at[1]) return;
-    this.at = [row, column];
-    this.#paint();
+    if (row === this.cell[0] && column === this.cell[1]) return;
+    this.cell = [row, column];
+    this.#drawHeatmap();
   }
 
-  // === The legend ===
+  // === Legend ===
 
-  #makeLegend() {
-    this.bar = make("canvas", { class: "ramp", "aria-hidden": "true" });
-    this.ends = [make("span"), make("span")];
-    this.legend.append(make("span", {}, "cosine"), this.ends[0], this.bar, this.ends[1]);
+  #createLegend() {
+    this.colorBar = createElement("canvas", { class: "color-bar", "aria-hidden": "true" });
+    this.rangeLabels = [createElement("span"), createElement("span")];
+    this.legend.append(createElement("span", {}, "cosine"), this.rangeLabels[0], this.colorBar, this.rangeLabels[1]);
     if (this.rows > 2) {
-      const stretch = make("input", {
+      const checkbox = createElement("input", {
         type: "checkbox",
         id: "stretch",
         change: () => {
-          this.stretched = stretch.checked;
-          this.#measure();
+          this.stretched = checkbox.checked;
+          this.#updateRange();
           this.draw();
         },
       });
-      this.legend.append(make("label", {}, stretch, "full contrast"));
+      this.legend.append(createElement("label", {}, checkbox, "Stretch color scale"));
     }
   }
 
-  #paintLegend() {
-    this.ends[0].textContent = fixed(this.#low);
-    this.ends[1].textContent = fixed(this.#high);
-    const context = prepare(this.bar, 128, 10);
-    scale(darkness.matches).forEach((colour, step, all) => {
-      context.fillStyle = css(colour);
-      context.fillRect((step * 128) / all.length, 0, 128 / all.length + 0.5, 10);
+  #drawLegend() {
+    this.rangeLabels[0].textContent = formatFixed(this.#low);
+    this.rangeLabels[1].textContent = formatFixed(this.#high);
+    const { width, height } = COLOR_BAR_PX;
+    const context = resizeCanvas(this.colorBar, width, height);
+    colorScale(darkScheme.matches).forEach((color, step, scale) => {
+      context.fillStyle = toCss(color);
+      context.fillRect((step * width) / scale.length, 0, width / scale.length + 0.5, height);
     });
   }
 }

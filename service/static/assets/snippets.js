@@ -1,39 +1,41 @@
-// The same request in other words, to copy.
+// Code for the current request, to copy.
 
-import { make, say } from "./dom.js";
-import { wire } from "./lines.js";
-import { base } from "./service.js";
+import { announce, createElement } from "./dom.js";
+import { toPayload } from "./parse.js";
+import { baseUrl } from "./service.js";
+
+const FEEDBACK_MS = 2500;
 
 /**
- * Return the request as a command and as Python.
+ * Return the request as a curl command and as Python programs.
  *
  * @param {{texts: object[], output: string, normalize: boolean, truncate: boolean}} request
- * @param {{model: string, pooling: string, keyed: boolean}} served
- * @returns {{name: string, code: ?string, note: string}[]} No code where a language has no word for it.
+ * @param {{model: string, pooling: string, hasKey: boolean}} server
+ * @returns {{name: string, code: ?string, note: string}[]} `code` is null where a protocol does not support the request.
  */
-export function snippets(request, served) {
-  return [curl(request, served), python(request, served), openai(request, served)];
+export function createSnippets(request, server) {
+  return [curlSnippet(request, server), pythonSnippet(request, server), openaiSnippet(request, server)];
 }
 
-function curl({ texts, output, normalize, truncate }, { keyed }) {
+function curlSnippet({ texts, output, normalize, truncate }, { hasKey }) {
   const fields = [
-    `"texts": ${list(texts.map((text) => JSON.stringify(wire(text)).replace('","', '", "')), "  ", "")}`,
+    `"texts": ${formatList(texts.map((text) => JSON.stringify(toPayload(text)).replace('","', '", "')), "  ", "")}`,
     `"outputs": ["${output}"]`,
     ...(normalize ? ['"normalize": true'] : []),
     ...(truncate ? ['"truncate": true'] : []),
   ];
   const body = `{\n  ${fields.join(",\n  ")}\n}`;
   const lines = [
-    `curl -s ${quoted(`${base()}/v1/encode`)}`,
+    `curl -s ${shellQuote(`${baseUrl()}/v1/encode`)}`,
     "-H 'Content-Type: application/json'",
-    ...(keyed ? ['-H "Authorization: Bearer $FNET_API_KEY"'] : []),
-    `-d ${quoted(body)}`,
+    ...(hasKey ? ['-H "Authorization: Bearer $FNET_API_KEY"'] : []),
+    `-d ${shellQuote(body)}`,
   ];
   return { name: "curl", code: lines.join(" \\\n  "), note: "" };
 }
 
-function python({ texts, output, normalize, truncate }, { keyed }) {
-  const written = texts.map(({ first, second }) =>
+function pythonSnippet({ texts, output, normalize, truncate }, { hasKey }) {
+  const literals = texts.map(({ first, second }) =>
     second === null ? JSON.stringify(first) : `(${JSON.stringify(first)}, ${JSON.stringify(second)})`,
   );
   const options = [
@@ -41,121 +43,122 @@ function python({ texts, output, normalize, truncate }, { keyed }) {
     ...(normalize ? ["normalize=True"] : []),
     ...(truncate ? ["truncate=True"] : []),
   ];
-  const where = [JSON.stringify(base()), ...(keyed ? ['api_key=os.environ["FNET_API_KEY"]'] : [])];
+  const clientArguments = [JSON.stringify(baseUrl()), ...(hasKey ? ['api_key=os.environ["FNET_API_KEY"]'] : [])];
   const code = [
-    ...(keyed ? ["import os", ""] : []),
+    ...(hasKey ? ["import os", ""] : []),
     "from service.client import Client",
     "",
-    `texts = ${list(written, "")}`,
-    `with Client(${where.join(", ")}) as client:`,
+    `texts = ${formatList(literals, "")}`,
+    `with Client(${clientArguments.join(", ")}) as client:`,
     `    vectors = client.encode(texts, ${options.join(", ")}).${output}`,
-    `print(vectors.shape)  # one row a text`,
+    `print(vectors.shape)  # one row per text`,
   ];
-  return { name: "Python", code: code.join("\n"), note: "The client is part of this project and gives NumPy arrays." };
+  return { name: "Python", code: code.join("\n"), note: "The client is part of this project and returns NumPy arrays." };
 }
 
-function openai({ texts, output, normalize, truncate }, { model, pooling, keyed }) {
+function openaiSnippet({ texts, output, normalize, truncate }, { model, pooling, hasKey }) {
   const name = "openai-python";
   if (texts.some(({ second }) => second !== null)) {
-    return { name, code: null, note: "OpenAI\u2019s protocol has no pairs: use curl or Python for these." };
+    return { name, code: null, note: "The OpenAI protocol does not support text pairs; use curl or Python." };
   }
-  const where = [`base_url=${JSON.stringify(`${base()}/v1`)}`, `api_key=${keyed ? 'os.environ["FNET_API_KEY"]' : '"-"'}`];
+  const clientArguments = [`base_url=${JSON.stringify(`${baseUrl()}/v1`)}`, `api_key=${hasKey ? 'os.environ["FNET_API_KEY"]' : '"-"'}`];
   const code = [
-    ...(keyed ? ["import os", ""] : []),
+    ...(hasKey ? ["import os", ""] : []),
     "from openai import OpenAI",
     "",
-    `texts = ${list(texts.map(({ first }) => JSON.stringify(first)), "")}`,
-    `client = OpenAI(${where.join(", ")})`,
-    `answer = client.embeddings.create(model=${JSON.stringify(model)}, input=texts)`,
-    "vectors = [item.embedding for item in answer.data]",
+    `texts = ${formatList(texts.map(({ first }) => JSON.stringify(first)), "")}`,
+    `client = OpenAI(${clientArguments.join(", ")})`,
+    `response = client.embeddings.create(model=${JSON.stringify(model)}, input=texts)`,
+    "vectors = [item.embedding for item in response.data]",
     "print(len(vectors), len(vectors[0]))",
   ];
-  const differs = [
-    ...(output === `${pooling}_output` ? [] : [`gives the ${pooling} output`]),
-    ...(normalize ? [] : ["gives vectors of length 1"]),
-    ...(truncate ? ["refuses what is too long"] : []),
+  const differences = [
+    ...(output === `${pooling}_output` ? [] : [`returns the ${pooling} output`]),
+    ...(normalize ? [] : ["normalizes the vectors"]),
+    ...(truncate ? ["does not truncate"] : []),
   ];
-  return { name, code: code.join("\n"), note: differs.length ? `Other than above, this protocol ${differs.join(" and ")}.` : "" };
+  const note = differences.length ? `In contrast to the form, this request ${differences.join(" and ")}.` : "";
+  return { name, code: code.join("\n"), note };
 }
 
-/** Write a list an item a line; JSON takes no comma after the last. */
-function list(items, indent, last = ",") {
+/** Format a list with one item per line; JSON allows no trailing comma. */
+function formatList(items, indent, trailing = ",") {
   if (items.length < 2) return `[${items.join("")}]`;
-  return `[\n${items.map((item) => `${indent}    ${item}`).join(",\n")}${last}\n${indent}]`;
+  return `[\n${items.map((item) => `${indent}    ${item}`).join(",\n")}${trailing}\n${indent}]`;
 }
 
-/** Quote for a POSIX shell. */
-function quoted(text) {
+/** Quote a string for a POSIX shell. */
+function shellQuote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** The tabs that show them. */
-export class Snippets {
-  #found = [];
-  #chosen = 0;
+/** The tabs that show the snippets. */
+export class SnippetTabs {
+  #snippets = [];
+  #selected = 0;
 
-  /** @param {HTMLElement} place Where they go. */
-  constructor(place) {
-    this.tabs = make("div", { role: "tablist", "aria-label": "Language", class: "tabs", keydown: (event) => this.#move(event) });
-    this.copy = make("button", { type: "button", class: "quiet", id: "copy", click: () => this.#copy() }, "Copy");
-    this.code = make("code");
-    this.box = make("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, this.code);
-    this.note = make("p", { class: "hint" });
-    this.panel = make("div", { role: "tabpanel", id: "snippet", "aria-labelledby": "tab-0" }, this.box, this.note);
-    place.append(make("div", { class: "bar" }, this.tabs, this.copy), this.panel);
+  /** @param {HTMLElement} container */
+  constructor(container) {
+    this.tabs = createElement("div", { role: "tablist", "aria-label": "Language", class: "tabs", keydown: (event) => this.#handleKey(event) });
+    this.copyButton = createElement("button", { type: "button", class: "secondary", id: "copy", click: () => this.#copy() }, "Copy");
+    this.code = createElement("code");
+    this.codeBlock = createElement("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, this.code);
+    this.note = createElement("p", { class: "hint" });
+    this.panel = createElement("div", { role: "tabpanel", id: "snippet", "aria-labelledby": "tab-0" }, this.codeBlock, this.note);
+    container.append(createElement("div", { class: "toolbar" }, this.tabs, this.copyButton), this.panel);
   }
 
-  /** Show others. */
-  show(found) {
-    if (this.#found.length !== found.length) {
+  /** Replace the snippets. */
+  show(snippets) {
+    if (this.#snippets.length !== snippets.length) {
       this.tabs.replaceChildren(
-        ...found.map(({ name }, index) =>
-          make("button", { type: "button", role: "tab", id: `tab-${index}`, "aria-controls": "snippet", click: () => this.#choose(index) }, name),
+        ...snippets.map(({ name }, index) =>
+          createElement("button", { type: "button", role: "tab", id: `tab-${index}`, "aria-controls": "snippet", click: () => this.#select(index) }, name),
         ),
       );
     }
-    this.#found = found;
-    this.#choose(this.#chosen);
+    this.#snippets = snippets;
+    this.#select(this.#selected);
   }
 
-  #choose(index) {
-    this.#chosen = index;
-    [...this.tabs.children].forEach((tab, at) => {
-      tab.setAttribute("aria-selected", String(at === index));
-      tab.tabIndex = at === index ? 0 : -1;
+  #select(index) {
+    this.#selected = index;
+    [...this.tabs.children].forEach((tab, position) => {
+      tab.setAttribute("aria-selected", String(position === index));
+      tab.tabIndex = position === index ? 0 : -1;
     });
-    const { code, note } = this.#found[index];
+    const { code, note } = this.#snippets[index];
     this.panel.setAttribute("aria-labelledby", `tab-${index}`);
-    this.box.hidden = this.copy.hidden = code === null;
+    this.codeBlock.hidden = this.copyButton.hidden = code === null;
     this.code.textContent = code ?? "";
     this.note.textContent = note;
     this.note.hidden = note === "";
   }
 
-  #move(event) {
-    const last = this.#found.length - 1;
-    const to = { ArrowRight: this.#chosen + 1, ArrowLeft: this.#chosen - 1, Home: 0, End: last }[event.key];
-    if (to === undefined) return;
+  #handleKey(event) {
+    const last = this.#snippets.length - 1;
+    const target = { ArrowRight: this.#selected + 1, ArrowLeft: this.#selected - 1, Home: 0, End: last }[event.key];
+    if (target === undefined) return;
     event.preventDefault();
-    this.#choose(to > last ? 0 : to < 0 ? last : to);
-    this.tabs.children[this.#chosen].focus();
+    this.#select(target > last ? 0 : target < 0 ? last : target);
+    this.tabs.children[this.#selected].focus();
   }
 
   async #copy() {
     try {
       await navigator.clipboard.writeText(this.code.textContent);
-      this.#told("Copied");
+      this.#showFeedback("Copied");
     } catch {
-      // Browsers keep the clipboard from pages without TLS: what is selected can be copied by hand.
+      // Browsers provide the clipboard over HTTPS only; the selection can still be copied by keyboard.
       getSelection().selectAllChildren(this.code);
-      this.#told("Selected: press Ctrl+C");
+      this.#showFeedback("Selected: press Ctrl+C");
     }
   }
 
-  #told(text) {
-    this.copy.textContent = text;
-    say(text);
+  #showFeedback(text) {
+    this.copyButton.textContent = text;
+    announce(text);
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => (this.copy.textContent = "Copy"), 2500);
+    this.timer = setTimeout(() => (this.copyButton.textContent = "Copy"), FEEDBACK_MS);
   }
 }

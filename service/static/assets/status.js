@@ -1,228 +1,249 @@
-// How the service does, now: what its metrics say between readings.
+// Live metrics of the service, computed from successive readings of /metrics.
 
-import { count, counted, draw, fixed, make } from "./dom.js";
-import { Readings, between, buckets, parse, quantile, sum } from "./prometheus.js";
+import { createElement, createSvgElement, formatCount, formatFixed, formatInteger } from "./dom.js";
+import { Readings, bucketIncreases, buckets, parseMetrics, quantile, sum } from "./prometheus.js";
 
-const EVERY = 2000;
-// Seconds that figures are of, and that the line of throughput shows.
-const SPAN = 60;
-const KEPT = 300;
-const SHARES = [0.5, 0.95, 0.99];
-// Routes that encode. `/` is left out: there the page is as well.
-const ENCODES = /^\/(v1\/(encode|embeddings)|embed|embed_all|v2\/models\/\{model\}(\/versions\/\{version\})?\/infer)$/;
-const encodes = ({ route }) => ENCODES.test(route);
+const POLL_INTERVAL_MS = 2000;
+// Window of the rates and quantiles.
+const WINDOW_SECONDS = 60;
+// Window of the sparkline.
+const HISTORY_SECONDS = 300;
+const QUANTILES = [0.5, 0.95, 0.99];
+const ENCODE_ROUTE = /^\/(v1\/(encode|embeddings)|embed|embed_all|v2\/models\/\{model\}(\/versions\/\{version\})?\/infer)$/;
+const DASH = "\u2013";
 
-const TIMES = [
-  ["Whole request", "fnet_request_duration_seconds", encodes],
-  ["Waiting", "fnet_queue_duration_seconds"],
-  ["Computing", "fnet_compute_duration_seconds"],
-  ["Tokenising", "fnet_tokenize_duration_seconds"],
+// `/` is excluded: its metrics could include visits of this page.
+const isEncodeRoute = ({ route }) => ENCODE_ROUTE.test(route);
+
+const LATENCIES = [
+  ["Total", "fnet_request_duration_seconds", isEncodeRoute],
+  ["Queue", "fnet_queue_duration_seconds"],
+  ["Compute", "fnet_compute_duration_seconds"],
+  ["Tokenization", "fnet_tokenize_duration_seconds"],
 ];
 
-/** The panel, and the clock that keeps it live while it can be seen. */
-export class Status {
-  #readings = new Readings(KEPT);
+/** The metrics panel, which polls while the page is visible. */
+export class StatusPanel {
+  #readings = new Readings(HISTORY_SECONDS);
   #timer = 0;
-  #failed = "";
+  #errorMessage = "";
 
   /**
-   * @param {HTMLElement} place Where it goes.
+   * @param {HTMLElement} container
    * @param {import("./service.js").Service} service
-   * @param {() => void} askKey Called where its reader wants to give a key.
+   * @param {() => void} onKeyRequest Called when the user wants to enter an API key.
    */
-  constructor(place, service, askKey) {
-    Object.assign(this, { place, service, askKey, most: 0 });
-    this.when = make("p", { class: "hint", id: "status-when" }, "Waiting for a first reading.");
-    this.trouble = make("p", { class: "trouble", id: "status-trouble", hidden: true });
-    this.rate = figure("Throughput", "rate");
-    this.line = make("div", { class: "sparkline" });
-    this.rate.box.append(this.line);
-    this.queue = figure("Queue", "queue", "Tokens that wait, of those that may");
-    this.fill = figure("Batch fill", "fill", "Share of a row that its tokens take");
-    this.refused = figure("Refused", "refused");
-    this.process = figure("Process", "process");
-    this.times = make("tbody");
-    place.append(
-      this.trouble,
-      make("dl", { class: "figures" }, ...[this.rate, this.queue, this.fill, this.refused, this.process].map(({ box }) => box)),
-      make(
-        "table",
-        { class: "times" },
-        make("caption", {}, "Time of a request"),
-        make("thead", {}, make("tr", {}, ...["Part", "p50", "p95", "p99"].map((head) => make("th", { scope: "col" }, head)))),
-        this.times,
+  constructor(container, service, onKeyRequest) {
+    Object.assign(this, { container, service, onKeyRequest, maxQueueTokens: 0 });
+    this.window = createElement("p", { class: "hint", id: "status-window" }, "No reading yet.");
+    this.error = createElement("p", { class: "status-error", id: "status-error", hidden: true });
+    this.throughput = createMetric("Throughput", "throughput");
+    this.sparkline = createElement("div", { class: "sparkline" });
+    this.throughput.element.append(this.sparkline);
+    this.queue = createMetric("Queue", "queue", "Queued tokens relative to the queue limit");
+    this.batchFill = createMetric("Batch fill", "batch-fill", "Share of batch positions that hold tokens");
+    this.rejected = createMetric("Rejected", "rejected");
+    this.process = createMetric("Process", "process");
+    this.latencyRows = createElement("tbody");
+    container.append(
+      this.error,
+      createElement(
+        "dl",
+        { class: "metrics" },
+        ...[this.throughput, this.queue, this.batchFill, this.rejected, this.process].map(({ element }) => element),
       ),
-      this.when,
+      createElement(
+        "table",
+        { class: "latency" },
+        createElement("caption", {}, "Latency"),
+        createElement("thead", {}, createElement("tr", {}, ...["Phase", "p50", "p95", "p99"].map((header) => createElement("th", { scope: "col" }, header)))),
+        this.latencyRows,
+      ),
+      this.window,
     );
-    this.#show();
-    document.addEventListener("visibilitychange", () => this.#next(0));
-    this.#next(0);
+    this.#update();
+    document.addEventListener("visibilitychange", () => this.#schedule(0));
+    this.#schedule(0);
   }
 
-  /** Tell how many tokens may wait. */
-  limit(tokens) {
-    this.most = tokens;
-    this.#show();
+  /** Set the capacity of the queue in tokens. */
+  setMaxQueueTokens(tokens) {
+    this.maxQueueTokens = tokens;
+    this.#update();
   }
 
-  /** Read now. */
+  /** Poll now. */
   refresh() {
-    this.#next(0);
+    this.#schedule(0);
   }
 
-  #next(wait) {
+  #schedule(delay) {
     clearTimeout(this.#timer);
-    if (!document.hidden) this.#timer = setTimeout(() => this.#read(), wait);
+    if (!document.hidden) this.#timer = setTimeout(() => this.#poll(), delay);
   }
 
-  async #read() {
+  async #poll() {
     try {
       const response = await this.service.get("metrics");
-      if (response.status === 401) this.#fail("Here the metrics ask for a key, too.", true);
-      else if (!response.ok) this.#fail(`The metrics answer with status ${response.status}.`);
+      if (response.status === 401) this.#showError("The metrics require an API key.", { keyRequired: true });
+      else if (!response.ok) this.#showError(`The metrics route returned status ${response.status}.`);
       else {
-        this.#readings.add(performance.now() / 1000, parse(await response.text()));
-        this.#fail("");
-        this.#show();
+        this.#readings.add(performance.now() / 1000, parseMetrics(await response.text()));
+        this.#showError("");
+        this.#update();
       }
     } catch {
-      this.#fail("There is no answer. These figures are the last that came.");
+      this.#showError("Cannot reach the server. The metrics are outdated.");
     }
-    this.#next(EVERY);
+    this.#schedule(POLL_INTERVAL_MS);
   }
 
-  #fail(why, key = false) {
-    if (why === this.#failed) return;
-    this.#failed = why;
-    this.trouble.hidden = why === "";
-    this.place.toggleAttribute("data-stale", why !== "");
-    this.trouble.replaceChildren(why);
-    if (key) this.trouble.append(" ", make("button", { type: "button", class: "quiet", click: () => this.askKey() }, "Give a key"));
+  /** Show an error message; an empty one hides it. */
+  #showError(message, { keyRequired = false } = {}) {
+    if (message === this.#errorMessage) return;
+    this.#errorMessage = message;
+    this.error.hidden = message === "";
+    this.container.toggleAttribute("data-stale", message !== "");
+    this.error.replaceChildren(message);
+    if (keyRequired) {
+      this.error.append(" ", createElement("button", { type: "button", class: "secondary", click: () => this.onKeyRequest() }, "Enter API key"));
+    }
   }
 
-  #show() {
+  #update() {
     const after = this.#readings.last;
-    if (!after) return this.#showTimes(null, null);
-    const before = this.#readings.since(SPAN);
+    if (!after) return this.#updateLatencies(null, null);
+    const before = this.#readings.since(WINDOW_SECONDS);
     const seconds = after.time - before.time;
-    const grown = (name, passes) => sum(after.samples, name, passes) - sum(before.samples, name, passes);
-    const now = (name) => sum(after.samples, name);
-    const rate = (name, passes) => (seconds > 0 ? grown(name, passes) / seconds : null);
+    const increase = (name, matches) => sum(after.samples, name, matches) - sum(before.samples, name, matches);
+    const current = (name) => sum(after.samples, name);
+    const rate = (name, matches) => (seconds > 0 ? increase(name, matches) / seconds : null);
 
-    const tokens = rate("fnet_sequence_length_tokens_sum");
-    this.rate.say(
-      tokens === null ? "\u2013" : [speed(tokens), unit(" tokens/s")],
-      tokens === null ? "" : `${speed(rate("fnet_sequence_length_tokens_count"))} texts/s, ${speed(rate("fnet_requests_total", encodes))} requests/s`,
+    const tokenRate = rate("fnet_sequence_length_tokens_sum");
+    this.throughput.set(
+      tokenRate === null ? DASH : [formatRate(tokenRate), createUnit(" tokens/s")],
+      tokenRate === null
+        ? ""
+        : `${formatRate(rate("fnet_sequence_length_tokens_count"))} texts/s, ${formatRate(rate("fnet_requests_total", isEncodeRoute))} requests/s`,
     );
-    this.#drawLine();
+    this.#drawSparkline();
 
-    const [waiting, asking] = [now("fnet_queue_tokens"), now("fnet_queue_requests")];
-    this.queue.say([count(waiting), unit(" tokens")], `${counted(asking, "request")} waiting${this.most ? `; room for ${count(this.most)} tokens` : ""}`);
-    this.queue.level(this.most ? waiting / this.most : 0);
-
-    const batches = grown("fnet_batch_fill_ratio_count");
-    const mean = (name) => grown(`${name}_sum`) / batches;
-    const filled = batches > 0 ? mean("fnet_batch_fill_ratio") : null;
-    this.fill.say(
-      filled === null ? "\u2013" : [fixed(filled * 100, 0), unit(" %")],
-      filled === null
-        ? "no batch ran"
-        : `${counted(batches, "batch").replace("batchs", "batches")}, on average ${fixed(mean("fnet_batch_tokens"), 0)} tokens of ${fixed(mean("fnet_batch_sequences"), 1)} texts`,
+    const [queuedTokens, queuedRequests] = [current("fnet_queue_tokens"), current("fnet_queue_requests")];
+    this.queue.set(
+      [formatInteger(queuedTokens), createUnit(" tokens")],
+      `${formatCount(queuedRequests, "request")}${this.maxQueueTokens ? `; limit ${formatInteger(this.maxQueueTokens)} tokens` : ""}`,
     );
-    this.fill.level(filled ?? 0);
+    this.queue.setMeter(this.maxQueueTokens ? queuedTokens / this.maxQueueTokens : 0);
+
+    const batches = increase("fnet_batch_fill_ratio_count");
+    const mean = (name) => increase(`${name}_sum`) / batches;
+    const fillRatio = batches > 0 ? mean("fnet_batch_fill_ratio") : null;
+    this.batchFill.set(
+      fillRatio === null ? DASH : [formatFixed(fillRatio * 100, 0), createUnit(" %")],
+      fillRatio === null
+        ? "no batches"
+        : `${formatCount(batches, "batch", "batches")}, mean ${formatFixed(mean("fnet_batch_tokens"), 0)} tokens, ${formatFixed(mean("fnet_batch_sequences"), 1)} texts`,
+    );
+    this.batchFill.setMeter(fillRatio ?? 0);
 
     const reasons = [...new Set((after.samples.get("fnet_rejected_total") ?? []).map(({ labels }) => labels.reason))]
-      .map((reason) => [reason, grown("fnet_rejected_total", (labels) => labels.reason === reason)])
-      .filter(([, times]) => times > 0)
+      .map((reason) => [reason, increase("fnet_rejected_total", (labels) => labels.reason === reason)])
+      .filter(([, rejections]) => rejections > 0)
       .sort(([, a], [, b]) => b - a);
-    const refused = reasons.reduce((all, [, times]) => all + times, 0);
-    this.refused.say(
-      [count(refused), unit(refused === 1 ? " request" : " requests")],
-      reasons.map(([reason, times]) => `${reason.replaceAll("_", " ")} ${count(times)}`).join(", ") || "none",
+    const rejected = reasons.reduce((total, [, rejections]) => total + rejections, 0);
+    this.rejected.set(
+      [formatInteger(rejected), createUnit(rejected === 1 ? " request" : " requests")],
+      reasons.map(([reason, rejections]) => `${reason.replaceAll("_", " ")} ${formatInteger(rejections)}`).join(", ") || "none",
     );
 
     const cores = rate("process_cpu_seconds_total");
-    this.process.say(
-      [count(Math.round(now("process_resident_memory_bytes") / 2 ** 20)), unit(" MiB")],
-      `${cores === null ? "" : `${fixed(cores, 2)} processors busy, `}up ${duration(Date.now() / 1000 - now("process_start_time_seconds"))}`,
+    this.process.set(
+      [formatInteger(Math.round(current("process_resident_memory_bytes") / 2 ** 20)), createUnit(" MiB")],
+      `${cores === null ? "" : `${formatFixed(cores, 2)} CPU cores used, `}up ${formatDuration(Date.now() / 1000 - current("process_start_time_seconds"))}`,
     );
 
-    this.#showTimes(before.samples, after.samples);
-    const span = seconds < 1 ? "the first reading" : `the last ${Math.round(seconds)} seconds`;
-    this.when.textContent = `Figures are of ${span}, quantiles within the buckets of the metrics\u2019 histograms. Read every ${EVERY / 1000} seconds.`;
+    this.#updateLatencies(before.samples, after.samples);
+    const period = seconds < 1 ? "First reading" : `Last ${formatCount(Math.round(seconds), "second")}`;
+    this.window.textContent = `${period}. Quantiles are interpolated within histogram buckets. Updated every ${POLL_INTERVAL_MS / 1000} seconds.`;
   }
 
-  #showTimes(before, after) {
-    const rows = TIMES.map(([label, name, passes]) => {
-      const counts = after ? between(buckets(before, name, passes), buckets(after, name, passes)) : [];
-      const cells = SHARES.map((share) => make("td", {}, time(quantile(share, counts))));
-      return make("tr", {}, make("th", { scope: "row" }, label), ...cells);
+  #updateLatencies(before, after) {
+    const rows = LATENCIES.map(([label, name, matches]) => {
+      const counts = after ? bucketIncreases(buckets(before, name, matches), buckets(after, name, matches)) : [];
+      const cells = QUANTILES.map((q) => createElement("td", {}, formatQuantile(quantile(q, counts))));
+      return createElement("tr", {}, createElement("th", { scope: "row" }, label), ...cells);
     });
-    this.times.replaceChildren(...rows);
+    this.latencyRows.replaceChildren(...rows);
   }
 
-  /** Tokens a second over all that is kept. */
-  #drawLine() {
+  /** Draw the throughput over the history of the readings. */
+  #drawSparkline() {
     const [width, height] = [240, 36];
     const end = this.#readings.last.time;
-    const span = Math.min(KEPT, Math.max(SPAN, end - this.#readings.first.time));
-    const ago = duration(span);
-    const points = this.#readings.steps((before, after) => {
+    const span = Math.min(HISTORY_SECONDS, Math.max(WINDOW_SECONDS, end - this.#readings.first.time));
+    const duration = formatDuration(span);
+    const points = this.#readings.mapIntervals((before, after) => {
       const tokens = sum(after.samples, "fnet_sequence_length_tokens_sum") - sum(before.samples, "fnet_sequence_length_tokens_sum");
       return [after.time, tokens / Math.max(0.001, after.time - before.time)];
     });
-    const most = Math.max(...points.map(([, value]) => value), 0);
-    const places = points.map(([at, value]) => {
-      const x = width - ((end - at) / span) * width;
-      return `${x.toFixed(1)},${(height - 2 - (most ? (value / most) * (height - 6) : 0)).toFixed(1)}`;
+    const peak = Math.max(...points.map(([, rate]) => rate), 0);
+    const coordinates = points.map(([time, rate]) => {
+      const x = width - ((end - time) / span) * width;
+      return `${x.toFixed(1)},${(height - 2 - (peak ? (rate / peak) * (height - 6) : 0)).toFixed(1)}`;
     });
-    const label = `Tokens a second over the last ${ago}: at most ${speed(most)}, at last ${speed(points.at(-1)?.[1] ?? 0)}`;
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
-    svg.append(draw("line", { x1: 0, x2: width, y1: height - 1, y2: height - 1, class: "axis" }));
-    if (places.length) svg.append(draw("polyline", { points: places.join(" "), class: "course" }));
-    this.line.replaceChildren(svg, make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, `${ago} ago`), make("span", {}, most ? `peak ${speed(most)}` : "")));
+    const label = `Tokens per second over the last ${duration}: peak ${formatRate(peak)}, latest ${formatRate(points.at(-1)?.[1] ?? 0)}`;
+    const svg = createSvgElement("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+    svg.append(createSvgElement("line", { x1: 0, x2: width, y1: height - 1, y2: height - 1, class: "axis" }));
+    if (coordinates.length) svg.append(createSvgElement("polyline", { points: coordinates.join(" "), class: "series" }));
+    const axisLabels = createElement(
+      "p",
+      { class: "axis-labels", "aria-hidden": "true" },
+      createElement("span", {}, `${duration} ago`),
+      createElement("span", {}, peak ? `peak ${formatRate(peak)}` : ""),
+    );
+    this.sparkline.replaceChildren(svg, axisLabels);
   }
 }
 
-/** Make a figure: its name, its value, what there is to know beside it, and a bar for a share. */
-function figure(name, id, meaning = "") {
-  const value = make("dd", { class: "value", id: `figure-${id}` }, "\u2013");
-  const beside = make("dd", { class: "more", id: `figure-${id}-more` });
-  const bar = meaning && make("div", { class: "level", "aria-hidden": "true", title: meaning }, make("span"));
-  const box = make("div", { class: "figure-box" }, make("dt", {}, name), value);
-  if (bar) box.append(make("dd", { class: "level-of" }, bar));
-  box.append(beside);
+/** Create a metric with a name, a value and a note; with `meterTitle` it has a meter as well. */
+function createMetric(name, id, meterTitle = "") {
+  const value = createElement("dd", { class: "value", id: `metric-${id}` }, DASH);
+  const note = createElement("dd", { class: "note", id: `metric-${id}-note` });
+  const meter = meterTitle && createElement("div", { class: "meter", "aria-hidden": "true", title: meterTitle }, createElement("span"));
+  const element = createElement("div", { class: "metric" }, createElement("dt", {}, name), value);
+  if (meter) element.append(createElement("dd", {}, meter));
+  element.append(note);
   return {
-    box,
-    say(text, more) {
-      value.replaceChildren(...[text].flat());
-      beside.textContent = more;
+    element,
+    set(content, noteText) {
+      value.replaceChildren(...[content].flat());
+      note.textContent = noteText;
     },
-    level(share) {
-      bar.firstChild.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    setMeter(ratio) {
+      meter.firstChild.style.width = `${100 * Math.min(1, Math.max(0, ratio))}%`;
     },
   };
 }
 
-function unit(text) {
-  return make("small", {}, text);
+function createUnit(text) {
+  return createElement("small", {}, text);
 }
 
-function speed(value) {
-  return value >= 10 || value === 0 ? count(Math.round(value)) : fixed(value, 1);
+function formatRate(value) {
+  return value >= 10 || value === 0 ? formatInteger(Math.round(value)) : formatFixed(value, 1);
 }
 
-function time(found) {
-  if (found === null) return "\u2013";
-  const ms = found.value * 1000;
-  const text = ms >= 1000 ? `${fixed(ms / 1000, 1)} s` : `${fixed(ms, ms < 9.95 ? 1 : 0)} ms`;
-  return found.beyond ? `> ${text}` : text;
+function formatQuantile(result) {
+  if (result === null) return DASH;
+  const ms = result.value * 1000;
+  const text = ms >= 1000 ? `${formatFixed(ms / 1000, 1)} s` : `${formatFixed(ms, ms < 9.95 ? 1 : 0)} ms`;
+  return result.exceeded ? `> ${text}` : text;
 }
 
-function duration(seconds) {
+function formatDuration(seconds) {
   const [minutes, hours, days] = [60, 3600, 86_400].map((length) => Math.floor(seconds / length));
   if (days >= 2) return `${days} days`;
   if (hours >= 2) return `${hours} hours`;
   if (minutes >= 2) return `${minutes} minutes`;
-  return counted(Math.max(0, Math.round(seconds)), "second");
+  return formatCount(Math.max(0, Math.round(seconds)), "second");
 }

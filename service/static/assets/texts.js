@@ -1,84 +1,87 @@
-// The list of all texts, from which one is chosen.
+// List of the texts, in which one is selected.
 
-import { fixed, make } from "./dom.js";
-import { oneLine } from "./lines.js";
-import { nearest } from "./numbers.js";
+import { createElement, formatFixed } from "./dom.js";
+import { nearestNeighbors } from "./linalg.js";
+import { toDisplayText } from "./parse.js";
 
-/** The list of one result: a listbox, so that it is one stop of the keyboard however long it is. */
+const PAGE_STEP = 10;
+
+/** The list of one result: a listbox, so that it is a single tab stop. */
 export class TextList {
   /**
-   * @param {HTMLElement} place Where it goes.
-   * @param {{texts: object[], cosines: Float64Array, tokens: object}} result
-   * @param {(index: number) => void} choose Called with a text that was chosen here.
+   * @param {HTMLElement} container
+   * @param {{texts: object[], similarities: Float64Array, tokens: object}} result
+   * @param {(index: number) => void} onSelect Called with the index of a text that the user selects.
    */
-  constructor(place, { texts, cosines, tokens }, choose) {
-    this.choose = choose;
-    this.chosen = 0;
+  constructor(container, { texts, similarities, tokens }, onSelect) {
+    this.onSelect = onSelect;
+    this.selected = 0;
     const rows = texts.length;
     this.options = texts.map((text, index) => {
-      const [near] = rows > 1 ? nearest(cosines, rows, index) : [];
-      const size = tokens.token_ids[index].length;
-      return make(
+      const [nearest] = rows > 1 ? nearestNeighbors(similarities, rows, index) : [];
+      const tokenCount = tokens.token_ids[index].length;
+      return createElement(
         "li",
-        { role: "option", id: `text-${index}`, click: () => this.#take(index) },
-        make("b", { class: "number" }, String(index + 1)),
-        make("span", { class: "text" }, oneLine(text)),
-        make("span", { class: "figure", title: `${size} tokens` }, String(size), make("span", { class: "unseen" }, " tokens")),
-        near === undefined
+        { role: "option", id: `text-${index}`, click: () => this.onSelect(index) },
+        createElement("b", { class: "number" }, String(index + 1)),
+        createElement("span", { class: "text" }, toDisplayText(text)),
+        createElement(
+          "span",
+          { class: "numeric", title: `${tokenCount} tokens` },
+          String(tokenCount),
+          createElement("span", { class: "visually-hidden" }, " tokens"),
+        ),
+        nearest === undefined
           ? null
-          : make(
+          : createElement(
               "span",
-              { class: "figure near", title: "nearest" },
-              make("span", { class: "unseen" }, "; nearest "),
-              `${near + 1}`,
-              make("span", { class: "cosine" }, ` ${fixed(cosines[index * rows + near])}`),
+              { class: "numeric", title: "nearest neighbor and cosine" },
+              createElement("span", { class: "visually-hidden" }, "; nearest neighbor "),
+              `${nearest + 1}`,
+              createElement("span", { class: "cosine" }, ` ${formatFixed(similarities[index * rows + nearest])}`),
             ),
       );
     });
-    const head = make(
+    const header = createElement(
       "p",
-      { class: "listhead", "aria-hidden": "true" },
-      make("span", { class: "number" }, "#"),
-      make("span", { class: "text" }),
-      make("span", { class: "figure" }, "tokens"),
-      rows > 1 ? make("span", { class: "figure near" }, "nearest") : null,
+      { class: "list-header", "aria-hidden": "true" },
+      createElement("span", { class: "number" }, "#"),
+      createElement("span", { class: "text" }),
+      createElement("span", { class: "numeric" }, "tokens"),
+      rows > 1 ? createElement("span", { class: "numeric" }, "nearest") : null,
     );
-    this.box = make(
+    this.list = createElement(
       "ul",
-      { role: "listbox", tabindex: "0", "aria-label": "Texts", class: "listbox", keydown: (event) => this.#key(event) },
+      { role: "listbox", tabindex: "0", "aria-label": "Texts", class: "listbox", keydown: (event) => this.#handleKey(event) },
       ...this.options,
     );
-    place.replaceChildren(head, this.box);
+    container.replaceChildren(header, this.list);
   }
 
-  /** Show which text is chosen. */
+  /** Show the selected text. */
   select(index) {
-    this.chosen = index;
-    this.options.forEach((option, at) => option.setAttribute("aria-selected", String(at === index)));
+    this.selected = index;
+    this.options.forEach((option, position) => option.setAttribute("aria-selected", String(position === index)));
     const option = this.options[index];
-    this.box.setAttribute("aria-activedescendant", option.id);
-    // Within the list alone: the page stays where it is.
+    this.list.setAttribute("aria-activedescendant", option.id);
+    // Scrolls the list only: scrollIntoView would scroll the page as well.
     const [top, bottom] = [option.offsetTop, option.offsetTop + option.offsetHeight];
-    if (top < this.box.scrollTop) this.box.scrollTop = top;
-    else if (bottom > this.box.scrollTop + this.box.clientHeight) this.box.scrollTop = bottom - this.box.clientHeight;
+    if (top < this.list.scrollTop) this.list.scrollTop = top;
+    else if (bottom > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = bottom - this.list.clientHeight;
   }
 
-  #take(index) {
-    this.choose(index);
-  }
-
-  #key(event) {
+  #handleKey(event) {
     const last = this.options.length - 1;
-    const to = {
-      ArrowUp: this.chosen - 1,
-      ArrowDown: this.chosen + 1,
-      PageUp: this.chosen - 10,
-      PageDown: this.chosen + 10,
+    const target = {
+      ArrowUp: this.selected - 1,
+      ArrowDown: this.selected + 1,
+      PageUp: this.selected - PAGE_STEP,
+      PageDown: this.selected + PAGE_STEP,
       Home: 0,
       End: last,
     }[event.key];
-    if (to === undefined) return;
+    if (target === undefined) return;
     event.preventDefault();
-    this.choose(Math.min(last, Math.max(0, to)));
+    this.onSelect(Math.min(last, Math.max(0, target)));
   }
 }

@@ -1,4 +1,4 @@
-// Starts Swagger UI. A file of its own: the page's policy lets no script stand in the markup.
+// Starts Swagger UI, in a file because the content security policy forbids inline scripts.
 "use strict";
 
 SwaggerUIBundle({
@@ -8,7 +8,7 @@ SwaggerUIBundle({
   deepLinking: true,
   showExtensions: true,
   showCommonExtensions: true,
-  // It would ask a validator elsewhere about the description.
+  // No requests to the public validator of Swagger.
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
 });

@@ -6,7 +6,7 @@ import pytest
 
 from model import backends
 from model.architecture import Architecture
-from model.backends.base import BackendName, Dtype
+from model.dtypes import BackendName, Dtype
 
 ALL_UNITS = {"avx2", "avx512_vnni", "avx512_bf16"}
 

@@ -19,8 +19,7 @@ from click.testing import CliRunner
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.backends import SUPPORTED_DTYPES
-from model.backends.base import Dtype
+from model.dtypes import SUPPORTED_DTYPES, Dtype
 from model.encoder import Encoding
 from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights
@@ -61,8 +60,8 @@ from service.cli.bench import _combinations
 from service.cli.main import main
 from service.settings import Settings
 from tests.support.bundled import VOCABULARY
+from tests.support.timeouts import TIMEOUT
 
-TIMEOUT = 120
 COMMAND = [sys.executable, "-c", "from service.cli.main import main; main()"]
 COMBINATIONS = [f"{backend} {dtype}" for backend, dtypes in SUPPORTED_DTYPES.items() for dtype in dtypes]
 MIB = 1 << 20

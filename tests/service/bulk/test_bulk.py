@@ -27,15 +27,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from service.bulk.encoders import About, LocalEncoder, RemoteEncoder
+from service.bulk.chunks import ChunkResult, ChunkStore, JobError, split_rows
+from service.bulk.encoders import EncoderFingerprint, LocalEncoder, RemoteEncoder
 from service.bulk.readers import Format, InputError, Reader, format_of
 from service.bulk.rows import Row
-from service.bulk.shards import JobError, Part, Parts, cut
 from service.client import AsyncClient
 from service.core.engine import Engine
 from service.core.inputs import Text
 from tests.support.bundled import POISON, VOCABULARY
-from tests.support.forked import HANG, Command
+from tests.support.forked import Command
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
@@ -226,7 +227,7 @@ def test_a_column_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("missing.txt", None, "No such file"),
         ("a.csv", b"id,title\n1,x\n", "no column 'text'; there are 'id', 'title'"),
@@ -235,13 +236,13 @@ def test_a_column_is_read(tmp_path: Path) -> None:
         ("a.txt.gz", b"no gzip", "gzip"),
     ],
 )
-def test_what_is_no_input_is_told(tmp_path: Path, name: str, content: bytes | None, told: str) -> None:
+def test_what_is_no_input_is_told(tmp_path: Path, name: str, content: bytes | None, expected: str) -> None:
     """In one line that names the file."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
         rows(str(tmp_path / name))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -257,24 +258,24 @@ def test_a_line_beyond_all_bounds_is_a_fault(tmp_path: Path) -> None:
 # === Parts ===
 
 
-@given(sizes=st.lists(st.integers(0, 300_000), max_size=40), sequences=st.booleans(), most_rows=st.integers(1, 50))
+@given(sizes=st.lists(st.integers(0, 300_000), max_size=40), sequences=st.booleans(), max_rows=st.integers(1, 50))
 @settings(deadline=None)
-def test_shards_follow_from_the_rows(sizes: list[int], sequences: bool, most_rows: int) -> None:  # noqa: FBT001 - drawn
+def test_shards_follow_from_the_rows(sizes: list[int], sequences: bool, max_rows: int) -> None:  # noqa: FBT001 - drawn
     """In order, none lost or doubled, bounded in size, and the same each time."""
     made = [Row(number, number + 1, text=Text("x" * size)) for number, size in enumerate(sizes)]
-    shards = list(cut(made, sequences=sequences, most_rows=most_rows))
-    assert [row for shard in shards for row in shard.rows] == made
-    assert [shard.number for shard in shards] == list(range(len(shards)))
-    for shard in shards:
-        assert sum(row.size for row in shard.rows[:-1]) < (1 << 20)
-        assert len(shard.rows) <= most_rows
-    again = cut(iter(made), sequences=sequences, most_rows=most_rows)
-    assert [shard.digest for shard in again] == [shard.digest for shard in shards]
+    chunks = list(split_rows(made, sequences=sequences, max_rows=max_rows))
+    assert [row for chunk in chunks for row in chunk.rows] == made
+    assert [chunk.number for chunk in chunks] == list(range(len(chunks)))
+    for chunk in chunks:
+        assert sum(row.size for row in chunk.rows[:-1]) < (1 << 20)
+        assert len(chunk.rows) <= max_rows
+    again = split_rows(iter(made), sequences=sequences, max_rows=max_rows)
+    assert [chunk.digest for chunk in again] == [chunk.digest for chunk in chunks]
 
 
-def part(digest: str = "d") -> Part:
+def part(digest: str = "d") -> ChunkResult:
     """Return a small part."""
-    return Part(
+    return ChunkResult(
         digest=digest,
         rows=np.arange(2),
         lengths=np.array([3, 0], np.int32),
@@ -285,61 +286,61 @@ def part(digest: str = "d") -> Part:
 
 def test_parts_are_kept(tmp_path: Path) -> None:
     """What was added is there for whoever goes on, in order."""
-    parts = Parts(tmp_path / "out.part")
+    parts = ChunkStore(tmp_path / "out.part")
     parts.begin({"a": 1}, restart=False)
     parts.add(part("one"))
     parts.add(part("two"))
-    parts.leave()
-    again = Parts(tmp_path / "out.part")
+    parts.release()
+    again = ChunkStore(tmp_path / "out.part")
     again.begin({"a": 1}, restart=False)
     first, second = again
     assert (first.digest, second.digest, first.faults) == ("one", "two", {1: (2, "wrong: ü")})
     assert np.array_equal(first.outputs["pooled_output"], part().outputs["pooled_output"])
     with pytest.raises(JobError, match="another run is at it"):
-        Parts(tmp_path / "out.part").begin({"a": 1}, restart=True)
-    again.leave()
+        ChunkStore(tmp_path / "out.part").begin({"a": 1}, restart=True)
+    again.release()
     with pytest.raises(JobError, match="another a; --restart"):
-        Parts(tmp_path / "out.part").begin({"a": 2}, restart=False)
-    other = Parts(tmp_path / "out.part")
+        ChunkStore(tmp_path / "out.part").begin({"a": 2}, restart=False)
+    other = ChunkStore(tmp_path / "out.part")
     other.begin({"a": 2}, restart=True)
     assert list(other) == []
-    other.leave()
+    other.release()
 
 
 def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     """It is not taken for a result."""
-    parts = Parts(tmp_path / "out.part")
+    parts = ChunkStore(tmp_path / "out.part")
     parts.begin({}, restart=False)
     parts.add(part())
     (file,) = (tmp_path / "out.part").glob("*.npz")
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(JobError, match="damaged"):
         parts.read(0)
-    parts.leave()
+    parts.release()
 
 
 def test_parts_of_nobody_knows_what_are_not_taken(tmp_path: Path) -> None:
     """A removal that was killed may leave parts behind and not whose they were."""
-    parts = Parts(tmp_path / "out.part")
+    parts = ChunkStore(tmp_path / "out.part")
     parts.begin({"a": 1}, restart=False)
     parts.add(part())
-    parts.leave()
+    parts.release()
     (tmp_path / "out.part" / "job.json").unlink()
-    other = Parts(tmp_path / "out.part")
+    other = ChunkStore(tmp_path / "out.part")
     other.begin({"a": 2}, restart=False)
     assert (other.count, list(other)) == (0, [])
-    other.leave()
+    other.release()
 
 
 def test_a_job_without_parts_binds_nobody(tmp_path: Path) -> None:
     """A run that failed at once has done nothing that could be thrown away; another may begin with other options."""
-    parts = Parts(tmp_path / "out.part")
+    parts = ChunkStore(tmp_path / "out.part")
     parts.begin({"a": 1}, restart=False)
-    parts.leave()
+    parts.release()
     for _ in range(2):
-        other = Parts(tmp_path / "out.part")
+        other = ChunkStore(tmp_path / "out.part")
         other.begin({"a": 2}, restart=False)
-        other.leave()
+        other.release()
     assert json.loads((tmp_path / "out.part" / "job.json").read_text()) == {"a": 2}
 
 
@@ -348,14 +349,14 @@ def test_a_damaged_description_is_told(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(b"")
     (tmp_path / "00000000.npz").write_bytes(b"")
     with pytest.raises(JobError, match=r"job\.json is damaged; --restart"):
-        Parts(tmp_path).begin({}, restart=False)
+        ChunkStore(tmp_path).begin({}, restart=False)
 
 
 @pytest.fixture
-def describe(make_engine: Callable[..., Engine]) -> Callable[..., About]:
+def describe(make_engine: Callable[..., Engine]) -> Callable[..., EncoderFingerprint]:
     """Load a preset with the options of an engine, and tell what its vectors depend on."""
 
-    def run(preset: Path, **options: Any) -> About:
+    def run(preset: Path, **options: Any) -> EncoderFingerprint:
         return asyncio.run(LocalEncoder(make_engine(preset, **options)).describe())
 
     return run
@@ -371,7 +372,7 @@ def edit(file: Path, *keys: str, value: Any) -> None:
     file.write_text(json.dumps(document))
 
 
-def differing(one: About, other: About) -> set[str]:
+def differing(one: EncoderFingerprint, other: EncoderFingerprint) -> set[str]:
     """Return the names of the fields in which two differ."""
     first, second = dataclasses.asdict(one), dataclasses.asdict(other)
     return {name for name in first if first[name] != second[name]}
@@ -387,7 +388,9 @@ def short_preset(smallest_preset: Path, tiny_preset: Path, tmp_path: Path) -> Pa
     return directory
 
 
-def test_every_option_that_changes_bits_belongs_to_a_job(describe: Callable[..., About], short_preset: Path) -> None:
+def test_every_option_that_changes_bits_belongs_to_a_job(
+    describe: Callable[..., EncoderFingerprint], short_preset: Path
+) -> None:
     """Parts made with another are of another job."""
     begun = describe(short_preset)
     assert begun == describe(short_preset)
@@ -399,7 +402,7 @@ def test_every_option_that_changes_bits_belongs_to_a_job(describe: Callable[...,
 
 
 def test_everything_of_a_preset_that_changes_bits_belongs_to_a_job(
-    describe: Callable[..., About], short_preset: Path
+    describe: Callable[..., EncoderFingerprint], short_preset: Path
 ) -> None:
     """Its vocabulary, how it cuts and pads, and sizes that its weights do not tell."""
     begun = describe(short_preset)
@@ -426,9 +429,9 @@ def test_every_format_has_the_vectors_of_the_service(encode: Encode, service: Se
     """To the last bit, a row for a row."""
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n")
     outputs = ["pooled_output", "mean_output", "sequence_output"]
-    wanted = expected(service, texts=TEXTS, outputs=outputs, normalize=True)
-    pooled = np.array(wanted["pooled_output"], np.float32)
-    sequences = [np.array(each, np.float32) for each in wanted["sequence_output"]]
+    encode_options = expected(service, texts=TEXTS, outputs=outputs, normalize=True)
+    pooled = np.array(encode_options["pooled_output"], np.float32)
+    sequences = [np.array(each, np.float32) for each in encode_options["sequence_output"]]
     every = [each for name in outputs for each in ("--outputs", name)]
     encode("in.txt", "-o", "out.npy", "--normalize")
     found = array(tmp_path / "out.npy")
@@ -437,7 +440,7 @@ def test_every_format_has_the_vectors_of_the_service(encode: Encode, service: Se
     encode("in.txt", "-o", "out.npz", "--normalize", *every)
     with np.load(tmp_path / "out.npz") as archive:
         assert np.array_equal(archive["pooled_output"], pooled)
-        assert np.array_equal(archive["mean_output"], np.array(wanted["mean_output"], np.float32))
+        assert np.array_equal(archive["mean_output"], np.array(encode_options["mean_output"], np.float32))
         assert np.array_equal(archive["sequence_output"], np.concatenate(sequences))
         assert archive["lengths"].tolist() == [len(each) for each in sequences]
     encode("in.txt", "-o", "out.jsonl", "--normalize", *every)
@@ -531,7 +534,7 @@ def stopped(preset: Path, directory: Path, number: signal.Signals, after: int) -
         # A part is kept when the one behind it is begun.
         stdin.write((directory / "many.txt").read_bytes()[: (after + 2) * SHARD_BYTES])
         stdin.flush()
-        deadline = time.monotonic() + HANG
+        deadline = time.monotonic() + TIMEOUT
         while len(list((directory / "out.npy.part").glob("*.npz"))) < after and command.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -577,15 +580,15 @@ def test_another_job_does_not_go_on_with_the_parts(
 ) -> None:
     """Other options and another input are told; `--restart` begins anew."""
     stopped(tiny_preset, tmp_path, signal.SIGKILL, 1)
-    told = encode("many.txt", "-o", "out.npy", "--normalize", code=1).stderr.decode()
-    assert "out.npy.part was begun with another normalize; --restart throws it away" in told
-    told = encode("many.txt", "-o", "out.npy", code=1, FNET_LOAD_WEIGHTS="false").stderr.decode()
-    assert "out.npy.part was begun with another digest, load_weights; --restart throws it away" in told
+    message = encode("many.txt", "-o", "out.npy", "--normalize", code=1).stderr.decode()
+    assert "out.npy.part was begun with another normalize; --restart throws it away" in message
+    message = encode("many.txt", "-o", "out.npy", code=1, FNET_LOAD_WEIGHTS="false").stderr.decode()
+    assert "out.npy.part was begun with another digest, load_weights; --restart throws it away" in message
     job = json.loads((tmp_path / "out.npy.part" / "job.json").read_text())
     assert (job["backend"], job["dtype"], job["preset"]) == ("jax", "float32", "tiny_en")
     many.write_text("another first line\n" + many.read_text())
-    told = encode("many.txt", "-o", "out.npy", code=1).stderr.decode()
-    assert "the input is not what was begun with, at line 1 or behind it; --restart begins anew" in told
+    message = encode("many.txt", "-o", "out.npy", code=1).stderr.decode()
+    assert "the input is not what was begun with, at line 1 or behind it; --restart begins anew" in message
     (tmp_path / "many.txt").write_text("one\ntwo\n")
     encode("many.txt", "-o", "out.npy", "--restart")
     assert array(tmp_path / "out.npy").shape == (2, 32)
@@ -627,7 +630,7 @@ def test_a_service_is_asked(
 ) -> None:
     """With its key, never shown; the same vectors, faults and circumstances as in this process."""
 
-    async def described(url: str) -> About:
+    async def described(url: str) -> EncoderFingerprint:
         async with AsyncClient(url, "sesame") as client:
             return await RemoteEncoder(client).describe()
 
@@ -641,10 +644,10 @@ def test_a_service_is_asked(
         for name, value in settings.items():
             patch.setenv(name, value)
         with serving(str(COMMAND), "serve") as address:
-            told = encode("in.jsonl", "-o", "far.npy", "--url", f"http://{address}", code=1)
-            assert b"unauthorized" in told.stderr
-            told = encode(*skip, "far.npy", "--url", f"http://{address}", SERVICE_API_KEY="sesame")
-            assert b"sesame" not in told.stderr
+            completed = encode("in.jsonl", "-o", "far.npy", "--url", f"http://{address}", code=1)
+            assert b"unauthorized" in completed.stderr
+            completed = encode(*skip, "far.npy", "--url", f"http://{address}", SERVICE_API_KEY="sesame")
+            assert b"sesame" not in completed.stderr
             far = asyncio.run(described(f"http://{address}"))
     assert differing(far, service.run(LocalEncoder(service.engine).describe())) == {"tokenizer"}
     assert (tmp_path / "far.npy").read_bytes() == (tmp_path / "near.npy").read_bytes()
@@ -653,7 +656,7 @@ def test_a_service_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["in.txt", "-o", "out.bin"], "out.bin ends in none of .npy, .npz, .jsonl, .parquet"),
         (["in.txt", "-o", "there.npy"], "there.npy is there already; --force writes over it"),
@@ -672,17 +675,17 @@ def test_a_service_is_asked(
         (["there.npy", "-o", "there.npy", "--force"], "there.npy is the input itself"),
     ],
 )
-def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, arguments: list[str], expected: str) -> None:
     """With exit code 2, before anything is loaded."""
     (tmp_path / "in.txt").write_text("a\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "there.npy").write_text("precious")
-    assert told in encode(*arguments, code=2).stderr.decode()
+    assert expected in encode(*arguments, code=2).stderr.decode()
     assert (tmp_path / "there.npy").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "options", "told"),
+    ("name", "content", "options", "expected"),
     [
         ("in.txt", b"a\n", ["--padding", "600"], "padding: is 600, at most 64 tokens are taken"),
         ("in.txt.gz", gzip.compress(bytes(range(256)) * 400)[:-900] + b"\xff" * 900, [], "in.txt.gz: "),
@@ -690,12 +693,12 @@ def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, argument
     ],
 )
 def test_what_ends_a_run_is_one_line(
-    encode: Encode, tmp_path: Path, name: str, content: bytes, options: list[str], told: str
+    encode: Encode, tmp_path: Path, name: str, content: bytes, options: list[str], expected: str
 ) -> None:
     """Wherever in it that happens."""
     (tmp_path / name).write_bytes(content)
     said = encode(name, "-o", "out.npy", *options, code=1).stderr.decode()
-    assert told in said
+    assert expected in said
     assert len(said.splitlines()) == 1
 
 
@@ -713,14 +716,14 @@ def test_lines_are_written_and_a_stop_is_heard_while_standard_input_is_open(tiny
         assert process.stdout is not None
         assert process.stderr is not None
         # As many requests as are under way, and one more.
-        process.stdin.write(b"a\n" * 64 * (LocalEncoder.at_once + 1))
+        process.stdin.write(b"a\n" * 64 * (LocalEncoder.max_concurrency + 1))
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["row"] == 0
         if read:
             # A terminal goes on taking what is written.
             threading.Thread(target=process.stdout.read, daemon=True).start()
         process.send_signal(signal.SIGINT)
-        assert process.wait(HANG) == 130
+        assert process.wait(TIMEOUT) == 130
         assert process.stderr.read() == b"fnet-service: stopped\n"
 
 

@@ -12,8 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
-
-HANG = 60
+from tests.support.timeouts import TIMEOUT
 
 
 def script(shell: str) -> str:
@@ -36,7 +35,7 @@ def completed_by_bash(words: list[str], cache: Path, program: Path) -> list[str]
     assert bash is not None
     environ = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}", "FNET_CACHE_DIR": str(cache)}
     ran = subprocess.run(
-        [bash, "--norc", "-c", commands], env=environ, capture_output=True, text=True, check=True, timeout=HANG
+        [bash, "--norc", "-c", commands], env=environ, capture_output=True, text=True, check=True, timeout=TIMEOUT
     )
     assert ran.stderr == ""
     return ran.stdout.split()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import cpu_limits as cpus
+from service.cli import cpu_limits
 
 V2 = "30 24 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
 V1 = "84 83 0:29 {root} /sys/fs/cgroup/cpu ro,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -41,14 +41,14 @@ def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version_2(tmp_path: Path, limit: str, count: int) -> None:
     """A quota a period; a part of a processor is one, and no more than the machine has."""
     files = {"sys/fs/cgroup/cpu.max": limit + "\n"}
-    assert cpus.processors(system(tmp_path, "0::/\n", [V2.format(root="/")], files)) == count
+    assert cpu_limits.usable_cpus(system(tmp_path, "0::/\n", [V2.format(root="/")], files)) == count
 
 
 def test_the_groups_around_it_limit_it_too(tmp_path: Path) -> None:
     """As a pod does its containers, or a slice its services."""
     top = "sys/fs/cgroup"
     files = {f"{top}/a/b/c/cpu.max": "max 100000", f"{top}/a/b/cpu.max": "300000 100000", f"{top}/a/cpu.max": "4 1"}
-    assert cpus.processors(system(tmp_path, "0::/a/b/c\n", [V2.format(root="/")], files)) == 3
+    assert cpu_limits.usable_cpus(system(tmp_path, "0::/a/b/c\n", [V2.format(root="/")], files)) == 3
 
 
 @pytest.mark.parametrize(("quota", "count"), [("-1", 16), ("200000", 2), ("250000", 3)])
@@ -58,22 +58,22 @@ def test_version_1(tmp_path: Path, root: str, quota: str, count: int) -> None:
     group = Path("sys/fs/cgroup/cpu") / ("" if root != "/" else "docker/5a")
     files = {f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": "100000"}
     lines = "9:name=systemd:/docker/5a\n3:cpu,cpuacct:/docker/5a\n0::/docker/5a\n"
-    assert cpus.processors(system(tmp_path, lines, [V1.format(root=root)], files)) == count
+    assert cpu_limits.usable_cpus(system(tmp_path, lines, [V1.format(root=root)], files)) == count
 
 
 def test_a_mount_that_knows_nothing_of_the_group(tmp_path: Path) -> None:
     """Older engines show a container the machine's path of its group and mount the group itself."""
     files = {"sys/fs/cgroup/cpu.max": "200000 100000"}
     group = "0::/../../kubepods/pod1/5a\n"
-    assert cpus.processors(system(tmp_path, group, [V2.format(root="/kubepods/pod1/5a")], files)) == 2
+    assert cpu_limits.usable_cpus(system(tmp_path, group, [V2.format(root="/kubepods/pod1/5a")], files)) == 2
 
 
 @pytest.mark.parametrize("content", ["", "much", "1", "0 0", "100000 0"])
 def test_what_says_nothing_limits_nothing(tmp_path: Path, content: str) -> None:
     """Nor does a system without control groups."""
     files = {"sys/fs/cgroup/cpu.max": content}
-    assert cpus.processors(system(tmp_path, "0::/\n", [V2.format(root="/")], files)) == 16
-    assert cpus.processors(tmp_path / "nothing") == 16
+    assert cpu_limits.usable_cpus(system(tmp_path, "0::/\n", [V2.format(root="/")], files)) == 16
+    assert cpu_limits.usable_cpus(tmp_path / "nothing") == 16
 
 
 def test_libraries_count_no_more_and_threads_may_run_anywhere_after() -> None:
@@ -92,17 +92,17 @@ for name, content in {
     (system / name).parent.mkdir(parents=True, exist_ok=True)
     (system / name).write_text(content)
 all_of_them = os.sched_getaffinity(0)
-widen = cpus.narrow(system)
+restore_affinity = cpus.limit_affinity(system)
 assert len(os.sched_getaffinity(0)) == 1
 go, thread = threading.Event(), []
 worker = threading.Thread(target=lambda: (go.wait(), thread.append(os.sched_getaffinity(0))))
 worker.start()
-widen()
+restore_affinity()
 go.set()
 worker.join()
 assert os.sched_getaffinity(0) == all_of_them == thread[0]
 os.sched_setaffinity(0, {min(all_of_them)})
-widen()
+restore_affinity()
 assert os.sched_getaffinity(0) == {min(all_of_them)}, "it is done once"
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -111,5 +111,5 @@ assert os.sched_getaffinity(0) == {min(all_of_them)}, "it is done once"
 
 def test_without_a_limit_nothing_changes(tmp_path: Path) -> None:
     """No processor is given up, and nothing is to be taken back."""
-    cpus.narrow(tmp_path)()
+    cpu_limits.limit_affinity(tmp_path)()
     assert os.sched_getaffinity(0) == set(range(16))

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-HANG = 120.0
+from tests.support.timeouts import TIMEOUT
+
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "fnet-service")
 
 
@@ -27,7 +28,7 @@ def health(*options: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**inherited, **environ},
         capture_output=True,
         text=True,
-        timeout=HANG,
+        timeout=TIMEOUT,
         check=False,
     )
 
@@ -38,14 +39,14 @@ def port(smallest_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     environ = {**os.environ, **settings("0"), "FNET_PRESET": str(smallest_preset), "FNET_MAX_BATCH_TOKENS": "16"}
     log = tmp_path_factory.mktemp("health") / "log"
     with log.open("w") as stream, subprocess.Popen([COMMAND, "serve"], env=environ, stderr=stream) as process:
-        end = time.monotonic() + HANG
+        end = time.monotonic() + TIMEOUT
         while not (found := re.search(r"http://0\.0\.0\.0:(\d+)", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         yield found[1]
         process.terminate()
-        assert process.wait(HANG) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 def settings(port: str) -> dict[str, str]:
@@ -55,7 +56,7 @@ def settings(port: str) -> dict[str, str]:
 
 def test_it_says_when_the_service_is_ready(port: str) -> None:
     """With the service's own environment alone: where it listens, and the key; no proxy is asked on the way."""
-    end = time.monotonic() + HANG
+    end = time.monotonic() + TIMEOUT
     environ: dict[str, Any] = {**settings(port), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     while (asked := health(**environ)).returncode:
         assert asked.returncode == 1

@@ -20,10 +20,10 @@ from model.presets.weights import WEIGHTS_FILE, read_weights
 from model.reference import encode_one
 from tests.support.bundled import PARAMETERS
 from tests.support.hub import Hub, running
+from tests.support.timeouts import TIMEOUT
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "hugging_face" / "checkpoint"
-HANG = 120
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,7 +46,7 @@ def run(cache: Path) -> Run:
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANG,
+            timeout=TIMEOUT,
         )
 
     return run

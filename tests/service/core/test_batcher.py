@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import service.core.batcher
-from service.core.batcher import LOOK_AHEAD, Batcher, Builder, Job
+from service.core.batcher import LOOK_AHEAD_ITEMS, Batcher, Builder, Job
 from service.core.errors import DeadlineExceededError, DrainingError, OverloadedError, WorkerFailedError
+from tests.support.timeouts import TIMEOUT
 
-HANG = 30.0
 ROW = 10
 
 Make = Callable[..., Batcher[int, int, list[int]]]
@@ -97,7 +97,7 @@ class Runner:
         self.plans.append(plan)
         self.entered.set()
         if self.held:
-            assert self.opened.wait(HANG)
+            assert self.opened.wait(TIMEOUT)
         self.clock.now += self.seconds
         if self.death is not None:
             raise self.death
@@ -139,19 +139,19 @@ def submit(
 
 def result(job: Job[int, int]) -> list[int]:
     """Wait for a job's results."""
-    return job.future.result(timeout=HANG)
+    return job.future.result(timeout=TIMEOUT)
 
 
 def error(job: Job[int, int]) -> BaseException | None:
     """Wait for what a job failed with."""
-    return job.future.exception(timeout=HANG)
+    return job.future.exception(timeout=TIMEOUT)
 
 
 def taken(batcher: Batcher[int, int, list[int]]) -> list[int]:
     """Form a batch, and return its items."""
-    batch, plan = batcher.take()
-    assert plan == [work.size for work in batch]
-    return [work.item for work in batch]
+    batch, plan = batcher.next_batch()
+    assert plan == [entry.size for entry in batch]
+    return [entry.item for entry in batch]
 
 
 # === Forming a batch ===
@@ -197,7 +197,7 @@ def test_small_ones_do_not_shut_out_a_big_one(make: Make) -> None:
 def test_looking_ahead_is_bounded(make: Make) -> None:
     """A crowd of items that do not fit is not searched to its end while the lock is held."""
     batcher = make(Runner(), most=10**6)
-    submit(batcher, 5, *[6] * (2 * LOOK_AHEAD))
+    submit(batcher, 5, *[6] * (2 * LOOK_AHEAD_ITEMS))
     submit(batcher, 5, first=9999)
     assert taken(batcher) == [0]
 
@@ -256,7 +256,7 @@ def test_what_gathers_during_a_run_goes_in_the_next_batch(make: Make) -> None:
     batcher = make(runner)
     batcher.start()
     first = submit(batcher, 1, first=0)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     others = [submit(batcher, 1, first=number) for number in range(1, 6)]
     runner.opened.set()
     assert [result(job) for job in [first, *others]] == [[0], [10], [20], [30], [40], [50]]
@@ -288,7 +288,7 @@ def test_a_refusal_says_when_to_come_back(make: Make) -> None:
     runner.held = True
     runner.entered.clear()
     submit(batcher, 10)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     submit(batcher, 10, 10, 10, 10)
     with pytest.raises(OverloadedError) as caught:
         submit(batcher, 7, 6)
@@ -305,7 +305,7 @@ def test_a_quiet_time_does_not_make_a_refusal_lie(make: Make) -> None:
     runner.held = True
     runner.entered.clear()
     submit(batcher, 1)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     submit(batcher, 10, 10, 10, 10)
     with pytest.raises(OverloadedError) as caught:
         submit(batcher, 7, 6)
@@ -346,8 +346,8 @@ def test_tokens_are_free_again_when_a_job_is_withdrawn(make: Make) -> None:
     job = submit(batcher, 10, 5, 5)
     assert taken(batcher) == [0]
     assert batcher.queue_tokens == 10
-    batcher.withdraw(job)
-    batcher.withdraw(job)
+    batcher.cancel(job)
+    batcher.cancel(job)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
     assert taken(batcher) == []
 
@@ -393,7 +393,7 @@ def test_a_withdrawn_job_never_runs(make: Make) -> None:
     runner = Runner()
     batcher = make(runner)
     gone = submit(batcher, 5, first=1)
-    batcher.withdraw(gone)
+    batcher.cancel(gone)
     stayed = submit(batcher, 5, first=2)
     batcher.start()
     assert result(stayed) == [20]
@@ -408,8 +408,8 @@ def test_withdrawing_what_runs_harms_nobody(make: Make) -> None:
     batcher = make(runner)
     gone, stayed = submit(batcher, 4, first=1), submit(batcher, 4, first=2)
     batcher.start()
-    assert runner.entered.wait(HANG)
-    batcher.withdraw(gone)
+    assert runner.entered.wait(TIMEOUT)
+    batcher.cancel(gone)
     runner.opened.set()
     assert result(stayed) == [20]
     assert batcher.alive
@@ -492,16 +492,16 @@ def test_a_worker_whose_run_does_not_end_can_be_given_up(make: Make) -> None:
     """All who wait are told, once; the run has a number by which to see that it is still the same."""
     runner = Runner(held=True)
     deaths: list[BaseException] = []
-    batcher = make(runner, on_death=deaths.append)
+    batcher = make(runner, on_failure=deaths.append)
     assert batcher.run is None
     batcher.start()
     jobs = [submit(batcher, 10)]
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     jobs += [submit(batcher, 10)]
     assert batcher.run == batcher.run == 1
     reason = RuntimeError("it does not end")
     for _ in range(2):
-        batcher.die(reason)
+        batcher.fail(reason)
     assert all(isinstance(error(job), WorkerFailedError) for job in jobs)
     assert deaths == [reason]
     assert (batcher.alive, batcher.stuck) == (False, True)
@@ -515,14 +515,14 @@ def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
     deaths: list[BaseException] = []
     reported = threading.Event()
 
-    def on_death(error: BaseException) -> None:
+    def on_failure(error: BaseException) -> None:
         deaths.append(error)
         reported.set()
 
-    batcher = make(runner, on_death=on_death)
+    batcher = make(runner, on_failure=on_failure)
     batcher.start()
     jobs = [submit(batcher, 10)]
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     jobs += [submit(batcher, 10), submit(batcher, 5, 10)]
     assert batcher.alive
     runner.opened.set()
@@ -530,7 +530,7 @@ def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
         failure = error(job)
         assert isinstance(failure, WorkerFailedError)
         assert failure.retry_after
-    assert reported.wait(HANG)
+    assert reported.wait(TIMEOUT)
     assert deaths == [runner.death]
     assert not batcher.alive
     assert batcher.queue_tokens == 0
@@ -545,11 +545,11 @@ def test_too_few_results_are_a_death_and_no_mix_up(make: Make) -> None:
         lambda _plan, batch: batch[:-1],
         builder=FakeBatchBuilder,
         max_queue_tokens=100,
-        on_death=lambda _error: died.set(),
+        on_failure=lambda _error: died.set(),
     )
     jobs = [submit(batcher, 1, first=1), submit(batcher, 1, first=2)]
     batcher.start()
-    assert died.wait(HANG)
+    assert died.wait(TIMEOUT)
     assert isinstance(error(jobs[1]), WorkerFailedError)
 
 
@@ -574,7 +574,7 @@ def test_what_runs_already_serves_whoever_comes(make: Make) -> None:
     batcher = make(runner, most=10, key=lambda item: item)
     batcher.start()
     first = batcher.submit([1], [10])
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     batcher.submit([2], [10])
     second = batcher.submit([1], [10])
     assert second.queue_seconds == 0.0
@@ -589,10 +589,10 @@ def test_sharing_has_an_end(make: Make) -> None:
     runner = Runner()
     batcher = make(runner, most=10, key=lambda item: item, tokens_per_second=2.0)
     jobs = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
-    with pytest.raises(OverloadedError, match="80 tokens wait for the same and 5 more would exceed 80") as caught:
+    with pytest.raises(OverloadedError, match="80 tokens wait for shared results and 5 more would exceed 80") as caught:
         batcher.submit([1], [5])
     assert caught.value.retry_after == 5  # 10 tokens wait, 2 leave a second
-    batcher.withdraw(jobs.pop())
+    batcher.cancel(jobs.pop())
     jobs += [batcher.submit([1], [5]) for _ in range(2)]
     batcher.start()
     assert [result(job) for job in jobs] == [[10, 20]] * 7 + [[10]] * 2
@@ -616,7 +616,7 @@ def test_one_who_leaves_does_not_take_it_from_the_others(make: Make) -> None:
     gone = batcher.submit([1, 2], [3, 4])
     late = batcher.submit([1], [3], timeout=1.0)
     stayed = batcher.submit([1], [3])
-    batcher.withdraw(gone)
+    batcher.cancel(gone)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (3, 2)
     runner.clock.now += 2.0
     batcher.start()
@@ -640,11 +640,11 @@ def test_leaving_costs_no_more_than_was_asked_for(make: Make, leave: str) -> Non
             looked_at += len(self)
             return super().__iter__()
 
-    for work in batcher._known.values():
-        work.owners = Counted(work.owners)
+    for entry in batcher._shareable.values():
+        entry.waiters = Counted(entry.waiters)
     if leave == "withdraw":
         for job in jobs:
-            batcher.withdraw(job)
+            batcher.cancel(job)
     else:
         runner.clock.now += 2.0
         assert taken(batcher) == []
@@ -703,7 +703,7 @@ def test_running_item_that_serves_is_joined(make: Make) -> None:
     batcher.start()
     running = sequence(1, FIRST | SECOND)
     first = batcher.submit([running], [10])
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     batcher.submit([sequence(2, FIRST)], [10])
     second = batcher.submit([sequence(1, SECOND)], [10])
     assert (second.waiting, batcher.queue_jobs) == (0, 1)
@@ -718,7 +718,7 @@ def test_running_item_that_does_not_serve_is_not_joined(make: Make) -> None:
     batcher = make(runner, key=key_of, merge=merge, most=10)
     batcher.start()
     first = batcher.submit([sequence(1, FIRST)], [6])
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     second = batcher.submit([sequence(1, SECOND)], [6])
     assert (second.waiting, batcher.queue_tokens) == (1, 6)
     with pytest.raises(OverloadedError):
@@ -734,7 +734,7 @@ def test_queued_item_is_joined_after_an_equal_run_has_ended(make: Make) -> None:
     runner = Runner()
     batcher = make(runner, key=key_of, merge=merge)
     first = batcher.submit([sequence(1, FIRST)], [3])
-    running = batcher.take()
+    running = batcher.next_batch()
     second = batcher.submit([sequence(1, SECOND)], [3])
     batcher._execute(*running)
     third = batcher.submit([sequence(1, FIRST)], [3])
@@ -779,7 +779,7 @@ def test_every_job_gets_at_least_the_outputs_that_it_requests(jobs: list[tuple[l
         for item, served in zip(items, result(job), strict=True):
             assert (served >> 3, served & item) == (item >> 3, item)
     batcher.close()
-    assert (batcher.queue_tokens, batcher.queue_jobs, batcher._known) == (0, 0, {})
+    assert (batcher.queue_tokens, batcher.queue_jobs, batcher._shareable) == (0, 0, {})
 
 
 # === Ending ===
@@ -791,7 +791,7 @@ def test_draining_refuses_the_new_and_finishes_the_old(make: Make) -> None:
     batcher = make(runner)
     batcher.start()
     running = submit(batcher, 10, first=1)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     waiting = submit(batcher, 10, 10, first=2)
     batcher.drain()
     with pytest.raises(DrainingError) as caught:
@@ -811,7 +811,7 @@ def test_a_batcher_is_idle_when_nothing_waits_and_nothing_runs(make: Make) -> No
     submit(batcher, 1)
     assert not batcher.idle
     batcher.start()
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     assert (batcher.queue_jobs, batcher.idle) == (0, False)
     runner.opened.set()
     batcher.drain()
@@ -826,13 +826,13 @@ def test_closing_fails_what_waits(make: Make) -> None:
     batcher = make(runner)
     batcher.start()
     submit(batcher, 10, first=1)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     waiting = submit(batcher, 10, first=2)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     assert isinstance(error(waiting), DrainingError)
     runner.opened.set()
-    closing.join(HANG)
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
     assert not batcher.alive
     assert runner.batches == [[1]]
@@ -842,13 +842,13 @@ def test_closing_fails_what_waits(make: Make) -> None:
 
 def test_a_last_run_that_does_not_end_is_a_death(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing does not wait for ever, and says that not everything came to its end."""
-    monkeypatch.setattr(service.core.batcher, "_LAST_RUN", 0.05)
+    monkeypatch.setattr(service.core.batcher, "_SHUTDOWN_GRACE_SECONDS", 0.05)
     runner = Runner(held=True)
     deaths: list[BaseException] = []
-    batcher = make(runner, on_death=deaths.append)
+    batcher = make(runner, on_failure=deaths.append)
     batcher.start()
     job = submit(batcher, 10)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     batcher.close()
     assert isinstance(error(job), DrainingError)
     assert [str(death) for death in deaths] == ["the last run has not ended within 0.05 seconds"]
@@ -860,19 +860,19 @@ def test_a_last_run_is_not_waited_for_by_who_is_in_a_hurry(
     make: Make, monkeypatch: pytest.MonkeyPatch, *, before: bool
 ) -> None:
     """Nor is the worker dead then: nobody knows how long it would have taken."""
-    monkeypatch.setattr(service.core.batcher, "_LAST_RUN", 10 * HANG)
+    monkeypatch.setattr(service.core.batcher, "_SHUTDOWN_GRACE_SECONDS", 10 * TIMEOUT)
     runner = Runner(held=True)
     deaths: list[BaseException] = []
-    batcher = make(runner, on_death=deaths.append)
+    batcher = make(runner, on_failure=deaths.append)
     batcher.start()
     submit(batcher, 10)
-    assert runner.entered.wait(HANG)
+    assert runner.entered.wait(TIMEOUT)
     if before:
-        batcher.hurry()
+        batcher.skip_shutdown_wait()
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    batcher.hurry()
-    closing.join(HANG)
+    batcher.skip_shutdown_wait()
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
     assert deaths == []
     assert batcher.stuck
@@ -937,9 +937,9 @@ def test_every_item_is_answered_once_and_no_row_overflows(jobs: list[list[int]],
         first += len(job)
     for items, future in submitted:
         if guilty.intersection(items):
-            assert isinstance(future.exception(timeout=HANG), ZeroDivisionError)
+            assert isinstance(future.exception(timeout=TIMEOUT), ZeroDivisionError)
         else:
-            assert future.result(timeout=HANG) == [item * 10 for item in items]
+            assert future.result(timeout=TIMEOUT) == [item * 10 for item in items]
     batcher.close()
     assert len(succeeded) == len(set(succeeded))
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)

@@ -24,8 +24,8 @@ from service.core import errors
 from service.core.engine import Engine
 from service.core.events import (
     BatchRan,
+    Event,
     OutputNotFinite,
-    Record,
     RequestComputed,
     ResultsLookedUp,
     TextsTokenized,
@@ -33,15 +33,14 @@ from service.core.events import (
 )
 from service.core.inputs import Text
 from tests.support.bundled import POISON
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
     MakeEngine = Callable[..., Engine]
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
     WaitUntil = Callable[[Callable[[], bool]], None]
-
-HANG = 60.0
 
 
 def tokens(*lengths: int, seed: int = 0) -> list[Tokens]:
@@ -62,9 +61,9 @@ def same_bits(one: Sequence[Encoding], other: Sequence[Encoding]) -> bool:
 
 
 @pytest.fixture
-def records(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+def records(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What the shared engine tells of its work during a test."""
-    told: list[Record] = []
+    told: list[Event] = []
     monkeypatch.setattr(service.engine, "_observe", told.append)
     return told
 
@@ -78,11 +77,11 @@ def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest
     assert (engine.state, engine.progress, engine.alive, engine.idle) == ("loading", (0, 0), True, True)
     assert (engine.queue_tokens, engine.queue_requests) == (0, 0)
     with pytest.raises(errors.NotReadyError) as caught:
-        engine.ready()
+        engine.require_ready()
     assert caught.value.retry_after
     engine.start()
     states = ["loading"]
-    end = time.monotonic() + HANG
+    end = time.monotonic() + TIMEOUT
     while engine.state not in ("ready", "failed"):
         assert time.monotonic() < end
         if engine.state != states[-1]:
@@ -90,7 +89,7 @@ def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest
         time.sleep(0.0005)
     assert states == ["loading", "compiling"]
     assert engine.state == "ready"
-    loaded = engine.ready()
+    loaded = engine.require_ready()
     assert engine.progress == (2, 2)
     assert loaded.test.row_lengths == loaded.encoder.row_lengths
     assert sorted([*loaded.test.row_lengths, *loaded.test.disabled]) == [8, 16]
@@ -103,7 +102,7 @@ def test_random_weights_are_warned_of(make_engine: MakeEngine, smallest_preset: 
     """Without the preset's weights the engine runs, with no digest, and the log says what that means."""
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset, load_weights=False)
-    assert engine.ready().digest == ""
+    assert engine.require_ready().digest == ""
     (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
     assert warning["event"] == "weights not loaded"
     assert "random" in warning["meaning"]
@@ -124,10 +123,10 @@ def test_ready_event_describes_what_runs(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch, faster: str | None
 ) -> None:
     """It names a faster choice that is installed and unused, if there is one."""
-    monkeypatch.setattr("service.core.engine.faster_choice", lambda _architecture, _backend, _dtype: faster)
+    monkeypatch.setattr("service.core.loader.faster_choice", lambda _architecture, _backend, _dtype: faster)
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset)
-        test = engine.ready().test
+        test = engine.require_ready().test
         expected = {
             "event": "ready",
             "log_level": "info",
@@ -137,10 +136,10 @@ def test_ready_event_describes_what_runs(
             "row_lengths": list(test.row_lengths),
             "batch_invariant": test.batch_invariant,
             "numerics": test.numerics[:12],
-            "seconds": round(engine.ready().seconds, 1),
+            "seconds": round(engine.require_ready().seconds, 1),
         } | ({"faster": faster} if faster else {})
         # The event follows the state, and the engine of another test may become ready meanwhile.
-        end = time.monotonic() + HANG
+        end = time.monotonic() + TIMEOUT
         while expected not in logs:
             assert time.monotonic() < end, logs
             time.sleep(0.01)
@@ -154,7 +153,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def verify(*arguments: Any, **options: Any) -> SelfTest:
             return dataclasses.replace(compile_and_verify(*arguments, **options), **fields)
 
-        monkeypatch.setattr("service.core.engine.compile_and_verify", verify)
+        monkeypatch.setattr("service.core.loader.compile_and_verify", verify)
 
     return replace
 
@@ -193,7 +192,7 @@ def test_backend_that_cannot_run_fails_the_engine(
     def refuse(*_arguments: Any, **_options: Any) -> PackedEncoder:
         raise BackendError("int8 is not available on this processor: use FNET_DTYPE=float32")
 
-    monkeypatch.setattr("service.core.engine.PackedEncoder", refuse)
+    monkeypatch.setattr("service.core.loader.PackedEncoder", refuse)
     failures: list[BaseException] = []
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset, on_failure=failures.append)
@@ -224,14 +223,14 @@ def test_a_broken_preset_fails_the_engine(
 
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(broken, on_failure=on_failure)
-        assert failed.wait(HANG)
+        assert failed.wait(TIMEOUT)
     assert (engine.state, engine.alive) == ("failed", False)
     assert [type(error) for error in failures] == [PresetError]
     (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert entry["reason"].startswith(f"{file}: ")
     assert "exc_info" not in entry
     with pytest.raises(errors.WorkerFailedError):
-        engine.ready()
+        engine.require_ready()
     engine.drain()
     assert engine.state == "failed"
 
@@ -243,7 +242,7 @@ def test_an_encoding_is_what_the_backbone_gives_for_the_sequence_alone(service: 
     """Any lengths, asked for together: each is as if alone and unpadded."""
     backbone = FNetBackbone.from_preset(tiny_preset)
     sequences = tokens(1, 2, 17, 33, 64, 5)
-    encodings, _ = service.run(service.engine.encode(sequences, HANG))
+    encodings, _ = service.run(service.engine.encode(sequences, TIMEOUT))
     for sequence, encoding in zip(sequences, encodings, strict=True):
         sequence_output, pooled_output = backbone.encode_one(*sequence)
         np.testing.assert_allclose(encoding.sequence_output, sequence_output, atol=1e-4)
@@ -253,20 +252,20 @@ def test_an_encoding_is_what_the_backbone_gives_for_the_sequence_alone(service: 
 
 def test_company_does_not_change_a_bit(service: Service) -> None:
     """The same sequence in ten requests at once and alone has equal outputs."""
-    assert service.engine.ready().test.batch_invariant
+    assert service.engine.require_ready().test.batch_invariant
     (sequence,) = tokens(23)
 
     async def together() -> list[list[Encoding]]:
-        work = [service.engine.encode([sequence, *tokens(n, seed=n)], HANG) for n in range(1, 11)]
+        work = [service.engine.encode([sequence, *tokens(n, seed=n)], TIMEOUT) for n in range(1, 11)]
         return [encodings for encodings, _ in await asyncio.gather(*work)]
 
-    alone, _ = service.run(service.engine.encode([sequence], HANG))
+    alone, _ = service.run(service.engine.encode([sequence], TIMEOUT))
     assert all(same_bits(encodings[:1], alone) for encodings in service.run(together()))
 
 
-def test_work_is_told_of(service: Service, records: list[Record]) -> None:
+def test_work_is_told_of(service: Service, records: list[Event]) -> None:
     """One record a run, and one a request that adds up to it."""
-    _, timings = service.run(service.engine.encode(tokens(10, 20), HANG))
+    _, timings = service.run(service.engine.encode(tokens(10, 20), TIMEOUT))
     ran, computed = records
     assert isinstance(ran, BatchRan)
     assert (ran.tokens, ran.sequences) == (30, 2)
@@ -277,10 +276,10 @@ def test_work_is_told_of(service: Service, records: list[Record]) -> None:
     assert timings.compute >= ran.seconds > 0
 
 
-def test_texts_are_tokenised_off_the_event_loop(service: Service, records: list[Record]) -> None:
+def test_texts_are_tokenised_off_the_event_loop(service: Service, records: list[Event]) -> None:
     """By another thread, and told of."""
     loop_thread = threading.get_ident()
-    assert service.run(service.engine.in_worker(threading.get_ident)) != loop_thread
+    assert service.run(service.engine.run_in_worker(threading.get_ident)) != loop_thread
     (made,) = service.run(service.engine.tokenize([Text("a dog")], truncate=False, padding=None))
     assert len(made.token_ids) > 2
     assert [type(record) for record in records] == [TextsTokenized]
@@ -289,16 +288,16 @@ def test_texts_are_tokenised_off_the_event_loop(service: Service, records: list[
 def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
     """More tokens than the queue may hold: no Retry-After would be true."""
     with pytest.raises(errors.InvalidInputError, match="may ever wait"):
-        service.run(service.engine.encode(tokens(*[64] * 37), HANG))
+        service.run(service.engine.encode(tokens(*[64] * 37), TIMEOUT))
 
 
-def test_an_output_that_is_not_finite_fails_alone(service: Service, records: list[Record]) -> None:
+def test_an_output_that_is_not_finite_fails_alone(service: Service, records: list[Event]) -> None:
     """Whoever shared the row with it gets results, the very ones that it gets alone."""
     good = tokens(5, 6)
     bad = Tokens(np.array([1, POISON, 2], np.int32), np.zeros(3, np.int32))
 
     async def together() -> list[tuple[list[Encoding], Timings] | BaseException]:
-        work = [service.engine.encode([sequence], HANG) for sequence in (good[0], bad, good[1])]
+        work = [service.engine.encode([sequence], TIMEOUT) for sequence in (good[0], bad, good[1])]
         return await asyncio.gather(*work, return_exceptions=True)
 
     first, failed, second = service.run(together())
@@ -306,7 +305,7 @@ def test_an_output_that_is_not_finite_fails_alone(service: Service, records: lis
     assert not isinstance(first, BaseException)
     assert not isinstance(second, BaseException)
     assert OutputNotFinite() in records
-    alone, _ = service.run(service.engine.encode(good, HANG))
+    alone, _ = service.run(service.engine.encode(good, TIMEOUT))
     assert same_bits([*first[0], *second[0]], alone)
 
 
@@ -334,7 +333,7 @@ def test_a_model_thread_that_does_not_start_fails_the_engine(
 
     engine = make_engine(smallest_preset, on_failure=on_failure, ready=False)
     engine.start()
-    assert failed.wait(HANG)
+    assert failed.wait(TIMEOUT)
     assert [str(failure) for failure in failures] == ["can't start new thread"]
     assert engine.state == "failed"
 
@@ -357,18 +356,18 @@ def test_a_failure_while_a_drain_begins_is_no_drain(make_engine: MakeEngine, sma
             return differs
 
     engine.state = Looked("ready")  # type: ignore[assignment] # none of the literals, but equal to one
-    engine.leave()
-    failing.join(HANG)
+    engine.mark_unready()
+    failing.join(TIMEOUT)
     assert (engine.state, engine.alive) == ("failed", False)
 
 
-def test_time_that_is_up_is_an_error_of_its_own(make_held: MakeHeld) -> None:
+def test_time_that_is_up_is_an_error_of_its_own(make_blocked_service: MakeBlockedService) -> None:
     """The waiter is told on time, and its place in the queue is free."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
 
     async def wait() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         with pytest.raises(errors.DeadlineExceededError):
             await held.engine.encode(tokens(64, 64), 0.05)
         assert held.engine.queue_tokens == 0
@@ -378,16 +377,18 @@ def test_time_that_is_up_is_an_error_of_its_own(make_held: MakeHeld) -> None:
     held.run(wait())
 
 
-def test_a_request_that_is_cancelled_leaves_the_queue(make_held: MakeHeld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_is_cancelled_leaves_the_queue(
+    make_blocked_service: MakeBlockedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its place is free at once, and it does not run."""
-    held, gate = make_held()
-    told: list[Record] = []
+    held, gate = make_blocked_service()
+    told: list[Event] = []
     monkeypatch.setattr(held.engine, "_observe", told.append)
 
     async def leave() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
         assert held.engine.queue_tokens == 64
         waiting.cancel()
@@ -401,19 +402,21 @@ def test_a_request_that_is_cancelled_leaves_the_queue(make_held: MakeHeld, monke
     assert [type(record) for record in told] == [RequestComputed]
 
 
-def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_draining_finishes_the_old_and_refuses_the_new(
+    make_blocked_service: MakeBlockedService, wait_until: WaitUntil
+) -> None:
     """The engine is idle when the last accepted request is answered."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
 
     async def drain() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
         held.engine.drain()
         assert (held.engine.state, held.engine.alive, held.engine.idle) == ("draining", True, False)
         with pytest.raises(errors.DrainingError):
-            await held.engine.encode(tokens(1), HANG)
+            await held.engine.encode(tokens(1), TIMEOUT)
         gate.opened.set()
         assert len((await running)[0]) == len((await waiting)[0]) == 1
         await asyncio.to_thread(wait_until, lambda: held.engine.idle)
@@ -421,14 +424,14 @@ def test_draining_finishes_the_old_and_refuses_the_new(make_held: MakeHeld, wait
     held.run(drain())
 
 
-def test_closing_leaves_nobody_waiting(make_held: MakeHeld) -> None:
+def test_closing_leaves_nobody_waiting(make_blocked_service: MakeBlockedService) -> None:
     """What could not run fails as draining."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
 
     async def close() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), HANG))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), HANG))
+        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
+        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
         closing = asyncio.ensure_future(asyncio.to_thread(held.engine.close))
         with pytest.raises(errors.DrainingError):
@@ -440,15 +443,15 @@ def test_closing_leaves_nobody_waiting(make_held: MakeHeld) -> None:
     held.run(close())
 
 
-def test_a_dead_model_thread_fails_the_engine(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_dead_model_thread_fails_the_engine(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """The waiter is told, the process is told once, and nobody is let in any more."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.death = SystemExit("the thread ends")
     gate.opened.set()
     with pytest.raises(errors.WorkerFailedError):
-        held.run(held.engine.encode(tokens(5), HANG))
+        held.run(held.engine.encode(tokens(5), TIMEOUT))
     with pytest.raises(errors.WorkerFailedError):
-        held.run(held.engine.encode(tokens(5), HANG))
+        held.run(held.engine.encode(tokens(5), TIMEOUT))
 
     wait_until(lambda: bool(held.app.state.failures))
     assert held.app.state.failures == [gate.death]
@@ -462,22 +465,22 @@ def test_repeated_inputs_are_answered_from_the_kept_results(
     make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
 ) -> None:
     """The same bits without a run; of a request that is partly known, only the rest runs."""
-    records: list[Record] = []
+    records: list[Event] = []
     engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
     known, new = tokens(3, 16), tokens(7, seed=1)
 
     def batches() -> list[tuple[int, int]]:
         return [(record.sequences, record.tokens) for record in records if isinstance(record, BatchRan)]
 
-    first, _ = runner.run(engine.encode(known, HANG))
+    first, _ = runner.run(engine.encode(known, TIMEOUT))
     ran = batches()
-    again, timings = runner.run(engine.encode(known, HANG))
+    again, timings = runner.run(engine.encode(known, TIMEOUT))
     assert same_bits(again, first)
     assert (batches(), timings) == (ran, Timings())
-    mixed, _ = runner.run(engine.encode([known[1], new[0], known[0]], HANG))
+    mixed, _ = runner.run(engine.encode([known[1], new[0], known[0]], TIMEOUT))
     assert batches() == [*ran, (1, 7)]
     assert same_bits([mixed[0], mixed[2]], [first[1], first[0]])
-    fresh, _ = runner.run(engine.encode(new, HANG))
+    fresh, _ = runner.run(engine.encode(new, TIMEOUT))
     assert same_bits(mixed[1:2], fresh)
     looked_up = [(record.hits, record.misses) for record in records if isinstance(record, ResultsLookedUp)]
     assert looked_up == [(0, 2), (2, 0), (2, 1), (1, 0)]
@@ -488,7 +491,7 @@ def test_kept_result_serves_requests_for_fewer_outputs(
     make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
 ) -> None:
     """Another output of a known sequence is computed, and from then on kept next to the first."""
-    records: list[Record] = []
+    records: list[Event] = []
     engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
     known = tokens(9)
 
@@ -496,7 +499,7 @@ def test_kept_result_serves_requests_for_fewer_outputs(
         return sum(isinstance(record, BatchRan) for record in records)
 
     def encode(*outputs: Output) -> Encoding:
-        ((encoding,), _) = runner.run(engine.encode(known, HANG, frozenset(outputs)))
+        ((encoding,), _) = runner.run(engine.encode(known, TIMEOUT, frozenset(outputs)))
         return encoding
 
     pooled = encode("pooled_output")
@@ -510,18 +513,20 @@ def test_kept_result_serves_requests_for_fewer_outputs(
     assert both.mean_output is mean.mean_output
     encode("pooled_output", "sequence_output")
     assert runs() == 3
-    assert same_bits([encode(*ALL_OUTPUTS)], runner.run(make_engine(smallest_preset).encode(known, HANG))[0])
+    assert same_bits([encode(*ALL_OUTPUTS)], runner.run(make_engine(smallest_preset).encode(known, TIMEOUT))[0])
     assert runs() == 3
 
 
-def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHeld, runner: asyncio.Runner) -> None:
+def test_equal_sequences_of_several_clients_are_computed_once(
+    make_blocked_service: MakeBlockedService, runner: asyncio.Runner
+) -> None:
     """While they wait or run together, one run serves them all, with the same bits."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     (first,) = tokens(9)
 
     async def crowd() -> list[list[Encoding]]:
-        asked = [asyncio.ensure_future(held.engine.encode([first], HANG)) for _ in range(20)]
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        asked = [asyncio.ensure_future(held.engine.encode([first], TIMEOUT)) for _ in range(20)]
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         gate.opened.set()
         return [encodings for encodings, _ in await asyncio.gather(*asked)]
 
@@ -533,21 +538,21 @@ def test_equal_sequences_of_several_clients_are_computed_once(make_held: MakeHel
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting", "running"])
 def test_requests_for_different_outputs_of_a_sequence_get_their_own(
-    make_held: MakeHeld, runner: asyncio.Runner, *, waits: bool
+    make_blocked_service: MakeBlockedService, runner: asyncio.Runner, *, waits: bool
 ) -> None:
     """One run serves both while they wait; a run that lacks an output is not joined. The bits stay the same."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     (sequence, other) = tokens(9, 7)
     pooled, both = frozenset[Output](("pooled_output",)), frozenset[Output](("mean_output", "sequence_output"))
 
     async def encode(sequence: Tokens, outputs: frozenset[Output]) -> Encoding:
-        (encoding,), _ = await held.engine.encode([sequence], HANG, outputs)
+        (encoding,), _ = await held.engine.encode([sequence], TIMEOUT, outputs)
         return encoding
 
     async def meet() -> list[Encoding]:
         requests = [asyncio.ensure_future(encode(other, both))] if waits else []
         requests += [] if waits else [asyncio.ensure_future(encode(sequence, pooled))]
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         late = ([pooled] if waits else []) + [both]
         requests += [asyncio.ensure_future(encode(sequence, outputs)) for outputs in late]
         await asyncio.sleep(0)
@@ -557,7 +562,7 @@ def test_requests_for_different_outputs_of_a_sequence_get_their_own(
 
     first, second = held.run(meet())
     assert gate.outputs == ([[both], [pooled | both]] if waits else [[pooled], [both]])
-    (alone,) = held.run(held.engine.encode([sequence], HANG))[0]
+    (alone,) = held.run(held.engine.encode([sequence], TIMEOUT))[0]
     assert first.pooled_output.tobytes() == alone.pooled_output.tobytes()
     assert second.mean_output.tobytes() == alone.mean_output.tobytes()
     assert second.sequence_output.tobytes() == alone.sequence_output.tobytes()
@@ -569,9 +574,9 @@ def test_requests_for_different_outputs_of_a_sequence_get_their_own(
 @pytest.mark.parametrize("output", ["pooled_output", "mean_output"])
 def test_result_holds_the_requested_output_only(service: Service, output: Output) -> None:
     """A request for one row per sequence keeps none of the token outputs, nor the memory of the batch's arrays."""
-    hidden = service.engine.ready().preset.architecture.hidden_dim
+    hidden = service.engine.require_ready().preset.architecture.hidden_dim
     sequences = tokens(*[60] * 20, *range(1, 40))
-    encodings, _ = service.run(service.engine.encode(sequences, HANG, frozenset((output,))))
+    encodings, _ = service.run(service.engine.encode(sequences, TIMEOUT, frozenset((output,))))
     for encoding in encodings:
         assert list(encoding.arrays) == [output]
         assert encoding.arrays[output].base is None
@@ -580,11 +585,11 @@ def test_result_holds_the_requested_output_only(service: Service, output: Output
 
 def test_token_outputs_are_arrays_of_their_own(service: Service) -> None:
     """A result that outlives its batch does not hold the other sequences of the row."""
-    encodings, _ = service.run(service.engine.encode(tokens(3, 20, 7), HANG))
+    encodings, _ = service.run(service.engine.encode(tokens(3, 20, 7), TIMEOUT))
     assert all(array.base is None for encoding in encodings for array in encoding.arrays.values())
 
 
 def test_results_cannot_be_written_to(service: Service) -> None:
     """Several requests may share one."""
-    ((encoding,), _) = service.run(service.engine.encode(tokens(5), HANG))
+    ((encoding,), _) = service.run(service.engine.encode(tokens(5), TIMEOUT))
     assert not any(array.flags.writeable for array in encoding.arrays.values())

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from service.core import errors
-from service.core.errors import MOST_PROBLEMS, InvalidInputError, OverloadedError, Problem, ServiceError
-from service.protocols.native import PROBLEM, render_error
+from service.core.errors import MAX_PROBLEMS, InvalidInputError, OverloadedError, Problem, ServiceError
+from service.web.problem import PROBLEM, render_error
 from service.web.statuses import STATUSES, headers, status, title
 
 # The contract's table.
@@ -105,7 +105,7 @@ def test_many_problems_make_a_short_answer() -> None:
     assert InvalidInputError.of(problems[:3]).detail == "texts[0]: is wrong (and 2 more)"
     error = InvalidInputError.of(problems)
     assert error.detail == "texts[0]: is wrong (and more)"
-    assert len(error.problems) == MOST_PROBLEMS
+    assert len(error.problems) == MAX_PROBLEMS
 
 
 def test_errors_are_answered_as_problem_documents() -> None:

@@ -139,7 +139,7 @@ def test_everything_wrong_is_told_at_once(preset: Preset) -> None:
 
 def test_a_bare_list_is_named_as_the_client_wrote_it(preset: Preset) -> None:
     """The caller says how a sequence's place is called."""
-    wrong = refusal(lambda: from_ids([[-1]], None, preset, truncate=False, place=lambda field, _index: (field,)))
+    wrong = refusal(lambda: from_ids([[-1]], None, preset, truncate=False, locate=lambda field, _index: (field,)))
     assert [loc for loc, _ in wrong] == [("token_ids", 0)]
 
 
@@ -249,7 +249,7 @@ def test_a_bare_text_is_named_as_the_client_wrote_it(preset: Preset, tokenizer: 
     """The caller says how a text's place is called."""
     wrong = refusal(
         lambda: from_texts(
-            [Text(LONG)], tokenizer, preset, truncate=False, padding=None, place=lambda _index: ("texts",)
+            [Text(LONG)], tokenizer, preset, truncate=False, padding=None, locate=lambda _index: ("texts",)
         )
     )
     assert [loc for loc, _ in wrong] == [("texts",)]

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from model.encoder import Encoding, Output
-from service.bulk.encoders import LocalEncoder, Wanted
+from service.bulk.encoders import EncodeOptions, LocalEncoder
 from service.bulk.rows import Row
 from service.core.inputs import Text
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
     from tests.support.process import Process
 
-TIMEOUT = 60.0
 SEQUENCES, TOKENS, HIDDEN = 2048, 60, 256
 # What the token outputs of such a request take.
 TOKEN_OUTPUT_BYTES = SEQUENCES * TOKENS * HIDDEN * 4
@@ -76,15 +76,15 @@ def test_route_keeps_only_what_the_request_asks_for(
     """The token outputs of a batch are free again when it has run."""
     answer = service.post(path, json=request_body)
     assert answer.status_code == 200, answer.text
-    assert_holds_only(results, outputs, service.engine.ready().preset.architecture.hidden_dim)
+    assert_holds_only(results, outputs, service.engine.require_ready().preset.architecture.hidden_dim)
 
 
 @pytest.mark.parametrize("output", ["pooled_output", "mean_output"])
 def test_bulk_encoding_keeps_only_what_is_written(service: Service, results: list[Encoding], output: Output) -> None:
     """`fnet-service encode` of texts and of ids."""
     encoder = LocalEncoder(service.engine)
-    wanted = Wanted(outputs=(output,), normalize=True, truncate=False, padding=None)
-    hidden = service.engine.ready().preset.architecture.hidden_dim
+    wanted = EncodeOptions(outputs=(output,), normalize=True, truncate=False, padding=None)
+    hidden = service.engine.require_ready().preset.architecture.hidden_dim
     texts = [Row(number, number + 1, text=Text(text)) for number, text in enumerate(TEXTS)]
     assert len(service.run(encoder.texts(texts, wanted))) == len(TEXTS)
     assert_holds_only(results, {output}, hidden)

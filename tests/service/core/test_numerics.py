@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.timeouts import TIMEOUT
+
 if TYPE_CHECKING:
     from tests.support.process import Process
 
-TIMEOUT = 60.0
 LENGTHS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 64]
 
 

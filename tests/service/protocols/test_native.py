@@ -22,9 +22,9 @@ from model.architecture import Architecture
 from model.encoder import Encoding, Output
 from model.presets.preset import Preset
 from service.core.engine import normalized
-from service.core.errors import MOST_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
+from service.core.errors import MAX_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.core.inputs import Text
-from service.protocols.native import NPZ, EncodeCall, EncodeRequest, archived, parse, render_json
+from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archived, parse, render_json
 from service.web.encoding import npz, npz_size
 
 HIDDEN = 4
@@ -52,7 +52,7 @@ PRESET = Preset(
 )
 
 
-def call(accept: str = "application/json", **request: Any) -> EncodeCall:
+def call(accept: str = "application/json", **request: Any) -> ParsedRequest:
     """Parse a request."""
     return parse(json.dumps(request).encode(), accept, MOST)
 
@@ -235,7 +235,7 @@ def test_several_mistakes_are_told_together() -> None:
 )
 def test_a_great_many_mistakes_make_a_short_answer(request_: dict[str, Any]) -> None:
     """Whatever a body is full of, the answer names no more than a few places."""
-    assert 1 <= len(refusal(request_)) <= MOST_PROBLEMS
+    assert 1 <= len(refusal(request_)) <= MAX_PROBLEMS
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_an_archive_has_no_base64() -> None:
 
 def test_places_are_named_as_the_client_wrote_them() -> None:
     """A bare input has no index."""
-    assert call(token_ids=[1]).place("token_ids", 0) == ("token_ids",)
-    assert call(token_ids=[[1], [2]]).place("token_ids", 1) == ("token_ids", 1)
+    assert call(token_ids=[1]).locate("token_ids", 0) == ("token_ids",)
+    assert call(token_ids=[[1], [2]]).locate("token_ids", 1) == ("token_ids", 1)
 
 
 def test_the_examples_of_the_schema_are_requests() -> None:
@@ -353,13 +353,13 @@ def output(encoding: Encoding, name: Output) -> npt.NDArray[np.float32]:
     return encoding.arrays[name]
 
 
-def answer(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, Any]:
+def answer(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, Any]:
     """Render JSON and read it back."""
     document: dict[str, Any] = orjson.loads(b"".join(render_json(made, PRESET, results, 11)))
     return document
 
 
-def archive(made: EncodeCall, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
+def archive(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
     """Render an archive and read it back."""
     lengths = [len(encoding.sequence_output) for encoding in results]
     content = b"".join(npz(archived(made, PRESET, results, lengths)))

@@ -24,15 +24,16 @@ from model.encoder import Encoding
 from service import __version__
 from service.app import create_app
 from service.core.errors import BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
-from service.protocols.oip import InferCall, InferRequest, Result, binary_size, parse, render_binary, render_json
+from service.protocols.oip import InferRequest, ParsedRequest, Result, binary_size, parse, render_binary, render_json
 from service.protocols.oip_tensors import HEADER_LENGTH
 from service.settings import Settings
 from tests.support.bundled import POISON, VOCABULARY
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
 Array = npt.NDArray[np.float32]
@@ -42,7 +43,6 @@ POSITIONS = 64
 SEGMENTS = 3
 MOST = 8
 OUTSIDE = f"token id {VOCABULARY} is outside [0, {VOCABULARY})"
-HANG = 60.0
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 IDS = [[5, 6, 7], [8, 9, 10]]
 INFER = "/v2/models/tiny_en/infer"
@@ -75,7 +75,7 @@ def packed(request: dict[str, Any], *tensors: bytes) -> tuple[bytes, str]:
     return head + b"".join(tensors), str(len(head))
 
 
-def call(*inputs: dict[str, Any], **request: Any) -> InferCall:
+def call(*inputs: dict[str, Any], **request: Any) -> ParsedRequest:
     """Parse a request of JSON."""
     return parse(json.dumps({"inputs": list(inputs), **request}).encode(), None, MOST)
 
@@ -847,9 +847,9 @@ def test_a_body_has_a_limit(service: Service) -> None:
     error(service.post(INFER, content=b" " * ((1 << 20) + 1)), 413)
 
 
-def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
+def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlockedService) -> None:
     """401 without, 200 with."""
-    held, gate = make_held(api_keys=["first"])
+    held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = infer(held, ids())
     error(refused, 401)
@@ -858,9 +858,9 @@ def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
     assert held.post(INFER, json={"inputs": [ids()]}, headers=headers).status_code == 200
 
 
-def test_a_full_queue_and_the_clients_timeout(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_full_queue_and_the_clients_timeout(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """429 with Retry-After; 504 once the request's own microseconds are over, and its place is free."""
-    held, gate = make_held(max_queue_tokens=64)
+    held, gate = make_blocked_service(max_queue_tokens=64)
 
     async def crowd() -> None:
         def send(tokens: int, **parameters: int) -> asyncio.Task[httpx.Response]:
@@ -868,7 +868,7 @@ def test_a_full_queue_and_the_clients_timeout(make_held: MakeHeld, wait_until: W
             return asyncio.ensure_future(held.http.post(INFER, json=body))
 
         running = send(5)
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         late = send(40, timeout=300_000)
         await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 40)
         full = await send(25)
@@ -929,9 +929,9 @@ def test_the_model_describes_itself(service: Service, version: str) -> None:
     assert (response.status_code, response.json()) == (200, {"name": "tiny_en", "ready": True})
 
 
-def test_a_preset_without_tokenizer_and_version(make_held: MakeHeld) -> None:
+def test_a_preset_without_tokenizer_and_version(make_blocked_service: MakeBlockedService) -> None:
     """It takes no texts, and says so; its version is the first."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.opened.set()
     loaded = held.engine.loaded
     assert loaded is not None
@@ -964,9 +964,9 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
     young.run(young.http.aclose())
 
 
-def test_a_draining_or_dead_service_says_so(make_held: MakeHeld) -> None:
+def test_a_draining_or_dead_service_says_so(make_blocked_service: MakeBlockedService) -> None:
     """503 to requests and probes; what the model is stays known."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.opened.set()
     for state, live in (("draining", 200), ("failed", 503)):
         held.engine.drain()

@@ -22,7 +22,7 @@ from model.presets.preset import Preset
 from model.tokenizer import FNetTokenizer
 from service.core.engine import normalized
 from service.core.errors import (
-    MOST_PROBLEMS,
+    MAX_PROBLEMS,
     BadRequestError,
     DrainingError,
     InternalError,
@@ -37,14 +37,14 @@ from service.core.errors import (
     UnauthorizedError,
 )
 from service.core.inputs import Text
-from service.protocols.openai import Call, EmbeddingsRequest, parse, refuse_unserved, render, render_error
+from service.protocols.openai import EmbeddingsRequest, ParsedRequest, parse, refuse_unserved, render, render_error
 from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
 Array = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ MODEL = "tiny_en"
 LONG = " ".join(["word"] * 100)
 
 
-def call(**request: Any) -> Call:
+def call(**request: Any) -> ParsedRequest:
     """Parse a request."""
     return parse(json.dumps({"model": MODEL, **request}).encode(), MOST)
 
@@ -94,7 +94,7 @@ def test_an_input_has_four_forms(
     made = call(input=given_)
     assert made.texts == (None if texts is None else [Text(text) for text in texts])
     assert made.token_ids == token_ids
-    assert [made.place(index) for index in range(len(places))] == places
+    assert [made.locate(index) for index in range(len(places))] == places
 
 
 def test_defaults_are_those_of_openai() -> None:
@@ -197,7 +197,7 @@ def test_too_many_sequences_are_their_own_error(one: Any) -> None:
 def test_a_flood_of_unknown_fields_is_cut_short() -> None:
     """Some of them are enough to know."""
     body = {"input": "a", "model": MODEL, **{f"field{n}": n for n in range(1000)}}
-    assert len(refusal(body)) == MOST_PROBLEMS
+    assert len(refusal(body)) == MAX_PROBLEMS
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
@@ -318,7 +318,7 @@ def test_an_error_has_a_kind_and_the_place_that_is_to_blame(
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
@@ -326,7 +326,7 @@ def tokenizer(service: Service) -> FNetTokenizer:
 @pytest.fixture(scope="module")
 def preset(service: Service) -> Preset:
     """The tiny preset's description."""
-    return service.engine.ready().preset
+    return service.engine.require_ready().preset
 
 
 def embed(service: Service, **request: Any) -> httpx.Response:
@@ -397,9 +397,9 @@ def test_base64_holds_the_same_numbers(service: Service) -> None:
         assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"], validate=True), "<f4"), row)
 
 
-def test_texts_are_padded_as_the_preset_was_trained(make_held: MakeHeld) -> None:
+def test_texts_are_padded_as_the_preset_was_trained(make_blocked_service: MakeBlockedService) -> None:
     """OpenAI's protocol has no word for padding: the preset's own counts, as on the native route."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.opened.set()
     serve(held, padding=16)
     answer = embed(held, input=["a", "a small dog"])
@@ -408,22 +408,22 @@ def test_texts_are_padded_as_the_preset_was_trained(make_held: MakeHeld) -> None
     assert not np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"], padding="none"))
 
 
-def test_the_embedding_is_the_output_that_pooling_names(make_held: MakeHeld) -> None:
+def test_the_embedding_is_the_output_that_pooling_names(make_blocked_service: MakeBlockedService) -> None:
     """The setting's choice."""
-    held, gate = make_held(pooling="mean")
+    held, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
     assert np.array_equal(rows_of(embed(held, input=TEXTS)), encoded(held, "mean_output", texts=TEXTS))
 
 
 def serve(held: Service, **fields: Any) -> None:
     """Let a held service serve the tiny preset with other fields."""
-    loaded = held.engine.ready()
+    loaded = held.engine.require_ready()
     held.engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **fields))
 
 
-def test_a_matryoshka_preset_gives_fewer_dimensions(make_held: MakeHeld) -> None:
+def test_a_matryoshka_preset_gives_fewer_dimensions(make_blocked_service: MakeBlockedService) -> None:
     """The leading components, of length 1 again."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.opened.set()
     serve(held, matryoshka=True)
     whole = rows_of(embed(held, input=TEXTS))
@@ -508,9 +508,9 @@ def test_too_many_sequences_are_told_in_openais_words(service: Service) -> None:
     told(embed(service, input=["a"] * 41), 422, "too_many_sequences", "input")
 
 
-def test_what_no_wait_would_help_is_the_clients_fault(make_held: MakeHeld) -> None:
+def test_what_no_wait_would_help_is_the_clients_fault(make_blocked_service: MakeBlockedService) -> None:
     """More tokens than may ever wait: the body is to blame, no field of it."""
-    held, _ = make_held(max_queue_tokens=64)
+    held, _ = make_blocked_service(max_queue_tokens=64)
     response = embed(held, input=[[1] * 33] * 2)
     told(response, 422, "invalid_input")
     assert response.json()["error"]["param"] is None
@@ -535,9 +535,9 @@ def test_another_method_is_told_in_openais_words(service: Service) -> None:
     assert service.get("/v1/encode").headers["content-type"] == "application/problem+json"
 
 
-def test_keys_are_asked_for_in_openais_words(make_held: MakeHeld) -> None:
+def test_keys_are_asked_for_in_openais_words(make_blocked_service: MakeBlockedService) -> None:
     """401 without, 200 with."""
-    held, gate = make_held(api_keys=["first"])
+    held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = embed(held, input="a")
     told(refused, 401, "unauthorized")
@@ -549,9 +549,9 @@ def test_keys_are_asked_for_in_openais_words(make_held: MakeHeld) -> None:
     assert held.get(f"/v1/models/{MODEL}", headers=key).status_code == 200
 
 
-def test_a_full_queue_says_when_to_come_back(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_full_queue_says_when_to_come_back(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """429 with Retry-After, in OpenAI's words."""
-    held, gate = make_held(max_queue_tokens=64)
+    held, gate = make_blocked_service(max_queue_tokens=64)
 
     async def scenario() -> httpx.Response:
         first = asyncio.create_task(held.http.post("/v1/embeddings", json={"model": MODEL, "input": [1] * 64}))
@@ -574,9 +574,9 @@ def test_a_network_that_overflows_is_a_server_error(service: Service) -> None:
     assert embed(service, input=[5]).status_code == 200
 
 
-def test_a_deadline_that_passes_is_a_server_error(make_held: MakeHeld) -> None:
+def test_a_deadline_that_passes_is_a_server_error(make_blocked_service: MakeBlockedService) -> None:
     """504."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     body = {"model": MODEL, "input": "a"}
     told(
         held.post("/v1/embeddings", json=body, headers={"X-Request-Timeout": "0.2"}),
@@ -588,9 +588,9 @@ def test_a_deadline_that_passes_is_a_server_error(make_held: MakeHeld) -> None:
 @pytest.mark.parametrize(
     ("state", "code"), [("loading", "not_ready"), ("compiling", "not_ready"), ("draining", "draining")]
 )
-def test_who_does_not_serve_says_so(make_held: MakeHeld, state: Any, code: str) -> None:
+def test_who_does_not_serve_says_so(make_blocked_service: MakeBlockedService, state: Any, code: str) -> None:
     """503 with Retry-After on every route; a model that is not served is not listed."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     if state == "draining":
         held.engine.drain()
     held.engine.state = state

@@ -28,9 +28,9 @@ from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
 
 POSITIONS = 64
 HIDDEN = 32
@@ -41,12 +41,12 @@ MIXED: list[str | list[int]] = ["a small dog", [4, 25, 127, 5], "", [9], "Caf\xe
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
 
-def answered(service: Service, path: str, **request: Any) -> Any:
+def respond(service: Service, path: str, **request: Any) -> Any:
     """Send a request and return its answer."""
     response = service.post(path, json=request)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json"), response.text
@@ -86,54 +86,54 @@ def test_vectors_are_those_of_the_native_route(
     options = {} if normalize is None else {"normalize": normalize}
     output = f"{service.engine.pooling}_output"
     expected = encoded(service, MIXED, output, normalize=normalize is not False)
-    assert answered(service, path, inputs=MIXED, **options) == expected
+    assert respond(service, path, inputs=MIXED, **options) == expected
 
 
 @pytest.mark.parametrize("inputs", ["a dog", [4, 25, 5]])
 def test_a_bare_input_is_answered_two_deep(service: Service, inputs: str | list[int]) -> None:
     """A text or a list of ids is a batch of one."""
-    answer = answered(service, "/embed", inputs=inputs)
-    assert answer == answered(service, "/embed", inputs=[inputs])
+    answer = respond(service, "/embed", inputs=inputs)
+    assert answer == respond(service, "/embed", inputs=[inputs])
     assert np.shape(answer) == (1, HIDDEN)
 
 
 def test_fields_may_be_null_where_tei_lets_them(service: Service) -> None:
     """And are as if left out; numbers are what there is anyway."""
-    plain = answered(service, "/embed", inputs="a")
+    plain = respond(service, "/embed", inputs="a")
     nulls = {"prompt_name": None, "truncate": None, "dimensions": None, "encoding_format": None}
-    assert answered(service, "/embed", inputs="a", **nulls) == plain
-    assert answered(service, "/embed", inputs="a", encoding_format="float", dimensions=HIDDEN) == plain
+    assert respond(service, "/embed", inputs="a", **nulls) == plain
+    assert respond(service, "/embed", inputs="a", encoding_format="float", dimensions=HIDDEN) == plain
 
 
 def test_fields_may_stand_in_parameters(service: Service) -> None:
     """Some releases of huggingface_hub put all but the inputs there, and send the object even when it is empty."""
-    plain, raw = answered(service, "/embed", inputs="a"), answered(service, "/embed", inputs="a", normalize=False)
+    plain, raw = respond(service, "/embed", inputs="a"), respond(service, "/embed", inputs="a", normalize=False)
     assert plain != raw
-    assert answered(service, "/embed", inputs="a", parameters={}) == plain
-    assert answered(service, "/embed", inputs="a", parameters={"normalize": False}) == raw
-    for body, place in (
+    assert respond(service, "/embed", inputs="a", parameters={}) == plain
+    assert respond(service, "/embed", inputs="a", parameters={"normalize": False}) == raw
+    for body, loc in (
         ({"parameters": {"colour": 1}}, "parameters.colour: no such field"),
         ({"normalize": True, "parameters": {"normalize": False}}, "parameters.normalize: is given already"),
         ({"parameters": []}, "parameters: expected a JSON object"),
         ({"parameters": {"normalize": 3}}, "normalize: "),
     ):
         message = error(service.post("/embed", json={"inputs": "a", **body}), 422, "Validation")
-        assert message.startswith(place)
+        assert message.startswith(loc)
 
 
 def test_each_token_is_embedded(service: Service) -> None:
     """Three deep, special tokens included, never normalised."""
-    answer = answered(service, "/embed_all", inputs=MIXED)
+    answer = respond(service, "/embed_all", inputs=MIXED)
     assert answer == encoded(service, MIXED, "sequence_output")
-    assert answered(service, "/embed_all", inputs="a dog") == encoded(service, ["a dog"], "sequence_output")
+    assert respond(service, "/embed_all", inputs="a dog") == encoded(service, ["a dog"], "sequence_output")
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed_all"])
 def test_what_is_too_long_is_refused_by_default(service: Service, path: str) -> None:
     """Naming the input as the client wrote it."""
-    for inputs, place in ((LONG, "inputs"), (["a", LONG], "inputs[1]"), ([[1], [1] * 65], "inputs[1]")):
+    for inputs, loc in ((LONG, "inputs"), (["a", LONG], "inputs[1]"), ([[1], [1] * 65], "inputs[1]")):
         message = error(service.post(path, json={"inputs": inputs}), 422, "Validation")
-        assert message.startswith(f"{place}: has ")
+        assert message.startswith(f"{loc}: has ")
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed_all"])
@@ -147,16 +147,16 @@ def test_what_is_too_long_is_cut_where_asked(service: Service, tokenizer: FNetTo
     for directions, expected in (((None, "right", "Right"), ends), (("left", "Left"), beginnings)):
         for direction in directions:
             options = {} if direction is None else {"truncation_direction": direction}
-            cut = answered(service, path, inputs=[LONG, ids], truncate=True, **options)
-            assert cut == answered(service, path, inputs=expected)
+            cut = respond(service, path, inputs=[LONG, ids], truncate=True, **options)
+            assert cut == respond(service, path, inputs=expected)
     assert ends != beginnings
 
 
 def test_what_fits_is_not_cut(service: Service) -> None:
     """Whatever the direction."""
-    plain = answered(service, "/embed", inputs=MIXED)
+    plain = respond(service, "/embed", inputs=MIXED)
     for direction in ("left", "right"):
-        cut = answered(service, "/embed", inputs=MIXED, truncate=True, truncation_direction=direction)
+        cut = respond(service, "/embed", inputs=MIXED, truncate=True, truncation_direction=direction)
         assert cut == plain
 
 
@@ -164,7 +164,7 @@ def test_what_fits_is_not_cut(service: Service) -> None:
 def with_preset(service: Service, **changes: Any) -> Iterator[None]:
     """Let the engine have another description of its preset for a while."""
     engine = service.engine
-    loaded = engine.ready()
+    loaded = engine.require_ready()
     engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **changes))
     try:
         yield
@@ -182,7 +182,7 @@ def test_texts_are_padded_as_the_preset_says(service: Service, tokenizer: FNetTo
         [4, *(words[-8:] if direction == "left" else words[:8]), 5],
     ]
     with with_preset(service, padding=10):
-        found = answered(
+        found = respond(
             service, "/embed", inputs=["a dog", LONG], truncate=True, truncation_direction=direction, normalize=False
         )
     assert found == encoded(service, expected, "pooled_output")
@@ -193,10 +193,10 @@ def test_texts_are_padded_as_the_preset_says(service: Service, tokenizer: FNetTo
 
 def test_leading_components_are_given_where_the_preset_was_trained_for_it(service: Service) -> None:
     """With a length of their own."""
-    plain = np.array(answered(service, "/embed", inputs=MIXED, normalize=False), np.float32)
+    plain = np.array(respond(service, "/embed", inputs=MIXED, normalize=False), np.float32)
     with with_preset(service, matryoshka=True):
-        raw = answered(service, "/embed", inputs=MIXED, normalize=False, dimensions=5)
-        scaled = answered(service, "/embed", inputs=MIXED, dimensions=5)
+        raw = respond(service, "/embed", inputs=MIXED, normalize=False, dimensions=5)
+        scaled = respond(service, "/embed", inputs=MIXED, dimensions=5)
         message = error(service.post("/embed", json={"inputs": "a", "dimensions": HIDDEN + 1}), 422, "Validation")
     assert np.array_equal(np.array(raw, np.float32), plain[:, :5])
     rows: list[npt.NDArray[np.float32]] = [normalized(row[:5]) for row in plain]
@@ -225,7 +225,7 @@ def test_timings_are_told(service: Service) -> None:
 def test_texts_are_tokenised_in_teis_shape(service: Service, tokenizer: FNetTokenizer) -> None:
     """Special tokens have a name and no place; others the text that they were made of."""
     text = "A small DOG"
-    answer = answered(service, "/tokenize", inputs=text)
+    answer = respond(service, "/tokenize", inputs=text)
     assert len(answer) == 1
     first, *middle, last = answer[0]
     assert first == {"id": 4, "text": "[CLS]", "special": True, "start": None, "stop": None}
@@ -239,7 +239,7 @@ def test_texts_are_tokenised_in_teis_shape(service: Service, tokenizer: FNetToke
 def test_places_are_counted_in_code_points(service: Service) -> None:
     """`text[start:stop]` is the token's text, whatever the text is written in."""
     for text in ("Caf\xe9 au lait", "日本 \U0001f600 a", "stra\xdfe \ufb01 ½ e\u0301"):
-        (tokens,) = answered(service, "/tokenize", inputs=[text], add_special_tokens=False)
+        (tokens,) = respond(service, "/tokenize", inputs=[text], add_special_tokens=False)
         for token in tokens:
             assert text[token["start"] : token["stop"]] == token["text"]
         assert tokens[-1]["stop"] == len(text)
@@ -248,29 +248,29 @@ def test_places_are_counted_in_code_points(service: Service) -> None:
 def test_tokens_are_those_that_are_embedded(service: Service) -> None:
     """With special tokens by default, without where asked."""
     texts = ["a small dog", "", LONG]
-    answer = answered(service, "/tokenize", inputs=texts, prompt_name=None)
+    answer = respond(service, "/tokenize", inputs=texts, prompt_name=None)
     ids = [[token["id"] for token in tokens] for tokens in answer]
-    assert answered(service, "/embed", inputs=ids[:2]) == answered(service, "/embed", inputs=texts[:2])
-    bare = answered(service, "/tokenize", inputs=texts, add_special_tokens=False)
+    assert respond(service, "/embed", inputs=ids[:2]) == respond(service, "/embed", inputs=texts[:2])
+    bare = respond(service, "/tokenize", inputs=texts, add_special_tokens=False)
     assert [[token["id"] for token in tokens] for tokens in bare] == [each[1:-1] for each in ids]
-    assert answered(service, "/tokenize", inputs=texts[0]) == answer[:1]
+    assert respond(service, "/tokenize", inputs=texts[0]) == answer[:1]
 
 
 def test_ids_are_decoded(service: Service, tokenizer: FNetTokenizer) -> None:
     """Always to a list of texts; special tokens are shown on request."""
     ids = [tokenizer.encode("a small dog").token_ids, []]
-    assert answered(service, "/decode", ids=ids) == ["a small dog", ""]
-    assert answered(service, "/decode", ids=ids[0]) == ["a small dog"]
-    assert answered(service, "/decode", ids=ids, skip_special_tokens=False) == ["[CLS] a small dog[SEP]", ""]
+    assert respond(service, "/decode", ids=ids) == ["a small dog", ""]
+    assert respond(service, "/decode", ids=ids[0]) == ["a small dog"]
+    assert respond(service, "/decode", ids=ids, skip_special_tokens=False) == ["[CLS] a small dog[SEP]", ""]
 
 
 @pytest.mark.parametrize(
-    ("ids", "place"),
+    ("ids", "loc"),
     [([1, 10**6], "ids[1]"), ([[1], [2, -1]], "ids[1][1]"), ([2**33], "ids[0]"), ([[1.5]], "ids[0][0]")],
 )
-def test_ids_outside_the_vocabulary_are_refused_by_their_place(service: Service, ids: list[Any], place: str) -> None:
+def test_ids_outside_the_vocabulary_are_refused_by_their_place(service: Service, ids: list[Any], loc: str) -> None:
     """Nothing is decoded to a guess."""
-    assert error(service.post("/decode", json={"ids": ids}), 422, "Validation").startswith(f"{place}: ")
+    assert error(service.post("/decode", json={"ids": ids}), 422, "Validation").startswith(f"{loc}: ")
 
 
 # === What is served ===
@@ -299,12 +299,12 @@ def test_info_is_true(service: Service, tiny_settings: Settings) -> None:
     }
 
 
-def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) -> None:
+def test_info_tells_of_another_pooling(service: Service, make_blocked_service: MakeBlockedService) -> None:
     """And the embedding is that output."""
-    held, gate = make_held(pooling="mean")
+    held, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
     assert held.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
-    assert answered(held, "/embed", inputs=MIXED, normalize=False) == encoded(service, MIXED, "mean_output")
+    assert respond(held, "/embed", inputs=MIXED, normalize=False) == encoded(service, MIXED, "mean_output")
 
 
 # === Errors ===
@@ -312,7 +312,7 @@ def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) ->
 
 @pytest.mark.parametrize("path", ["/embed", "/", "/embed_all"])
 @pytest.mark.parametrize(
-    ("request_", "place"),
+    ("request_", "loc"),
     [
         ({}, "inputs"),
         ({"inputs": None}, "inputs"),
@@ -336,14 +336,14 @@ def test_info_tells_of_another_pooling(service: Service, make_held: MakeHeld) ->
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_place(
-    service: Service, path: str, request_: dict[str, Any], place: str
+    service: Service, path: str, request_: dict[str, Any], loc: str
 ) -> None:
     """Nothing is accepted and ignored."""
-    assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{place}: ")
+    assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{loc}: ")
 
 
 @pytest.mark.parametrize(
-    ("path", "request_", "place"),
+    ("path", "request_", "loc"),
     [
         ("/embed", {"inputs": "a", "normalize": None}, "normalize"),
         ("/embed", {"inputs": "a", "dimensions": 0}, "dimensions"),
@@ -364,9 +364,9 @@ def test_what_makes_no_sense_is_refused_by_its_place(
         ("/decode", [1], "the body"),
     ],
 )
-def test_each_route_has_its_own_fields(service: Service, path: str, request_: Any, place: str) -> None:
+def test_each_route_has_its_own_fields(service: Service, path: str, request_: Any, loc: str) -> None:
     """And no other."""
-    assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{place}: ")
+    assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{loc}: ")
 
 
 @pytest.mark.parametrize(
@@ -403,18 +403,18 @@ def test_paths_below_are_teis_and_others_are_not(service: Service) -> None:
     assert service.get("/elsewhere").headers["content-type"] == "application/problem+json"
 
 
-def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_held: MakeHeld) -> None:
+def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_blocked_service: MakeBlockedService) -> None:
     """With the scheme in a header."""
-    held, _ = make_held(api_keys=["secret"])
+    held, _ = make_blocked_service(api_keys=["secret"])
     response = held.post("/embed", json={"inputs": "a"})
     error(response, 401, "Validation")
     assert response.headers["www-authenticate"] == "Bearer"
     assert held.post("/decode", json={"ids": [5]}, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
-def test_a_full_queue_is_overload(make_held: MakeHeld) -> None:
+def test_a_full_queue_is_overload(make_blocked_service: MakeBlockedService) -> None:
     """With the time to wait."""
-    held, gate = make_held(max_queue_tokens=64)
+    held, gate = make_blocked_service(max_queue_tokens=64)
     # All different: equal ones would be computed once, and wait as one.
     bodies = [json.dumps({"inputs": [list(range(first, first + 32)) for first in (i, i + 8)]}) for i in range(8)]
 
@@ -432,9 +432,9 @@ def test_a_full_queue_is_overload(make_held: MakeHeld) -> None:
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_an_unhealthy_service_says_so(make_held: MakeHeld) -> None:
+def test_an_unhealthy_service_says_so(make_blocked_service: MakeBlockedService) -> None:
     """On every route but `/info`, which tells of the model as long as there is one."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     held.engine.drain()
     for path in ("/embed", "/", "/embed_all", "/tokenize", "/decode"):
         response = held.post(path, json={})
@@ -445,9 +445,11 @@ def test_an_unhealthy_service_says_so(make_held: MakeHeld) -> None:
     error(held.get("/info"), 503, "Unhealthy")
 
 
-def test_a_deadline_and_a_bad_output_are_the_backends(service: Service, make_held: MakeHeld) -> None:
+def test_a_deadline_and_a_bad_output_are_the_backends(
+    service: Service, make_blocked_service: MakeBlockedService
+) -> None:
     """The client cannot help it."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     error(held.post("/embed", json={"inputs": "a"}, headers={"X-Request-Timeout": "0.05"}), 504, "Backend")
     error(service.post("/embed_all", json={"inputs": [POISON]}), 500, "Backend")
 

@@ -12,10 +12,10 @@ import pytest
 from model.tokenizer import FNetTokenizer
 from service.core.engine import Engine
 from service.core.errors import InvalidInputError
-from service.protocols.tokenization import tokenizer_of
+from service.core.tokenization import tokenizer_of
 
 if TYPE_CHECKING:
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
 POSITIONS = 64
 LONG = " ".join(["word"] * 100)
@@ -25,7 +25,7 @@ FIELDS = ["token_ids", "segment_ids", "pieces", "offsets"]
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
@@ -66,7 +66,11 @@ def test_pieces_and_places_are_told(service: Service, tokenizer: FNetTokenizer) 
     answer = tokenized(service, texts=[[first, second]])
     ids, pieces, offsets = (answer[name][0] for name in ("token_ids", "pieces", "offsets"))
     assert pieces == [tokenizer.id_to_token(token) for token in ids]
-    assert [piece for piece, place in zip(pieces, offsets, strict=True) if place is None] == ["[CLS]", "[SEP]", "[SEP]"]
+    assert [piece for piece, loc in zip(pieces, offsets, strict=True) if loc is None] == [
+        "[CLS]",
+        "[SEP]",
+        "[SEP]",
+    ]
     middle = pieces.index("[SEP]")
     for text, found in ((first, offsets[1:middle]), (second, offsets[middle + 1 : -1])):
         assert found == [[piece.start, piece.stop] for piece in tokenizer.pieces(text)]
@@ -89,7 +93,7 @@ def test_a_long_text_is_given_whole_or_cut(service: Service, tokenizer: FNetToke
     assert cut["segment_ids"] == [each.segment_ids for each in expected]
     words = len(expected[1].token_ids) - 3
     assert all(len(cut[name][index]) == POSITIONS for name in FIELDS for index in range(2))
-    places = [place for place in cut["offsets"][1] if place]
+    places = [loc for loc in cut["offsets"][1] if loc]
     assert len(places) == words
     assert [LONG[start:stop].strip() for start, stop in places] == ["word"] * words
 
@@ -109,7 +113,7 @@ def test_texts_are_padded_as_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("request_", "place"),
+    ("request_", "loc"),
     [
         ({}, ["texts"]),
         ({"texts": []}, ["texts"]),
@@ -126,11 +130,11 @@ def test_texts_are_padded_as_asked_for(
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_place(
-    service: Service, request_: dict[str, Any], place: list[str | int]
+    service: Service, request_: dict[str, Any], loc: list[str | int]
 ) -> None:
     """In the client's own words."""
     ((found, message),) = problems(service.post("/v1/tokenize", json=request_))
-    assert found == place
+    assert found == loc
     assert message
 
 
@@ -138,8 +142,8 @@ def test_more_tokens_than_could_ever_wait_are_refused(service: Service) -> None:
     """An answer weighs many times what was sent."""
     most = service.engine.options.max_queue_tokens
     response = service.post("/v1/tokenize", json={"texts": ["a", "a " * most]})
-    ((place, message),) = problems(response)
-    assert place == ["texts", 1]
+    ((loc, message),) = problems(response)
+    assert loc == ["texts", 1]
     assert str(most) in message
     response = service.post("/v1/tokenize", json={"texts": ["a"] * 37, "padding": "max_length"})
     assert problems(response) == [(["padding"], f"makes {37 * POSITIONS} tokens, at most {most} are given")]
@@ -174,14 +178,14 @@ def test_a_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokeniz
         ({"token_ids": ["a"]}, [["token_ids", 0]]),
         ({"token_ids": [1], "skip_special_tokens": "no"}, [["skip_special_tokens"]]),
         ({"token_ids": [1], "texts": "a"}, [["texts"]]),
-        ({"token_ids": [[-1] * 30]}, [["token_ids", 0, place] for place in range(20)]),
+        ({"token_ids": [[-1] * 30]}, [["token_ids", 0, loc] for loc in range(20)]),
     ],
 )
 def test_ids_that_are_none_are_refused_by_their_place(
     service: Service, request_: dict[str, Any], places: list[list[str | int]]
 ) -> None:
     """Each of them, up to as many as one reads."""
-    assert [place for place, _ in problems(service.post("/v1/detokenize", json=request_))] == places
+    assert [loc for loc, _ in problems(service.post("/v1/detokenize", json=request_))] == places
 
 
 # === Both ===
@@ -199,9 +203,9 @@ def test_limits_and_errors_are_those_of_the_service(service: Service, path: str,
     assert problems(service.post(f"{path}/more"), 404, "not_found") == []
 
 
-def test_nothing_enters_the_queue(make_held: Callable[..., tuple[Service, Gate]]) -> None:
+def test_nothing_enters_the_queue(make_blocked_service: Callable[..., tuple[Service, BlockingRunner]]) -> None:
     """They are answered while the network is busy, and say so when there is none."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     assert held.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
     assert held.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
     assert not gate.entered.is_set()
@@ -216,7 +220,7 @@ def test_a_preset_without_a_tokenizer_has_no_tokens_to_give(
     make_engine: Callable[..., Engine], smallest_preset: Path
 ) -> None:
     """It takes ids only, and says so."""
-    loaded = make_engine(smallest_preset).ready()
+    loaded = make_engine(smallest_preset).require_ready()
     with pytest.raises(InvalidInputError, match=r"^texts: the preset smallest_en has no tokenizer"):
         tokenizer_of(loaded, "texts")
 

@@ -13,9 +13,9 @@ from service.app import create_app
 from service.core.errors import CONNECTION_CODES, ServiceError
 from service.core.events import (
     BatchRan,
+    Event,
     OutputNotFinite,
     ProgramCompiled,
-    Record,
     RequestCancelled,
     RequestComputed,
     RequestRejected,
@@ -52,7 +52,7 @@ CONTRACT = {
 def metrics() -> Metrics:
     """Metrics of which every one has been touched."""
     metrics = Metrics(queue_tokens=lambda: 7, queue_requests=lambda: 2, ready=lambda: True, result_bytes=lambda: 4096)
-    records: list[Record] = [
+    records: list[Event] = [
         BatchRan(tokens=48, sequences=3, row_tokens=64, seconds=0.1),
         RequestComputed(lengths=(40, 8), queue_seconds=0.25, compute_seconds=0.5),
         TextsTokenized(seconds=0.125),
@@ -64,7 +64,7 @@ def metrics() -> Metrics:
     ]
     for record in records:
         metrics.observe(record)
-    metrics.answered("/v1/encode", 200, 2.0)
+    metrics.observe_response("/v1/encode", 200, 2.0)
     metrics.describe(preset="tiny", dtype="float32")
     return metrics
 

@@ -20,7 +20,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-HANG = 60.0
+from tests.support.timeouts import TIMEOUT
+
 COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
 TRACE, CLIENTS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -72,7 +73,7 @@ def collector() -> Iterator[Collector]:
     thread.start()
     yield found
     server.shutdown()
-    thread.join(HANG)
+    thread.join(TIMEOUT)
     server.server_close()
 
 
@@ -104,19 +105,19 @@ def traced(
 
         def end() -> list[Any]:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(HANG) == 0
+            assert process.wait(TIMEOUT) == 0
             return lines()
 
         def ready() -> bool:
             return any(line["event"] == "ready" for line in lines())
 
-        deadline = time.monotonic() + HANG
+        deadline = time.monotonic() + TIMEOUT
         while not ready():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         url = next(line["url"] for line in lines() if line["event"] == "listening")
-        clients.append(httpx.Client(base_url=url, timeout=HANG))
+        clients.append(httpx.Client(base_url=url, timeout=TIMEOUT))
         return clients[-1], end
 
     yield serve
@@ -125,7 +126,7 @@ def traced(
     for process in running:
         if process.poll() is None:
             process.kill()
-        process.wait(HANG)
+        process.wait(TIMEOUT)
 
 
 def test_a_request_is_a_trace(

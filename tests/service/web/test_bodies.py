@@ -13,12 +13,12 @@ import pytest
 
 from service.core.errors import ServiceError
 from service.protocols import native, oip, openai, tei
-from service.web.bodies import reading
+from service.web.bodies import exclusive_if_large
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
 
-HANG = 60.0
 MOST = 8
 LARGE = json.dumps({"texts": "a" * 70_000, "token_ids": [5] * 5_000, "inputs": []}).encode()
 HUGE = [1 << 64, 10**30, -(1 << 64)]
@@ -48,21 +48,21 @@ def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
         done.set()
 
     thread = threading.Thread(target=other)
-    with reading(LARGE):
+    with exclusive_if_large(LARGE):
         thread.start()
-        assert begun.wait(HANG)
+        assert begun.wait(TIMEOUT)
         with suppress(ServiceError):
             parse(b"{}")
         assert not done.wait(0.2)
-    assert done.wait(HANG)
-    thread.join(HANG)
+    assert done.wait(TIMEOUT)
+    thread.join(TIMEOUT)
 
 
 def test_the_collector_rests_while_a_large_body_is_read() -> None:
     """It would look through all objects again and again; and it is back afterwards, whatever came of the body."""
-    with reading(b"{}"):
+    with exclusive_if_large(b"{}"):
         assert gc.isenabled()
-    with suppress(ServiceError), reading(LARGE):
+    with suppress(ServiceError), exclusive_if_large(LARGE):
         assert not gc.isenabled()
         native.parse(b"no JSON", "", MOST)
     assert gc.isenabled()

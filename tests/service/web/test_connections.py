@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.core.errors import BadRequestError
 from service.web.connections import ConnectionLimits, bounded
+from tests.support.timeouts import TIMEOUT
 
-HANG = 20.0
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
 
 # Of requests for `/wait`: those that have begun, and those whose client has left.
@@ -130,7 +130,7 @@ def start() -> Iterator[Start]:
 
             def connect() -> socket.socket:
                 connection = running.enter_context(socket.socket())
-                connection.settimeout(HANG)
+                connection.settimeout(TIMEOUT)
                 if kernel:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel)
                 connection.connect(listening.getsockname())
@@ -152,7 +152,7 @@ class _InThread:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(HANG)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive(), "the server does not end"
 
 
@@ -425,15 +425,15 @@ def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
     connection.sendall(b"POST /late HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
     sender = threading.Thread(target=connection.sendall, args=(flood,))
     sender.start()
-    most = answered = 0
+    most = respond = 0
     came = b""
-    while answered < count:
+    while respond < count:
         came += connection.recv(1 << 20)
         *whole, came = re.split(rb"here /\d+", came)
-        answered += len(whole)
+        respond += len(whole)
         most = max(most, sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()))
-    sender.join(HANG)
-    assert answered == count
+    sender.join(TIMEOUT)
+    assert respond == count
     assert most < 200
 
 
@@ -486,12 +486,12 @@ def test_a_client_that_leaves_is_noticed_whatever_it_sent_behind(start: Start, b
     connection = start()()
     wait = b"POST /wait HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
     connection.sendall(wait + behind if at_once else wait)
-    assert begun.acquire(timeout=HANG)
+    assert begun.acquire(timeout=TIMEOUT)
     if not at_once:
         connection.sendall(behind)
         time.sleep(0.1)
     connection.close()
-    assert left.acquire(timeout=HANG)
+    assert left.acquire(timeout=TIMEOUT)
 
 
 def test_an_open_body_behind_an_answered_request_is_waited_for(start: Start) -> None:

@@ -30,20 +30,20 @@ from service.app import create_app
 from service.settings import Settings
 from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from starlette.types import Message
 
-    from tests.service.conftest import Gate, Service
+    from tests.service.conftest import BlockingRunner, Service
 
-    MakeHeld = Callable[..., tuple[Service, Gate]]
+    MakeBlockedService = Callable[..., tuple[Service, BlockingRunner]]
     WaitUntil = Callable[[Callable[[], bool]], None]
 
 Array = npt.NDArray[np.float32]
 # Reads all samples of `/metrics`, by name and labels.
 Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
-HANG = 60.0
 HIDDEN = 32
 POSITIONS = 64
 LONG = " ".join(["word"] * 100)
@@ -72,7 +72,7 @@ def reference(tiny_preset: Path) -> FNetBackbone:
 @pytest.fixture(scope="module")
 def tokenizer(service: Service) -> FNetTokenizer:
     """The tiny preset's tokenizer."""
-    made = service.engine.ready().tokenizer
+    made = service.engine.require_ready().tokenizer
     assert made is not None
     return made
 
@@ -288,9 +288,11 @@ def test_no_piece_of_a_large_answer_is_large(
         ("/embed_all", {"inputs": [[5]] * 2100}),
     ],
 )
-def test_many_rows_are_streamed_too(make_held: MakeHeld, path: str, request_: dict[str, Any]) -> None:
+def test_many_rows_are_streamed_too(
+    make_blocked_service: MakeBlockedService, path: str, request_: dict[str, Any]
+) -> None:
     """Not only the outputs of tokens are large: the answer's length is not known when it begins."""
-    held, gate = make_held(max_sequences=2100)
+    held, gate = make_blocked_service(max_sequences=2100)
     gate.opened.set()
     assert 2100 * HIDDEN > 65_536
     response = held.post(path, json=request_)
@@ -425,9 +427,9 @@ def test_a_header_that_makes_no_sense_is_a_bad_request(service: Service, headers
     assert next(iter(headers)) in document["detail"]
 
 
-def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
+def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlockedService) -> None:
     """401 without, 200 with, and health is for everybody."""
-    held, gate = make_held(api_keys=["first"])
+    held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = held.encode(texts="a")
     problem(refused, 401, "unauthorized")
@@ -438,9 +440,9 @@ def test_keys_are_asked_for_where_they_are_set(make_held: MakeHeld) -> None:
     assert held.get("/health").status_code == held.get("/metrics").status_code == 200
 
 
-def test_what_is_refused_before_its_route_counts_under_it(make_held: MakeHeld) -> None:
+def test_what_is_refused_before_its_route_counts_under_it(make_blocked_service: MakeBlockedService) -> None:
     """A request without a key, or with too large a body, is one of the route that it was sent to."""
-    held, _ = make_held(api_keys=["first"], max_body_bytes=100)
+    held, _ = make_blocked_service(api_keys=["first"], max_body_bytes=100)
     held.encode(texts="a")
     held.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
     exposition = held.get("/metrics").text
@@ -474,9 +476,9 @@ def test_a_route_has_its_methods(service: Service) -> None:
     assert (put.status_code, put.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_without_the_page_there_is_nothing_to_get_at_its_path(make_held: MakeHeld) -> None:
+def test_without_the_page_there_is_nothing_to_get_at_its_path(make_blocked_service: MakeBlockedService) -> None:
     """`/` is then a protocol's alone."""
-    held, _ = make_held(page=False)
+    held, _ = make_blocked_service(page=False)
     assert held.get("/").headers["allow"] == "POST"
 
 
@@ -489,9 +491,9 @@ def test_a_head_is_answered_like_a_get(service: Service) -> None:
     assert service.run(service.http.head("/v1/encode")).status_code == 405
 
 
-def test_every_refusal_is_counted(make_held: MakeHeld) -> None:
+def test_every_refusal_is_counted(make_blocked_service: MakeBlockedService) -> None:
     """By its code, those of the framework among them."""
-    held, _ = make_held()
+    held, _ = make_blocked_service()
     held.get("/nothing")
     held.get("/v1/encode")
     held.post("/v1/encode", content=b"{")
@@ -529,10 +531,10 @@ def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
 
 
 def test_requests_for_different_outputs_of_one_text_share_a_run(
-    service: Service, make_held: MakeHeld, wait_until: WaitUntil
+    service: Service, make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
     """Whatever protocol each comes by; the answers are those of each alone."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
         ("/embed_all", {"inputs": "two outputs"}),
@@ -541,7 +543,7 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
 
     async def meet() -> list[httpx.Response]:
         running = asyncio.ensure_future(held.http.post("/embed", json={"inputs": "another"}))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         waiting = [asyncio.ensure_future(held.http.post(path, json=body)) for path, body in requests]
         await asyncio.to_thread(wait_until, lambda: held.engine.queue_requests == len(requests))
         gate.opened.set()
@@ -558,9 +560,9 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
         assert answer.json() == service.post(path, json=body).json()
 
 
-def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_full_queue_refuses_whole_requests(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
-    held, gate = make_held(max_queue_tokens=128)
+    held, gate = make_blocked_service(max_queue_tokens=128)
 
     async def crowd() -> None:
         def send(*lengths: int) -> asyncio.Task[httpx.Response]:
@@ -568,7 +570,7 @@ def test_a_full_queue_refuses_whole_requests(make_held: MakeHeld, wait_until: Wa
             return asyncio.ensure_future(held.http.post("/v1/encode", json=body))
 
         running = send(5)
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         waiting = send(64, 36)
         await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 100)
         refused = await send(20, 9)
@@ -590,9 +592,9 @@ def test_an_output_that_is_not_finite_is_told(service: Service) -> None:
     assert service.encode(token_ids=[1, 2]).status_code == 200
 
 
-def test_a_defect_is_an_internal_error(make_held: MakeHeld) -> None:
+def test_a_defect_is_an_internal_error(make_blocked_service: MakeBlockedService) -> None:
     """500 without a word of the inside, and the service goes on."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.death = KeyError("internal_name")
     gate.opened.set()
     with structlog.testing.capture_logs() as logs:
@@ -639,13 +641,15 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
         ("/embed_all", {"inputs": "a"}),
     ],
 )
-def test_a_draining_service_takes_nothing_new(make_held: MakeHeld, path: str, body: dict[str, Any]) -> None:
+def test_a_draining_service_takes_nothing_new(
+    make_blocked_service: MakeBlockedService, path: str, body: dict[str, Any]
+) -> None:
     """503, the connection closed, and what it had accepted is answered, in every protocol."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
 
     async def drain() -> None:
         accepted = asyncio.ensure_future(held.http.post(path, json=body))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         held.engine.drain()
         refused = await held.http.post("/v1/encode", json={"texts": "a"})
         problem(refused, 503, "draining")
@@ -660,9 +664,9 @@ def test_a_draining_service_takes_nothing_new(make_held: MakeHeld, path: str, bo
     held.run(drain())
 
 
-def test_a_dead_worker_is_told_by_everything(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_dead_worker_is_told_by_everything(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """503 to whoever waited and whoever comes, and the process is not alive any more."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.death = SystemExit("the thread ends")
     gate.opened.set()
     waited = held.encode(texts="a")
@@ -696,11 +700,11 @@ def scope_of(path: str) -> dict[str, Any]:
     }
 
 
-def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld) -> None:
+def test_before_it_leaves_the_service_says_so_and_takes_work(make_blocked_service: MakeBlockedService) -> None:
     """Readiness is off, with the time after which to ask again, while balancers notice."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     gate.opened.set()
-    held.engine.leave()
+    held.engine.mark_unready()
     for path in ("/health", "/health/ready", "/v2/health/ready"):
         told = held.get(path)
         assert (told.status_code, told.headers["retry-after"]) == (503, "1")
@@ -709,10 +713,10 @@ def test_before_it_leaves_the_service_says_so_and_takes_work(make_held: MakeHeld
 
 
 def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
-    make_held: MakeHeld, wait_until: WaitUntil
+    make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
     """As one who left: nobody heard of the refusal."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
     left = asyncio.Event()
     messages = [{"type": "http.request", "body": json.dumps({"token_ids": [[POISON]]}).encode(), "more_body": False}]
 
@@ -727,7 +731,7 @@ def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
 
     async def leave() -> None:
         request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         gate.opened.set()
         wait_until(lambda: held.engine.idle)  # the event loop stands still, so that it hears of both at once
         left.set()
@@ -739,13 +743,13 @@ def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
     assert samples("fnet_rejected_total", {"reason": "non_finite_output"}) == 0
 
 
-def test_a_client_that_leaves_frees_its_place(make_held: MakeHeld, wait_until: WaitUntil) -> None:
+def test_a_client_that_leaves_frees_its_place(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """Its tokens leave the queue at once, it is counted, and its sequences never run."""
-    held, gate = make_held()
+    held, gate = make_blocked_service()
 
     async def leave() -> None:
         running = asyncio.ensure_future(held.http.post("/v1/encode", json={"texts": "a"}))
-        assert await asyncio.to_thread(gate.entered.wait, HANG)
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         left = asyncio.Event()
         messages = [{"type": "http.request", "body": b'{"token_ids": [[1, 2, 3]]}', "more_body": False}]
 
@@ -813,10 +817,10 @@ def test_info_describes_what_is_served(service: Service) -> None:
         "max_body_bytes": 1 << 20,
         "max_queue_tokens": 2304,
         "max_batch_tokens": 64,
-        "request_timeout": HANG,
+        "request_timeout": TIMEOUT,
     }
     assert info["architecture"]["vocabulary_size"] == VOCABULARY
-    assert info["parameters"] == service.engine.ready().preset.architecture.parameter_count
+    assert info["parameters"] == service.engine.require_ready().preset.architecture.parameter_count
     assert info["backend"] == "jax"
     assert re.fullmatch("sha256:[0-9a-f]{64}", info["numerics"])
     assert not {"alignment", "tile", "engine"} & set(info)
@@ -931,6 +935,7 @@ def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scra
 def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
     """Whatever paths and methods come, they add no new label but the one for all that is unknown."""
     service.get("/nothing")
+    scrape()
     before = set(scrape())
     for number in range(20):
         service.get(f"/{number}")
@@ -1025,9 +1030,9 @@ def test_the_examples_of_the_description_work(service: Service) -> None:
         assert service.encode(**example).status_code == 200
 
 
-def test_web_pages_may_call_where_they_are_allowed(make_held: MakeHeld) -> None:
+def test_web_pages_may_call_where_they_are_allowed(make_blocked_service: MakeBlockedService) -> None:
     """A preflight is answered without a key, and the answer says who may read it."""
-    held, gate = make_held(cors_origins=["http://page"], api_keys=["first"])
+    held, gate = make_blocked_service(cors_origins=["http://page"], api_keys=["first"])
     gate.opened.set()
     asked = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
     preflight = held.run(held.http.options("/v1/encode", headers=asked))
@@ -1049,9 +1054,11 @@ def test_web_pages_may_call_where_they_are_allowed(make_held: MakeHeld) -> None:
         ({"Origin": "http://page", "Access-Control-Request-Method": "PUT"}, "Disallowed CORS method"),
     ],
 )
-def test_a_preflight_is_refused_in_the_protocols_words(make_held: MakeHeld, headers: dict[str, str], said: str) -> None:
+def test_a_preflight_is_refused_in_the_protocols_words(
+    make_blocked_service: MakeBlockedService, headers: dict[str, str], said: str
+) -> None:
     """And counted, like any other refusal."""
-    held, _ = make_held(cors_origins=["http://page"])
+    held, _ = make_blocked_service(cors_origins=["http://page"])
 
     def preflight(path: str) -> httpx.Response:
         return held.run(held.http.options(path, headers=headers))
@@ -1062,8 +1069,8 @@ def test_a_preflight_is_refused_in_the_protocols_words(make_held: MakeHeld, head
     assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
 
 
-def test_a_page_may_ask_for_heads(make_held: MakeHeld) -> None:
+def test_a_page_may_ask_for_heads(make_blocked_service: MakeBlockedService) -> None:
     """A preflight allows them, as they are answered."""
-    held, _ = make_held(cors_origins=["http://page"])
+    held, _ = make_blocked_service(cors_origins=["http://page"])
     headers = {"Origin": "http://page", "Access-Control-Request-Method": "HEAD"}
     assert held.run(held.http.options("/v1/info", headers=headers)).status_code == 200

@@ -19,11 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core.errors import OverloadedError, ServiceError
 from service.core.events import Timings
-from service.protocols.native import PROBLEM, render_error
-from service.web.api_keys import KeyRing
-from service.web.middleware import HEALTH_ROUTES, METRICS_ROUTE, Bodies, Context, Departures, Keys, Refusals
+from service.web.api_keys import ApiKeys
+from service.web.middleware import (
+    HEALTH_ROUTES,
+    METRICS_ROUTE,
+    ApiKeyMiddleware,
+    DisconnectMiddleware,
+    ErrorMiddleware,
+    RequestBodyMiddleware,
+    RequestContextMiddleware,
+)
+from service.web.problem import PROBLEM, render_error
+from tests.support.timeouts import TIMEOUT
 
-HANG = 30.0
 LIMIT = 1000
 
 Ask = Callable[..., httpx.Response]
@@ -35,7 +43,7 @@ def ask(runner: asyncio.Runner) -> Ask:
 
     async def send(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=HANG) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=TIMEOUT) as client:
             return await client.request(method, path, **options)
 
     def ask(app: ASGIApp, method: str = "POST", path: str = "/", **options: Any) -> httpx.Response:
@@ -77,7 +85,7 @@ def failing(error: BaseException) -> ASGIApp:
 def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] | None = None) -> ASGIApp:
     """Return an application in its outermost layer; `seen` gets each answer's route and status."""
 
-    def answered(route: str, status: int, seconds: float) -> None:
+    def respond(route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         if seen is not None:
             seen.append((route, status))
@@ -85,7 +93,7 @@ def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] 
     def render(_path: str, error: ServiceError) -> Any:
         return render_error(error)
 
-    return Context(Refusals(app, render, longest), answered)
+    return RequestContextMiddleware(ErrorMiddleware(app, render, longest), respond)
 
 
 def code(response: httpx.Response) -> str:
@@ -283,7 +291,7 @@ KEYS = frozenset({"first", "second-é"})
 )
 def test_a_key_lets_in(ask: Ask, headers: dict[str, Any]) -> None:
     """As a bearer token, or in a header of its own."""
-    assert ask(in_context(Keys(echo, KeyRing(KEYS))), headers=headers).status_code == 200
+    assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -303,7 +311,7 @@ def test_a_key_lets_in(ask: Ask, headers: dict[str, Any]) -> None:
 )
 def test_without_the_right_key_nobody_comes_in(ask: Ask, headers: dict[str, str]) -> None:
     """The answer names the scheme and repeats nothing."""
-    response = ask(in_context(Keys(echo, KeyRing(KEYS))), headers=headers)
+    response = ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers)
     assert (response.status_code, code(response)) == (401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
     assert "wrong" not in response.text
@@ -312,18 +320,18 @@ def test_without_the_right_key_nobody_comes_in(ask: Ask, headers: dict[str, str]
 @pytest.mark.parametrize("path", sorted({*HEALTH_ROUTES, METRICS_ROUTE}))
 def test_machines_that_ask_for_health_need_no_key(ask: Ask, path: str) -> None:
     """Probes and scrapers hold none."""
-    assert ask(in_context(Keys(echo, KeyRing(KEYS))), "GET", path).status_code == 200
+    assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), "GET", path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/encode", "/v1/info", "/health/", "/health/../v1/encode", "/metrics/x"])
 def test_every_other_path_needs_one(ask: Ask, path: str) -> None:
     """Only the very paths are open."""
-    assert ask(in_context(Keys(echo, KeyRing(KEYS))), "GET", path).status_code == 401
+    assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), "GET", path).status_code == 401
 
 
 def test_without_keys_everybody_comes_in(ask: Ask) -> None:
     """That is the default."""
-    assert ask(in_context(Keys(echo, KeyRing()))).status_code == 200
+    assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys()))).status_code == 200
 
 
 # === Bodies ===
@@ -346,7 +354,7 @@ CODINGS = [("gzip", 31), ("GZIP", 31), ("x-gzip", 31), ("deflate", 15), ("deflat
 
 def test_a_body_within_the_limit_passes(ask: Ask) -> None:
     """The limit itself is within, in one piece or in many."""
-    app = in_context(Bodies(echo, LIMIT))
+    app = in_context(RequestBodyMiddleware(echo, LIMIT))
     assert ask(app, content=b"x" * LIMIT).content == b"x" * LIMIT
     assert ask(app, content=chunks(*[b"x" * 100] * 10)).content == b"x" * LIMIT
     assert ask(app, content=b"").content == b""
@@ -359,7 +367,7 @@ def test_a_length_over_the_limit_is_refused_unread(ask: Ask) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         reached.append(await read(receive))
 
-    response = ask(in_context(Bodies(app, LIMIT)), content=b"x" * (LIMIT + 1))
+    response = ask(in_context(RequestBodyMiddleware(app, LIMIT)), content=b"x" * (LIMIT + 1))
     assert (response.status_code, code(response)) == (413, "body_too_large")
     assert response.json()["detail"] == f"the body has more than {LIMIT} bytes"
     assert not reached
@@ -375,7 +383,7 @@ def test_pieces_over_the_limit_are_refused_when_they_pass_it(ask: Ask) -> None:
             sent += 100
             yield b"x" * 100
 
-    response = ask(in_context(Bodies(echo, LIMIT)), content=endless())
+    response = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=endless())
     assert (response.status_code, code(response)) == (413, "body_too_large")
     assert sent <= LIMIT + 200
 
@@ -383,7 +391,7 @@ def test_pieces_over_the_limit_are_refused_when_they_pass_it(ask: Ask) -> None:
 @pytest.mark.parametrize(("coding", "bits"), CODINGS)
 def test_compressed_bodies_are_inflated(ask: Ask, coding: str, bits: int) -> None:
     """Both codings, in one piece or in many, up to the very limit; deflate also without its container."""
-    app = in_context(Bodies(echo, LIMIT))
+    app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": coding}
     for size in (0, 1, LIMIT):
         sent = compressed(b"x" * size, bits)
@@ -396,13 +404,13 @@ def test_the_limit_holds_for_inflated_bytes(ask: Ask, coding: str, bits: int) ->
     """One byte more than the limit is too many."""
     sent = compressed(b"x" * (LIMIT + 1), bits)
     assert len(sent) < LIMIT
-    response = ask(in_context(Bodies(echo, LIMIT)), content=sent, headers={"Content-Encoding": coding})
+    response = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=sent, headers={"Content-Encoding": coding})
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
 def test_the_limit_holds_for_compressed_bytes(ask: Ask) -> None:
     """They count as sent, whatever they would inflate to."""
-    app = in_context(Bodies(echo, LIMIT))
+    app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     assert ask(app, content=b"x" * (LIMIT + 1), headers=headers).status_code == 413
     assert ask(app, content=chunks(b"x" * LIMIT, b"x"), headers=headers).status_code == 413
@@ -413,7 +421,7 @@ def test_a_bomb_takes_no_memory(ask: Ask) -> None:
     bomb = gzip.compress(bytes(100 << 20), compresslevel=9)
     most = 1 << 20
     assert len(bomb) < most
-    app = in_context(Bodies(echo, most))
+    app = in_context(RequestBodyMiddleware(echo, most))
     tracemalloc.start()
     try:
         response = ask(app, content=bomb, headers={"Content-Encoding": "gzip"})
@@ -426,7 +434,7 @@ def test_a_bomb_takes_no_memory(ask: Ask) -> None:
 
 def test_gzip_may_come_in_members(ask: Ask) -> None:
     """As block compressors and `cat` write it; all of them together are under the limit, and there are not too many."""
-    app = in_context(Bodies(echo, LIMIT))
+    app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     assert (
         ask(app, content=gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(b"two"), headers=headers).content
@@ -434,13 +442,13 @@ def test_gzip_may_come_in_members(ask: Ask) -> None:
     )
     response = ask(app, content=gzip.compress(b"x" * LIMIT) + gzip.compress(b"x"), headers=headers)
     assert (response.status_code, code(response)) == (413, "body_too_large")
-    wide = in_context(Bodies(echo, 1 << 20))
+    wide = in_context(RequestBodyMiddleware(echo, 1 << 20))
     assert ask(wide, content=gzip.compress(b"") * 20_000, headers=headers).status_code == 400
 
 
 def test_gzip_may_be_filled_up_with_zeros(ask: Ask) -> None:
     """As blocks of tapes and disks are: gzip's own tools pass over them."""
-    app = in_context(Bodies(echo, LIMIT))
+    app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     one, two = gzip.compress(b"one "), gzip.compress(b"two")
     assert ask(app, content=one + bytes(100), headers=headers).content == b"one "
@@ -457,7 +465,9 @@ def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> 
     """What does not inflate to its end and no further is not what its header says."""
     whole = compressed(b"a text that is compressed", 31 if coding == "gzip" else 15)
     sent = {"cut": whole[:-5], "noise": whole[:12] + b"\xff" * 9, "plain": b"{}", "empty": b"", "more": whole + b"x"}
-    response = ask(in_context(Bodies(echo, LIMIT)), content=sent[damage], headers={"Content-Encoding": coding})
+    response = ask(
+        in_context(RequestBodyMiddleware(echo, LIMIT)), content=sent[damage], headers={"Content-Encoding": coding}
+    )
     assert (response.status_code, code(response)) == (400, "bad_request")
     assert coding in response.json()["detail"]
 
@@ -465,16 +475,18 @@ def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x"])
 def test_an_unknown_coding_is_a_bad_request(ask: Ask, coding: str) -> None:
     """The known ones are told."""
-    response = ask(in_context(Bodies(echo, LIMIT)), content=b"x", headers={"Content-Encoding": coding})
+    response = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=b"x", headers={"Content-Encoding": coding})
     assert (response.status_code, code(response)) == (400, "bad_request")
     assert "gzip, deflate" in response.json()["detail"]
 
 
 def test_no_coding_at_all_may_be_said_aloud(ask: Ask) -> None:
     """`identity` is the body as it is, and so is the name of none."""
-    empty = ask(in_context(Bodies(echo, LIMIT)), content=b"x", headers={"Content-Encoding": ""})
+    empty = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=b"x", headers={"Content-Encoding": ""})
     assert (empty.status_code, empty.content) == (200, b"x")
-    response = ask(in_context(Bodies(echo, LIMIT)), content=b"x", headers={"Content-Encoding": "identity"})
+    response = ask(
+        in_context(RequestBodyMiddleware(echo, LIMIT)), content=b"x", headers={"Content-Encoding": "identity"}
+    )
     assert response.content == b"x"
 
 
@@ -521,7 +533,7 @@ def talk(
     async def run() -> Connection:
         connection = Connection()
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-        async with asyncio.timeout(HANG):
+        async with asyncio.timeout(TIMEOUT):
             await asyncio.gather(app(scope, connection.receive, connection.send), meanwhile(connection))
         return connection
 
@@ -548,7 +560,7 @@ def test_a_client_that_leaves_ends_its_work(runner: asyncio.Runner) -> None:
 
     seen: list[tuple[str, int]] = []
     told: list[bool] = []
-    connection = talk(runner, in_context(Departures(app, lambda: told.append(True)), seen=seen), leave)
+    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: told.append(True)), seen=seen), leave)
     assert ended.is_set()
     assert told == [True]
     assert not connection.sent
@@ -561,7 +573,7 @@ def test_a_client_that_stays_gets_its_answer(runner: asyncio.Runner) -> None:
     async def stay(_connection: Connection) -> None:
         pass
 
-    connection = talk(runner, Departures(echo, nobody_left), stay)
+    connection = talk(runner, DisconnectMiddleware(echo, nobody_left), stay)
     assert connection.sent[1]["body"] == b"{}"
 
 
@@ -582,13 +594,16 @@ def test_an_answer_that_has_begun_is_not_cancelled(runner: asyncio.Runner) -> No
         connection.left.set()
         left.set()
 
-    connection = talk(runner, Departures(app, nobody_left), leave)
+    connection = talk(runner, DisconnectMiddleware(app, nobody_left), leave)
     assert connection.sent[-1]["body"] == b"whole"
 
 
 def test_a_limit_that_is_passed_reaches_the_application(runner: asyncio.Runner, ask: Ask) -> None:
     """An error of the body's outer layer is raised where the body is read, and answered once."""
-    response = ask(in_context(Bodies(Departures(echo, nobody_left), LIMIT)), content=chunks(*[b"x" * 600] * 3))
+    response = ask(
+        in_context(RequestBodyMiddleware(DisconnectMiddleware(echo, nobody_left), LIMIT)),
+        content=chunks(*[b"x" * 600] * 3),
+    )
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
@@ -610,7 +625,7 @@ def test_a_defect_in_what_reads_a_body_reaches_the_application(runner: asyncio.R
 
     connection = Broken()
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-    runner.run(_run(in_context(Departures(app, nobody_left), longest=HANG), scope, connection))
+    runner.run(_run(in_context(DisconnectMiddleware(app, nobody_left), longest=TIMEOUT), scope, connection))
     assert [type(error) for error in heard] == [MemoryError]
     assert connection.sent[0]["status"] == 500
 
@@ -632,7 +647,7 @@ def test_a_client_that_leaves_in_the_moment_of_its_answer_has_left(runner: async
 
     seen: list[tuple[str, int]] = []
     told: list[bool] = []
-    connection = talk(runner, in_context(Departures(app, lambda: told.append(True)), seen=seen), leave)
+    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: told.append(True)), seen=seen), leave)
     assert told == [True]
     assert not connection.sent
     assert not seen
@@ -653,12 +668,12 @@ def test_a_stopped_server_ends_the_work(runner: asyncio.Runner) -> None:
 
         connection = Connection()
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-        task = asyncio.ensure_future(_run(Departures(app, nobody_left), scope, connection))
+        task = asyncio.ensure_future(_run(DisconnectMiddleware(app, nobody_left), scope, connection))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(HANG):
+        async with asyncio.timeout(TIMEOUT):
             await ended.wait()
 
     runner.run(run())
@@ -675,7 +690,9 @@ def test_what_is_no_http_passes_through(runner: asyncio.Runner) -> None:
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         seen.append(scope["type"])
 
-    stack = in_context(Keys(Bodies(Departures(app, nobody_left), LIMIT), KeyRing(KEYS)))
+    stack = in_context(
+        ApiKeyMiddleware(RequestBodyMiddleware(DisconnectMiddleware(app, nobody_left), LIMIT), ApiKeys(KEYS))
+    )
     connection = Connection()
     runner.run(_run(stack, {"type": "lifespan"}, connection))
     assert seen == ["lifespan"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import StreamingResponse
 
-from service.web.responses import answered
+from service.web.responses import respond
 
 if TYPE_CHECKING:
     from tests.service.conftest import Service
@@ -33,7 +33,7 @@ def taken(service: Service, pieces: Pieces, most: int | None = None) -> list[byt
     """Return what a client has got that reads so many pieces of a large answer, and then no more."""
 
     async def read() -> list[bytes]:
-        response = await answered(service.engine, pieces, LARGE + 1, "text/plain", {"X-Told": "1"})
+        response = await respond(service.engine, pieces, LARGE + 1, "text/plain", {"X-Told": "1"})
         assert isinstance(response, StreamingResponse)
         assert (response.media_type, response.headers["x-told"]) == ("text/plain", "1")
         found: list[bytes] = []
@@ -47,7 +47,7 @@ def taken(service: Service, pieces: Pieces, most: int | None = None) -> list[byt
 
 def test_a_small_answer_is_whole(service: Service) -> None:
     """And its length is told."""
-    response = service.run(answered(service.engine, Pieces(3, 10), LARGE, "text/plain", {"X-Told": "1"}))
+    response = service.run(respond(service.engine, Pieces(3, 10), LARGE, "text/plain", {"X-Told": "1"}))
     assert response.body == b"".join(Pieces(3, 10))
     assert (response.headers["content-length"], response.headers["x-told"]) == ("30", "1")
 
@@ -60,8 +60,8 @@ def test_large_answer_is_made_off_the_event_loop(service: Service) -> None:
         threads.append(threading.current_thread())
         yield b"x"
 
-    service.run(answered(service.engine, pieces(), 1, "text/plain"))
-    service.run(answered(service.engine, pieces(), LARGE, "text/plain"))
+    service.run(respond(service.engine, pieces(), 1, "text/plain"))
+    service.run(respond(service.engine, pieces(), LARGE, "text/plain"))
     assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees in a browser comes from this service alone, and lets in nothing else."""
+"""The browser pages use assets of this service only, and their policy allows no others."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import pytest
 
 from service.web import ui
 
-HERE = Path(ui.__file__).parents[1] / "static"
-SOURCES = sorted(path for path in HERE.rglob("*") if path.suffix in {".html", ".css", ".js", ".svg"})
+STATIC_DIRECTORY = Path(ui.__file__).parents[1] / "static"
+SOURCES = sorted(path for path in STATIC_DIRECTORY.rglob("*") if path.suffix in {".html", ".css", ".js", ".svg"})
 ASSETS = [f"/page/{path.name}" for path in SOURCES if path.parent.name == "assets"]
-# Names of namespaces look like addresses, and nobody asks for them.
-NAMESPACE = "http://www.w3.org/2000/svg"
+# A namespace has the form of a URL, but is not requested.
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def policy_of(response: Any) -> dict[str, str]:
-    """Return the content security policy by directive."""
+def parse_policy(response: Any) -> dict[str, str]:
+    """Return the content security policy of a response by directive."""
     parts = (part.strip().partition(" ") for part in response.headers["content-security-policy"].split(";"))
     return {name: value for name, _, value in parts}
 
 
-def linked(text: str) -> list[str]:
-    """Return what a page asks for or leads to, fragments apart."""
-    return [found for found in re.findall(r"(?:src|href)=\"([^\"]+)\"", text) if not found.startswith("#")]
+def linked_urls(html: str) -> list[str]:
+    """Return the URLs that a page loads or links to, without fragments."""
+    return [url for url in re.findall(r"(?:src|href)=\"([^\"]+)\"", html) if not url.startswith("#")]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_pages_are_html(service: Any, path: str) -> None:
-    """In a language that is named, for screens of any width."""
+    """The pages declare their language and a viewport of the width of the device."""
     response = service.get(path)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert response.text.startswith('<!doctype html>\n<html lang="en">')
@@ -40,57 +40,57 @@ def test_pages_are_html(service: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_find_what_they_ask_for(service: Any, path: str) -> None:
-    """Scripts, styles and the description itself are served at the addresses in the page, which are relative."""
-    wanted = linked(service.get(path).text)
-    assert len(wanted) >= 5
-    for address in wanted:
-        assert not address.startswith(("/", "http:", "https:")), "a page may stand behind somebody else's path"
-        response = service.get(urljoin(path, address))
-        assert response.status_code == 200, address
+def test_linked_urls_are_relative_and_served(service: Any, path: str) -> None:
+    """Relative URLs work behind a path prefix."""
+    urls = linked_urls(service.get(path).text)
+    assert len(urls) >= 5
+    for url in urls:
+        assert not url.startswith(("/", "http:", "https:")), url
+        response = service.get(urljoin(path, url))
+        assert response.status_code == 200, url
         assert response.content
 
 
-def test_scripts_find_each_other(service: Any) -> None:
-    """Every module that another imports is there, as a script; none is left over."""
-    reached = {"main.js"}
+def test_imported_modules_are_served(service: Any) -> None:
+    """Each imported module is served as JavaScript, and each module is imported."""
+    modules = {"main.js"}
     for _ in ASSETS:
-        for name in tuple(reached):
+        for name in tuple(modules):
             response = service.get(f"/page/{name}")
             assert (response.status_code, response.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
-            reached |= set(re.findall(r"(?:from|import\()\s*\"\./([\w.]+)\"", response.text))
-    assert reached == {path.name for path in SOURCES if path.parent.name == "assets" and path.suffix == ".js"}
+            modules |= set(re.findall(r"(?:from|import\()\s*\"\./([\w.]+)\"", response.text))
+    assert modules == {path.name for path in SOURCES if path.parent.name == "assets" and path.suffix == ".js"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_source_names_another_host(path: Path) -> None:
-    """Offline it all looks as online."""
-    text = path.read_text("utf-8").replace(NAMESPACE, "")
+def test_sources_contain_no_absolute_urls(path: Path) -> None:
+    """The pages work offline."""
+    text = path.read_text("utf-8").replace(SVG_NAMESPACE, "")
     assert not re.search(r"https?:|[\"'(]//|@import|\burl\(", text)
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".html"], ids=lambda path: path.name)
-def test_markup_holds_neither_script_nor_style(path: Path) -> None:
-    """The policy would keep it from working."""
+def test_markup_has_no_inline_script_or_style(path: Path) -> None:
+    """The content security policy forbids both."""
     text = path.read_text("utf-8")
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", text)
     assert re.findall(r"<script(?![^>]*src=)", text) == []
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".js"], ids=lambda path: path.name)
-def test_scripts_write_no_markup(path: Path) -> None:
-    """What a text says is never taken for markup or code."""
+def test_scripts_do_not_parse_strings_as_markup_or_code(path: Path) -> None:
+    """User input cannot become markup or code."""
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", path.read_text("utf-8")
     )
 
 
 @pytest.mark.parametrize("path", ["/", *ASSETS, "/docs", "/docs/assets/swagger-ui.css", "/docs/assets/start.js"])
-def test_headers_let_nothing_else_in(service: Any, path: str) -> None:
-    """Scripts and styles of this service only, in no frame, and no address told to others."""
+def test_security_headers_allow_this_origin_only(service: Any, path: str) -> None:
+    """The policy allows scripts, styles and connections of this origin; framing and referrers are disabled."""
     response = service.get(path)
     assert response.status_code == 200
-    policy = policy_of(response)
+    policy = parse_policy(response)
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["img-src"] == "'self' data:"
@@ -103,77 +103,77 @@ def test_headers_let_nothing_else_in(service: Any, path: str) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_is_not_counted_as_work(service: Any) -> None:
-    """It and a protocol's route share a template: each has a label of its own, so that a visit is no embedding."""
+def test_page_visits_have_their_own_route_label(service: Any) -> None:
+    """The page and the Text Embeddings Inference route share the path `/`; GET is counted as `index`, POST as `/`."""
 
-    def counted(route: str, status: str) -> float:
+    def request_count(route: str, status: str) -> float:
         labels = {"route": route, "status": status}
         return service.app.state.metrics.registry.get_sample_value("fnet_requests_total", labels) or 0.0
 
-    visits, works = counted("index", "200"), counted("/", "200")
+    visits, encodes = request_count("index", "200"), request_count("/", "200")
     assert service.get("/").status_code == 200
-    assert (counted("index", "200"), counted("/", "200")) == (visits + 1, works)
+    assert (request_count("index", "200"), request_count("/", "200")) == (visits + 1, encodes)
     assert service.post("/", json={"inputs": "a"}).status_code == 200
-    assert (counted("index", "200"), counted("/", "200")) == (visits + 1, works + 1)
+    assert (request_count("index", "200"), request_count("/", "200")) == (visits + 1, encodes + 1)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/page/main.js"])
-def test_what_is_unchanged_is_not_sent_again(service: Any, path: str) -> None:
-    """A browser asks each time, so that an upgrade is seen at once, and costs a line."""
+def test_unchanged_files_return_304(service: Any, path: str) -> None:
+    """Browsers revalidate cached files on each use."""
     first = service.get(path)
     assert first.headers["cache-control"] == "no-cache"
-    again = service.get(path, headers={"If-None-Match": first.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
+    revalidated = service.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (revalidated.status_code, revalidated.content) == (304, b"")
+    assert revalidated.headers["content-security-policy"] == first.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(
-    "path", ["/page/nothing.js", "/page/", "/page/../ui.py", "/page/%2e%2e/index.html", "/docs/assets/nothing.css"]
+    "path", ["/page/missing.js", "/page/", "/page/../ui.py", "/page/%2e%2e/index.html", "/docs/assets/missing.css"]
 )
-def test_nothing_else_is_served(service: Any, path: str) -> None:
-    """Neither what is not there nor what lies beside; refused in the service's own words."""
+def test_unknown_files_return_404(service: Any, path: str) -> None:
+    """Missing files and files outside of the asset directories return a problem document."""
     response = service.get(path)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["code"] == "not_found"
 
 
-def test_the_page_answers_head(service: Any) -> None:
-    """As whatever has a GET does."""
+def test_page_supports_head(service: Any) -> None:
+    """HEAD returns the headers of GET."""
     response = service.run(service.http.head("/"))
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
-def test_posts_to_the_root_are_no_page(service: Any) -> None:
-    """They are of Text Embeddings Inference's protocol, page or none."""
-    answer = service.post("/", json={"inputs": "a text"})
-    assert answer.status_code == 200
-    assert len(answer.json()[0]) == 32
+def test_post_to_root_encodes(service: Any) -> None:
+    """POST `/` belongs to the Text Embeddings Inference protocol."""
+    response = service.post("/", json={"inputs": "a text"})
+    assert response.status_code == 200
+    assert len(response.json()[0]) == 32
     assert set(service.post("/", json={}).json()) == {"error", "error_type"}
 
 
-def test_the_page_can_be_switched_off(make_held: Callable[..., Any]) -> None:
-    """Then there is nothing of it, the description stays, and the protocol at the same address as well."""
-    held, _ = make_held(page=False)
-    assert held.get("/").status_code == 405
-    assert held.get("/page/main.js").status_code == 404
-    assert held.get("/docs").status_code == 200
-    assert held.post("/", json={}).status_code == 422
+def test_page_can_be_disabled(make_blocked_service: Callable[..., Any]) -> None:
+    """`/docs` and POST `/` remain available."""
+    blocked, _ = make_blocked_service(page=False)
+    assert blocked.get("/").status_code == 405
+    assert blocked.get("/page/main.js").status_code == 404
+    assert blocked.get("/docs").status_code == 200
+    assert blocked.post("/", json={}).status_code == 422
 
 
-def test_pages_are_open_where_keys_are_set(make_held: Callable[..., Any]) -> None:
-    """A browser that follows a link has no key; what it may then call still asks for one."""
-    held, _ = make_held(api_keys=["first"])
+def test_pages_require_no_api_key(make_blocked_service: Callable[..., Any]) -> None:
+    """Pages and assets are public; API routes require a key."""
+    blocked, _ = make_blocked_service(api_keys=["first"])
     for path in ("/", *ASSETS, "/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/docs/assets/start.js"):
-        assert held.get(path).status_code == 200, path
-    for beside in ("/docs/assets/../../v1/info", "/page/../v1/info", "/page/%2e%2e/v1/info"):
-        assert held.get(beside).status_code in {401, 404}, beside
-    assert held.get("/v1/info").status_code == 401
-    assert held.post("/", json={"inputs": "a text"}).status_code == 401
-    assert held.post("/v1/tokenize", json={"texts": "a text"}).status_code == 401
+        assert blocked.get(path).status_code == 200, path
+    for path in ("/docs/assets/../../v1/info", "/page/../v1/info", "/page/%2e%2e/v1/info"):
+        assert blocked.get(path).status_code in {401, 404}, path
+    assert blocked.get("/v1/info").status_code == 401
+    assert blocked.post("/", json={"inputs": "a text"}).status_code == 401
+    assert blocked.post("/v1/tokenize", json={"texts": "a text"}).status_code == 401
 
 
-def test_a_page_that_is_off_is_not_open(make_held: Callable[..., Any]) -> None:
-    """Where it would be, a key is asked for like everywhere."""
-    held, _ = make_held(api_keys=["first"], page=False)
-    assert held.get("/").status_code == 401
+def test_disabled_page_requires_api_key(make_blocked_service: Callable[..., Any]) -> None:
+    """Without the page, `/` is an API route."""
+    blocked, _ = make_blocked_service(api_keys=["first"], page=False)
+    assert blocked.get("/").status_code == 401

@@ -23,9 +23,7 @@ from model.architecture import Architecture
 from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from tests.support.bundled import VOCABULARY
-
-# Nothing here takes so long: a test that waits longer hangs.
-HANG = 120.0
+from tests.support.timeouts import TIMEOUT
 
 StartServer = Callable[..., AbstractContextManager["Server"]]
 MakePreset = Callable[..., Path]
@@ -78,7 +76,7 @@ class Server:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
-        end = time.monotonic() + HANG
+        end = time.monotonic() + TIMEOUT
         while not condition():
             assert self.process.poll() is None, self.lines
             assert time.monotonic() < end, self.lines
@@ -86,7 +84,7 @@ class Server:
 
     def wait_until_ready(self) -> None:
         """Return once it serves."""
-        self.wait_until(lambda: httpx.get(f"{self.url}/health/ready", timeout=HANG).status_code == httpx.codes.OK)
+        self.wait_until(lambda: httpx.get(f"{self.url}/health/ready", timeout=TIMEOUT).status_code == httpx.codes.OK)
 
     def terminate(self) -> None:
         """Ask it to drain and end."""
@@ -94,14 +92,14 @@ class Server:
 
     def end(self) -> int:
         """Wait for its end and return its exit code."""
-        return self.process.wait(HANG)
+        return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
         """End it, whatever it does."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(HANG)
-        self._reader.join(HANG)
+            self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         assert self.process.stderr is not None
         self.process.stderr.close()
 

@@ -18,6 +18,7 @@ from kserve.protocol.infer_type import RequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.support.bundled import VOCABULARY
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.suites.clients.conftest import Server
@@ -27,7 +28,6 @@ T = TypeVar("T")
 StartServer = Callable[..., AbstractContextManager["Server"]]
 Array = npt.NDArray[np.float32]
 
-HANG = 120.0
 HIDDEN = 32
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 IDS = [[5, 6, 7], [8, 9, 10]]
@@ -39,7 +39,7 @@ LONG = " ".join(["word"] * 100)
 @pytest.fixture
 def client(server: Server) -> Iterator[Any]:
     """Triton's client of the server."""
-    with triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=HANG) as client:
+    with triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=TIMEOUT) as client:
         yield client
 
 
@@ -53,7 +53,7 @@ def tensor(name: str, values: Any, *, binary: bool = True, client: Any = triton)
 
 def encoded(server: Server, **request: Any) -> dict[str, Array]:
     """Return what `/v1/encode` gives for the same; sequence outputs where they have one length."""
-    answer = httpx.post(f"{server.url}/v1/encode", json={**request, "outputs": OUTPUTS}, timeout=HANG)
+    answer = httpx.post(f"{server.url}/v1/encode", json={**request, "outputs": OUTPUTS}, timeout=TIMEOUT)
     assert answer.status_code == 200
     found = answer.json()
     names = OUTPUTS if len({len(each) for each in found["sequence_output"]}) == 1 else OUTPUTS[1:]
@@ -237,7 +237,7 @@ def test_keys_and_large_bodies(start_server: StartServer) -> None:
     """401 and 413 are the client's own exceptions too, and a key opens."""
     with (
         start_server(FNET_API_KEYS="first", FNET_MAX_BODY_BYTES="2000") as server,
-        triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=HANG) as client,
+        triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=TIMEOUT) as client,
     ):
         key = {"Authorization": "Bearer first"}
         made = [tensor("texts", TEXTS)]
@@ -255,7 +255,7 @@ def test_keys_and_large_bodies(start_server: StartServer) -> None:
 def test_several_requests_at_once(server: Server) -> None:
     """Triton's `async_infer`: each gets what it gets alone."""
     address = server.url.removeprefix("http://")
-    with triton.InferenceServerClient(address, concurrency=4, network_timeout=HANG) as client:
+    with triton.InferenceServerClient(address, concurrency=4, network_timeout=TIMEOUT) as client:
         texts = [f"{text} {number}" for number in range(4) for text in TEXTS]
         sent = [client.async_infer(server.model, [tensor("texts", [text])]) for text in texts]
         for text, request in zip(texts, sent, strict=True):
@@ -265,7 +265,7 @@ def test_several_requests_at_once(server: Server) -> None:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, and fail rather than hang."""
-    return asyncio.run(asyncio.wait_for(work, HANG))
+    return asyncio.run(asyncio.wait_for(work, TIMEOUT))
 
 
 def test_the_asynchronous_client(server: Server) -> None:
@@ -299,7 +299,7 @@ def use_kserve(server: Server, work: Callable[[Any], Coroutine[Any, Any, T]]) ->
     """Run something with KServe's client."""
 
     async def use() -> T:
-        async with kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0, timeout=HANG)) as client:
+        async with kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0, timeout=TIMEOUT)) as client:
             return await work(client)
 
     return run(use())

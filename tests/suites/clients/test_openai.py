@@ -21,6 +21,7 @@ from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from model.tokenizer import FNetTokenizer
+from tests.support.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from tests.suites.clients.conftest import Server
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 StartServer = Callable[..., AbstractContextManager["Server"]]
 Array = npt.NDArray[np.float32]
 
-HANG = 120.0
 HIDDEN = 32
 POSITIONS = 64
 TEXTS = ["a small dog", "", "interest rates rose again last week", "Zürich 東京 🦆"]
@@ -50,7 +50,7 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 def encoded(server: Server, **request: Any) -> Array:
     """Return what `/v1/encode` gives for the same."""
     body = {**request, "outputs": ["pooled_output"], "normalize": True}
-    answer = httpx.post(f"{server.url}/v1/encode", json=body, timeout=HANG)
+    answer = httpx.post(f"{server.url}/v1/encode", json=body, timeout=TIMEOUT)
     assert answer.status_code == 200
     return np.array(answer.json()["pooled_output"], np.float32)
 
@@ -249,10 +249,10 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
 
     def fill(server: Server) -> httpx.Response:
         body = {"token_ids": [[7 + number] * 512 for number in range(96)], "outputs": ["pooled_output"]}
-        return httpx.post(f"{server.url}/v1/encode", json=body, timeout=HANG)
+        return httpx.post(f"{server.url}/v1/encode", json=body, timeout=TIMEOUT)
 
     def is_full(server: Server) -> bool:
-        return "fnet_queue_requests 1.0" in httpx.get(f"{server.url}/metrics", timeout=HANG).text
+        return "fnet_queue_requests 1.0" in httpx.get(f"{server.url}/metrics", timeout=TIMEOUT).text
 
     half: Any = [[200 + number] * 512 for number in range(48)]
     with (
@@ -265,7 +265,7 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
         with connect(server) as impatient, pytest.raises(openai.RateLimitError) as caught:
             impatient.embeddings.create(model=server.model, input=half)
         assert (code_of(caught.value), caught.value.type) == ("overloaded", "rate_limit_error")
-        hooked = httpx.Client(event_hooks={"response": [note]}, timeout=HANG)
+        hooked = httpx.Client(event_hooks={"response": [note]}, timeout=TIMEOUT)
         with connect(server, max_retries=10, http_client=hooked) as patient:
             answer = patient.embeddings.create(model=server.model, input=half)
         assert len(answer.data) == 48
@@ -275,7 +275,7 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
         for (before, _, wait), (after, _, _) in pairwise(seen):
             assert wait >= 1
             assert after - before >= wait
-        assert filling.result(HANG).status_code == 200
+        assert filling.result(TIMEOUT).status_code == 200
 
         # === Draining ===
         filling = threads.submit(fill, server)
@@ -283,11 +283,11 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
         with connect(server) as late:
             server.terminate()
             ready = f"{server.url}/health/ready"
-            server.wait_until(lambda: bool(httpx.get(ready, timeout=HANG).json()["state"] == "draining"))
+            server.wait_until(lambda: bool(httpx.get(ready, timeout=TIMEOUT).json()["state"] == "draining"))
             with pytest.raises(openai.InternalServerError) as ended:
                 late.embeddings.create(model=server.model, input="a")
             assert (ended.value.status_code, code_of(ended.value)) == (503, "draining")
-        assert filling.result(HANG).status_code == 200
+        assert filling.result(TIMEOUT).status_code == 200
 
 
 # === LangChain ===

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow.parquet
 import yaml
 
+from tests.support.timeouts import TIMEOUT
+
 KUBERNETES = Path(__file__).parents[3] / "deploy/kubernetes"
-HANG = 120.0
 FILES = 6
 
 
@@ -27,7 +28,7 @@ def run(command: list[str], **environ: str) -> str:
         check=True,
         text=True,
         stdout=subprocess.PIPE,
-        timeout=HANG,
+        timeout=TIMEOUT,
     ).stdout
 
 

@@ -16,12 +16,13 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.timeouts import TIMEOUT
+
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboards/fnet-encode.json").read_text("utf-8"))
-HANG = 60.0
 PROMTOOL, SERVER = shutil.which("promtool") or "", shutil.which("prometheus") or ""
 # As Grafana would put them in for everything, with a window that seconds of traffic fill.
 VARIABLES = {"$namespace": ".*", "$job": "fnet-encode", "$instance": ".+", "$__rate_interval": "30s", "$__range": "1m"}
@@ -67,7 +68,7 @@ class Watch:
 
     def wait_for(self, expression: str) -> None:
         """Return once an expression gives anything."""
-        deadline = time.monotonic() + HANG
+        deadline = time.monotonic() + TIMEOUT
         while not self.query(expression):
             assert time.monotonic() < deadline, expression
             time.sleep(0.5)
@@ -112,7 +113,7 @@ def watch(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wat
     with (directory / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             watch = Watch(f"http://{address}")
-            deadline = time.monotonic() + HANG
+            deadline = time.monotonic() + TIMEOUT
             while not _ready(watch):
                 assert process.poll() is None, (directory / "log").read_text()
                 assert time.monotonic() < deadline
@@ -138,7 +139,7 @@ def _ready(watch: Watch) -> bool:
 
 
 def _traffic(address: str) -> None:
-    with httpx.Client(base_url=f"http://{address}", timeout=HANG) as client:
+    with httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT) as client:
         for path, body, status in REQUESTS:
             assert client.post(path, json=body).status_code == status, path
 
@@ -146,7 +147,9 @@ def _traffic(address: str) -> None:
 def test_the_configuration_is_one() -> None:
     """And the rules are, as promtool says."""
     for command in (["config", str(PROMETHEUS / "prometheus.yml")], ["rules", *map(str, RULES)]):
-        ran = subprocess.run([PROMTOOL, "check", *command], capture_output=True, text=True, check=False, timeout=HANG)
+        ran = subprocess.run(
+            [PROMTOOL, "check", *command], capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -154,7 +157,7 @@ def test_alerts_fire_when_they_should() -> None:
     """And only then: `deploy/prometheus/tests`, run by promtool."""
     command = [PROMTOOL, "test", "rules", *(file.name for file in TESTS)]
     ran = subprocess.run(
-        command, cwd=PROMETHEUS / "tests", capture_output=True, text=True, check=False, timeout=5 * HANG
+        command, cwd=PROMETHEUS / "tests", capture_output=True, text=True, check=False, timeout=5 * TIMEOUT
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
@@ -163,7 +166,7 @@ def test_what_is_exposed_is_well_formed(served: str) -> None:
     """The exposition is read by promtool, which has nothing to say about what is ours."""
     exposed = httpx.get(f"http://{served}/metrics").text
     ran = subprocess.run(
-        [PROMTOOL, "check", "metrics"], input=exposed, capture_output=True, text=True, check=False, timeout=HANG
+        [PROMTOOL, "check", "metrics"], input=exposed, capture_output=True, text=True, check=False, timeout=TIMEOUT
     )
     assert [line for line in ran.stderr.splitlines() if line.startswith("fnet_")] == []
 

@@ -25,8 +25,9 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.timeouts import TIMEOUT
+
 ROOT = Path(__file__).parents[3]
-HANG = 120.0
 DOCKER = shutil.which("docker") or "docker"
 MAKE = shutil.which("make") or "make"
 IMAGE = "fnet-encode-tried"
@@ -92,7 +93,7 @@ class Container:
         """Run a command in it."""
         return docker("exec", self.name, *command)
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = HANG) -> None:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
         """Return once a condition holds; the container must not end before, nor the wait last for ever."""
         end = time.monotonic() + seconds
         while not condition():
@@ -106,7 +107,7 @@ class Container:
 
         def answers() -> bool:
             try:
-                return httpx.get(f"{url}/health/ready", timeout=HANG).status_code == 200
+                return httpx.get(f"{url}/health/ready", timeout=TIMEOUT).status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -172,7 +173,7 @@ def pooled(url: str) -> np.ndarray[Any, Any]:
     """Return what a service makes of the texts."""
     outputs = ["pooled_output", "mean_output"]
     body = {"texts": TEXTS, "outputs": outputs, "truncate": True}
-    answer = httpx.post(f"{url}/v1/encode", json=body, timeout=HANG)
+    answer = httpx.post(f"{url}/v1/encode", json=body, timeout=TIMEOUT)
     assert answer.status_code == 200, answer.text
     return np.array([answer.json()[output] for output in outputs], np.float32)
 
@@ -301,7 +302,7 @@ def test_threads_follow_the_limit(running: Container) -> None:
     assert names.count("tf_XLAEigen") == 1
     periods, halted = _throttled(running)
     body = {"texts": TEXTS[:2], "outputs": ["pooled_output"]}
-    with httpx.Client(base_url=running.url, timeout=HANG) as client:
+    with httpx.Client(base_url=running.url, timeout=TIMEOUT) as client:
         end = time.monotonic() + 5
         while time.monotonic() < end:
             assert client.post("/v1/encode", json=body).status_code == 200
@@ -321,7 +322,9 @@ def test_its_memory_has_a_bound(running: Container) -> None:
     body = {"token_ids": [[7 + n] * 512 for n in range(32)], "outputs": ["sequence_output"]}
     with ThreadPoolExecutor(8) as clients:
         answers = list(
-            clients.map(lambda _: httpx.post(f"{running.url}/v1/encode", json=body, timeout=HANG).status_code, range(8))
+            clients.map(
+                lambda _: httpx.post(f"{running.url}/v1/encode", json=body, timeout=TIMEOUT).status_code, range(8)
+            )
         )
     assert set(answers) == {200}
     found = re.findall(r"^Vm(?:HWM|RSS):\s+(\d+) kB$", running.inside("cat", "/proc/1/status"), re.MULTILINE)
@@ -336,11 +339,11 @@ def test_a_stop_lets_accepted_work_finish(start: Callable[..., Container]) -> No
     container = start()
     container.ready()
     body = {"token_ids": [[7 + n] * 512 for n in range(96)], "outputs": ["pooled_output"]}
-    with ThreadPoolExecutor(1) as threads, httpx.Client(base_url=container.url, timeout=HANG) as client:
-        in_flight = threads.submit(httpx.post, f"{container.url}/v1/encode", json=body, timeout=HANG)
+    with ThreadPoolExecutor(1) as threads, httpx.Client(base_url=container.url, timeout=TIMEOUT) as client:
+        in_flight = threads.submit(httpx.post, f"{container.url}/v1/encode", json=body, timeout=TIMEOUT)
         container.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
         code, seconds = container.stop()
-        assert in_flight.result(HANG).status_code == 200
+        assert in_flight.result(TIMEOUT).status_code == 200
     tell(f"stopped with work in flight: exit code {code} after {seconds:.1f} s")
     assert code == 0
 
@@ -377,7 +380,7 @@ def test_a_preset_may_be_mounted(start: Callable[..., Container]) -> None:
     options = ("--user", "4711:4711", "--volume", f"{bundled}:/presets/mine:ro", "--env", "FNET_PRESET=/presets/mine")
     container = start(*options)
     container.ready()
-    assert httpx.get(f"{container.url}/v1/info", timeout=HANG).json()["preset"] == "fnet_mini_en"
+    assert httpx.get(f"{container.url}/v1/info", timeout=TIMEOUT).json()["preset"] == "fnet_mini_en"
     container.remove()
 
 
@@ -387,7 +390,7 @@ def test_a_bad_setting_ends_it() -> None:
         [DOCKER, "run", "--rm", "--env", "FNET_API_KEYS=", "--env", "FNET_DTYPE=float16", TAG],
         capture_output=True,
         text=True,
-        timeout=HANG,
+        timeout=TIMEOUT,
         check=False,
     )
     assert ran.returncode == 2
@@ -416,8 +419,8 @@ def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
     command = command.replace("docker run", f"docker run --detach --name {name}").replace("$PWD", str(tmp_path))
     command = command.replace("127.0.0.1:8000:8000", "127.0.0.1::8000").replace("fnet-cache", name)
     try:
-        subprocess.run(["/bin/sh", "-ec", command], cwd=ROOT, check=True, timeout=HANG, capture_output=True)
-        end = time.monotonic() + HANG
+        subprocess.run(["/bin/sh", "-ec", command], cwd=ROOT, check=True, timeout=TIMEOUT, capture_output=True)
+        end = time.monotonic() + TIMEOUT
         while "ready" not in docker("exec", name, "fnet-service", "health", check=False).split('"'):
             assert time.monotonic() < end, docker("logs", name, check=False)
             time.sleep(0.2)
@@ -449,18 +452,18 @@ def test_compose_brings_up_all_of_it(tmp_path: Path) -> None:
             f"http://{docker(*compose, 'port', name, port, environ=environ)}"
             for name, port in (("fnet-encode", "8000"), ("prometheus", "9090"))
         )
-        assert httpx.get(f"{service}/v1/info", timeout=HANG).status_code == 401
-        allowed = httpx.get(f"{service}/v1/info", headers={"X-API-Key": "sesame"}, timeout=HANG)
+        assert httpx.get(f"{service}/v1/info", timeout=TIMEOUT).status_code == 401
+        allowed = httpx.get(f"{service}/v1/info", headers={"X-API-Key": "sesame"}, timeout=TIMEOUT)
         assert allowed.status_code == 200
-        end = time.monotonic() + HANG
+        end = time.monotonic() + TIMEOUT
         while True:
-            targets = httpx.get(f"{prometheus}/api/v1/targets", timeout=HANG).json()["data"]["activeTargets"]
+            targets = httpx.get(f"{prometheus}/api/v1/targets", timeout=TIMEOUT).json()["data"]["activeTargets"]
             up = {each["labels"]["job"] for each in targets if each["health"] == "up"}
             if any("fnet-encode:8000" in each["scrapeUrl"] and each["health"] == "up" for each in targets):
                 break
             assert time.monotonic() < end, targets
             time.sleep(0.5)
-        rules = httpx.get(f"{prometheus}/api/v1/rules", timeout=HANG).json()["data"]["groups"]
+        rules = httpx.get(f"{prometheus}/api/v1/rules", timeout=TIMEOUT).json()["data"]["groups"]
         assert sum(len(group["rules"]) for group in rules) > 0
         tell(f"Prometheus: {', '.join(sorted(up))} up, {sum(len(group['rules']) for group in rules)} rules")
     finally:

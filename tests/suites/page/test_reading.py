@@ -1,4 +1,4 @@
-"""The page can be read and used by everybody: by keyboard, by ear, on small and large screens, in light and dark."""
+"""The page is accessible: keyboard, screen readers, narrow and wide viewports, light and dark color schemes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-Encoded = Callable[..., None]
-Open = Callable[..., Page]
+EncodeTexts = Callable[..., None]
+OpenPage = Callable[..., Page]
 
 TEXTS = ["A dog runs along the beach.", "A puppy plays by the sea.", "Shares fell on Tuesday.", "w" * 300, "x y z"]
-NAMED = {
+ROLES_WITH_NAMES = {
     "button",
     "link",
     "textbox",
@@ -34,60 +34,62 @@ NAMED = {
     "navigation",
     "radiogroup",
 }
-# Colours of text against what lies behind it (WCAG 2), places of all that is too pale.
-CONTRAST = """() => {
-  const parse = (colour) => {
+# Returns the elements whose text has a contrast below 4.5 to 1 with its background (WCAG 2).
+LOW_CONTRAST = """() => {
+  const toRgb = (color) => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-    canvas.fillStyle = colour;
+    canvas.fillStyle = color;
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
-  const light = ([r, g, b]) => {
+  const luminance = ([r, g, b]) => {
     const [x, y, z] = [r, g, b].map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
     return 0.2126 * x + 0.7152 * y + 0.0722 * z;
   };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour[3] === 255) return colour;
+  const background = (element) => {
+    for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+      const color = toRgb(getComputedStyle(ancestor).backgroundColor);
+      if (color[3] === 255) return color;
     }
     return [255, 255, 255, 255];
   };
-  const found = [];
+  const failures = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
     const text = walker.currentNode.data.trim();
-    if (!text || !element.checkVisibility() || element.closest(".unseen, svg, noscript")) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${element.tagName}.${element.className}: ${text.slice(0, 30)}`);
+    if (!text || !element.checkVisibility() || element.closest(".visually-hidden, svg, noscript")) continue;
+    const pair = [luminance(toRgb(getComputedStyle(element).color)), luminance(background(element))];
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) failures.push(`${ratio.toFixed(2)} ${element.tagName}.${element.className}: ${text.slice(0, 30)}`);
   }
-  return found;
+  return failures;
 }"""
 
 
-@pytest.fixture(params=["empty", "texts", "pairs", "picture", "error", "key"])
-def shown(request: pytest.FixtureRequest, running: Any, encoded: Encoded) -> Callable[[Page], None]:
-    """Bring a page into a state."""
+@pytest.fixture(params=["empty", "texts", "pairs", "heatmap", "error", "key"])
+def show_state(request: pytest.FixtureRequest, server: Any, encode_texts: EncodeTexts) -> Callable[[Page], None]:
+    """Bring a page into one of its states."""
 
     def show(page: Page) -> None:
         match request.param:
             case "texts":
-                encoded(page, *TEXTS)
+                encode_texts(page, *TEXTS)
             case "pairs":
-                encoded(page, "a question | an answer", "another | and its own", pairs=True)
-            case "picture":
-                encoded(page, *(f"text {index}" for index in range(40)))
+                encode_texts(page, "a question | an answer", "another question | its answer", pairs=True)
+            case "heatmap":
+                encode_texts(page, *(f"text {index}" for index in range(40)))
             case "error":
                 page.locator("#texts").fill("word " * 600)
                 page.locator("#encode").click()
                 expect(page.locator("#notice")).to_be_visible()
             case "key":
-                # A lock that was put in after the page was opened.
+                # API keys were enabled after the page was loaded.
                 page.route(
                     "**/v1/encode",
-                    lambda route: route.fulfill(status=401, json={"code": "unauthorized", "detail": "a key"}),
+                    lambda route: route.fulfill(
+                        status=401, json={"code": "unauthorized", "detail": "missing or invalid API key"}
+                    ),
                 )
                 page.locator("#texts").fill("a text")
                 page.locator("#encode").click()
@@ -97,45 +99,49 @@ def shown(request: pytest.FixtureRequest, running: Any, encoded: Encoded) -> Cal
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_it_fits_and_can_be_read(running: Any, opened: Open, shown: Callable[[Page], None], *, dark: bool) -> None:
-    """From 320 to 1,920 pixels nothing is wider than the screen; text stands out 4.5 to 1 from what is behind it."""
-    page = opened(running.address, width=1280, dark=dark)
-    shown(page)
-    assert page.evaluate(CONTRAST) == []
+def test_layout_fits_viewport_and_text_has_sufficient_contrast(
+    server: Any, open_page: OpenPage, show_state: Callable[[Page], None], *, dark: bool
+) -> None:
+    """No element exceeds a viewport of 320 to 1,920 pixels, and the contrast of text is at least 4.5 to 1."""
+    page = open_page(server.address, width=1280, dark=dark)
+    show_state(page)
+    assert page.evaluate(LOW_CONTRAST) == []
     for width in (320, 360, 768, 1024, 1280, 1376, 1600, 1920):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        outside = page.evaluate(
+        overflowing = page.evaluate(
             """(width) => [...document.querySelectorAll("section, .notice, textarea, pre, canvas, svg, button")]
-              .filter((e) => e.checkVisibility() && !e.closest(".scroller"))
+              .filter((e) => e.checkVisibility() && !e.closest(".scroll-region"))
               .filter((e) => e.getBoundingClientRect().right > width + 0.5)
               .map((e) => e.outerHTML.slice(0, 80))""",
             width,
         )
-        assert outside == [], width
+        assert overflowing == [], width
 
 
-def test_everything_has_a_name(running: Any, opened: Open, shown: Callable[[Page], None]) -> None:
-    """Whatever can be used or is a part of its own tells an assistive program what it is."""
-    page = opened(running.address)
-    shown(page)
+def test_controls_and_landmarks_have_accessible_names(
+    server: Any, open_page: OpenPage, show_state: Callable[[Page], None]
+) -> None:
+    """Each focusable element and each element with such a role has a name."""
+    page = open_page(server.address)
+    show_state(page)
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    nameless = []
+    unnamed = []
     for node in tree:
         if node.get("ignored"):
             continue
         role, name = node["role"]["value"], node.get("name", {}).get("value", "")
-        focusable = any(each["name"] == "focusable" and each["value"]["value"] for each in node.get("properties", []))
-        if (role in NAMED or (focusable and role != "RootWebArea")) and not name.strip():
-            nameless.append(node)
-    assert nameless == []
+        focusable = any(item["name"] == "focusable" and item["value"]["value"] for item in node.get("properties", []))
+        if (role in ROLES_WITH_NAMES or (focusable and role != "RootWebArea")) and not name.strip():
+            unnamed.append(node)
+    assert unnamed == []
 
 
-def test_the_outline_is_whole(running: Any, opened: Open, encoded: Encoded) -> None:
-    """One h1, no level left out, one main, no id twice, and every reference leads somewhere."""
-    page = opened(running.address)
-    encoded(page, *TEXTS)
+def test_document_structure_is_valid(server: Any, open_page: OpenPage, encode_texts: EncodeTexts) -> None:
+    """One h1, no skipped heading level, one main, unique ids, and all references to ids resolve."""
+    page = open_page(server.address)
+    encode_texts(page, *TEXTS)
     levels = page.evaluate(
         "[...document.querySelectorAll('h1,h2,h3,h4')].filter(e => e.checkVisibility()).map(e => +e.tagName[1])"
     )
@@ -145,39 +151,40 @@ def test_the_outline_is_whole(running: Any, opened: Open, encoded: Encoded) -> N
     assert page.locator("main").count() == 1
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
-    named = page.evaluate(
+    references = page.evaluate(
         """['aria-labelledby', 'aria-describedby', 'aria-controls', 'aria-activedescendant', 'for'].flatMap(name =>
           [...document.querySelectorAll(`[${name}]`)].flatMap(e => e.getAttribute(name).split(' ')))"""
     )
-    assert set(named) <= set(ids)
+    assert set(references) <= set(ids)
 
 
-def test_the_keyboard_reaches_everything(running: Any, opened: Open, encoded: Encoded) -> None:
-    """From the first stop to the last by Tab alone, each to be seen, none a trap; what a mouse can choose, keys can."""
-    page = opened(running.address)
-    encoded(page, *TEXTS)
+def test_tab_key_reaches_all_controls(server: Any, open_page: OpenPage, encode_texts: EncodeTexts) -> None:
+    """Tab visits all controls in order, each with a visible focus indicator, without a keyboard trap."""
+    page = open_page(server.address)
+    encode_texts(page, *TEXTS)
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
     page.locator("h1").click()
     stops: list[str] = []
     for _ in range(80):
         page.keyboard.press("Tab")
-        stop, marked = page.evaluate(
+        stop, has_indicator = page.evaluate(
             """() => {
-              const at = document.activeElement;
-              if (at === document.body) return [null, true];
-              const seen = (e) => {
+              const focused = document.activeElement;
+              if (focused === document.body) return [null, true];
+              const hasOutline = (e) => {
                 const { outlineStyle, outlineWidth } = getComputedStyle(e);
                 return outlineStyle !== "none" && parseFloat(outlineWidth) >= 1;
               };
-              const name = at.id || at.getAttribute("aria-label") || at.name || at.className || at.textContent;
-              return [name, seen(at) || seen(at.parentElement)];
+              const names = [focused.id, focused.getAttribute("aria-label"), focused.name, focused.className];
+              const label = names.find(Boolean) || focused.textContent;
+              return [label, hasOutline(focused) || hasOutline(focused.parentElement)];
             }"""
         )
         if stop is None or (stops and stop == stops[0]):
             break
-        assert marked, f"nothing shows that focus is at {stop}"
+        assert has_indicator, f"{stop} has no visible focus indicator"
         stops.append(stop)
-    wanted = [
+    expected = [
         "texts",
         "output",
         "truncate",
@@ -185,19 +192,19 @@ def test_the_keyboard_reaches_everything(running: Any, opened: Open, encoded: En
         "encode",
         "stretch",
         "Texts",
-        "strip",
+        "heat-strip",
         "tab-0",
         "copy",
         "Code",
     ]
-    assert [stop for stop in stops if stop in wanted] == wanted
+    assert [stop for stop in stops if stop in expected] == expected
 
 
-def test_the_first_stop_skips_the_head(running: Any, opened: Open) -> None:
-    """A link to the texts, seen when it has the focus."""
-    page = opened(running.address)
+def test_first_tab_stop_skips_to_input(server: Any, open_page: OpenPage) -> None:
+    """The skip link is visible while it has focus, and moves focus to the text box."""
+    page = open_page(server.address)
     page.keyboard.press("Tab")
-    link = page.get_by_role("link", name="Skip to the texts")
+    link = page.get_by_role("link", name="Skip to input")
     expect(link).to_be_focused()
     assert page.evaluate("document.activeElement.getBoundingClientRect().top") >= 0
     page.keyboard.press("Enter")
@@ -205,9 +212,9 @@ def test_the_first_stop_skips_the_head(running: Any, opened: Open) -> None:
     expect(page.locator("#texts")).to_have_value("typed")
 
 
-def test_it_is_used_without_a_mouse(running: Any, opened: Open) -> None:
-    """Write, send, choose a text, walk along its vector, take the request in another language."""
-    page = opened(running.address)
+def test_page_is_usable_by_keyboard_alone(server: Any, open_page: OpenPage) -> None:
+    """Enter and encode texts, select one, read its vector and switch the language of the code by keyboard."""
+    page = open_page(server.address)
     page.locator("#texts").focus()
     page.keyboard.type("one text")
     page.keyboard.press("Enter")
@@ -219,78 +226,78 @@ def test_it_is_used_without_a_mouse(running: Any, opened: Open) -> None:
     expect(page.get_by_role("listbox", name="Texts").get_by_role("option", selected=True)).to_contain_text(
         "another text"
     )
-    expect(page.locator("#one-title")).to_have_text("Text 2")
-    strip = page.get_by_role("slider")
-    strip.focus()
+    expect(page.locator("#detail-title")).to_have_text("Text 2")
+    slider = page.get_by_role("slider")
+    slider.focus()
     page.keyboard.press("PageUp")
     page.keyboard.press("ArrowRight")
-    expect(strip).to_have_attribute("aria-valuenow", "17")
+    expect(slider).to_have_attribute("aria-valuenow", "17")
     page.get_by_role("tab", name="curl").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Python", exact=True)).to_be_focused()
     expect(page.locator("#snippet")).to_contain_text("from service.client import Client")
 
 
-def test_colours_follow_the_scheme_at_once(running: Any, opened: Open, encoded: Encoded) -> None:
-    """Drawings too, without a reload."""
-    page = opened(running.address)
-    encoded(page, *(f"text {index}" for index in range(30)))
-    paint = (
-        """() => ["canvas.picture", "canvas.strip", ".ramp"].map((name) => document.querySelector(name).toDataURL())"""
-    )
-    before = page.evaluate(paint)
+def test_drawings_follow_color_scheme_changes(server: Any, open_page: OpenPage, encode_texts: EncodeTexts) -> None:
+    """Canvases are redrawn without a reload."""
+    page = open_page(server.address)
+    encode_texts(page, *(f"text {index}" for index in range(30)))
+    read_pixels = """() => ["canvas.heatmap", "canvas.heat-strip", ".color-bar"].map(
+      (selector) => document.querySelector(selector).toDataURL())"""
+    before = page.evaluate(read_pixels)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(200)
-    assert all(new != old for new, old in zip(page.evaluate(paint), before, strict=True))
+    assert all(new != old for new, old in zip(page.evaluate(read_pixels), before, strict=True))
 
 
-def test_numbers_can_be_read_on_every_colour(running: Any, opened: Open) -> None:
-    """The scale's lightness runs one way, and its ink is 4.5 to 1 on each of its steps."""
-    page = opened(running.address)
-    steps = page.evaluate(
+def test_color_scales_are_monotonic_with_readable_text(server: Any, open_page: OpenPage) -> None:
+    """Luminance is monotonic, and the contrast of the text color is at least 4.5 to 1 on each step."""
+    page = open_page(server.address)
+    scales = page.evaluate(
         """async () => {
-          const { scale, inkOn, luminance } = await import("./page/colours.js");
-          return [false, true].map((dark) => scale(dark).map((c) => [luminance(c), inkOn(c) === "#000" ? 0 : 1]));
+          const { colorScale, textColorOn, luminance } = await import("./page/colors.js");
+          const toPair = (color) => [luminance(color), textColorOn(color) === "#000" ? 0 : 1];
+          return [false, true].map((dark) => colorScale(dark).map(toPair));
         }"""
     )
-    for scheme, direction in zip(steps, (-1, 1), strict=True):
-        lights = [light for light, _ in scheme]
-        assert all(direction * (after - before) >= -0.004 for before, after in pairwise(lights))
-        for light, ink in scheme:
-            high, low = max(light, ink), min(light, ink)
+    for scale, direction in zip(scales, (-1, 1), strict=True):
+        luminances = [luminance for luminance, _ in scale]
+        assert all(direction * (after - before) >= -0.004 for before, after in pairwise(luminances))
+        for luminance, text in scale:
+            high, low = max(luminance, text), min(luminance, text)
             assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
-def test_quantiles_are_prometheus(running: Any, opened: Open) -> None:
-    """Between bounds in equal parts; beyond the last there is nothing but the bound; of nothing there is none."""
-    page = opened(running.address)
-    found = page.evaluate(
+def test_quantiles_match_prometheus(server: Any, open_page: OpenPage) -> None:
+    """Interpolated within buckets; the last finite bound above it; null for an empty histogram."""
+    page = open_page(server.address)
+    result = page.evaluate(
         r"""async () => {
-          const { parse, buckets, between, quantile, sum } = await import("./page/prometheus.js");
+          const { parseMetrics, buckets, bucketIncreases, quantile, sum } = await import("./page/prometheus.js");
           const line = (bound, count) => `h_bucket{r="a\\"}{",le="${bound}"} ${count}\n`;
           const lines = (a, b, c) => `# HELP x y\n${line("0.1", a)}${line("1.0", b)}${line("+Inf", c)}v 1.5e3\n`;
-          const [one, two] = [parse(lines(1, 2, 2)), parse(lines(5, 10, 12))];
-          const counts = between(buckets(one, "h"), buckets(two, "h"));
+          const [before, after] = [parseMetrics(lines(1, 2, 2)), parseMetrics(lines(5, 10, 12))];
+          const counts = bucketIncreases(buckets(before, "h"), buckets(after, "h"));
           return {
             counts: counts.map(([, count]) => count),
-            label: two.get("h_bucket")[0].labels.r,
-            plain: sum(two, "v"),
-            half: quantile(0.5, counts),
-            most: quantile(0.99, counts),
-            none: quantile(0.5, between(buckets(two, "h"), buckets(two, "h"))),
+            label: after.get("h_bucket")[0].labels.r,
+            untyped: sum(after, "v"),
+            median: quantile(0.5, counts),
+            p99: quantile(0.99, counts),
+            empty: quantile(0.5, bucketIncreases(buckets(after, "h"), buckets(after, "h"))),
           };
         }"""
     )
-    assert found["counts"] == [4, 8, 10]
-    assert (found["label"], found["plain"]) == ('a"}{', 1500)
-    assert found["half"]["value"] == pytest.approx(0.1 + 0.9 * 1 / 4)
-    assert found["most"] == {"value": 1, "beyond": True}
-    assert found["none"] is None
+    assert result["counts"] == [4, 8, 10]
+    assert (result["label"], result["untyped"]) == ('a"}{', 1500)
+    assert result["median"]["value"] == pytest.approx(0.1 + 0.9 * 1 / 4)
+    assert result["p99"] == {"value": 1, "exceeded": True}
+    assert result["empty"] is None
 
 
-def test_the_description_works_under_the_policy(running: Any, opened: Open) -> None:
-    """/docs draws itself, opens a route and asks it, without a word from the browser."""
-    page = opened(running.address, "/docs")
+def test_docs_work_under_content_security_policy(server: Any, open_page: OpenPage) -> None:
+    """/docs renders and sends a request, without console errors or policy violations."""
+    page = open_page(server.address, "/docs")
     expect(page.locator(".opblock").first).to_be_visible()
     page.locator("#operations-health-live_health_live_get .opblock-summary-control").click()
     page.get_by_role("button", name="Try it out").click()
@@ -298,12 +305,12 @@ def test_the_description_works_under_the_policy(running: Any, opened: Open) -> N
     expect(page.locator(".live-responses-table")).to_contain_text('"alive": true')
 
 
-def test_nothing_moves_without_a_script(running: Any, browser: Any) -> None:
-    """Who lets none run is told where the rest is."""
+def test_page_without_javascript_links_to_api(server: Any, browser: Any) -> None:
+    """A notice states that JavaScript is required."""
     context = browser.new_context(java_script_enabled=False)
     try:
         page = context.new_page()
-        page.goto(f"http://{running.address}/")
-        expect(page.locator(".notice").first).to_contain_text("drawn by a script")
+        page.goto(f"http://{server.address}/")
+        expect(page.locator(".notice").first).to_contain_text("requires JavaScript")
     finally:
         context.close()

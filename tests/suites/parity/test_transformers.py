@@ -18,9 +18,9 @@ import transformers
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
-from model.backends.base import Dtype
 from model.conversion.convert import convert
 from model.conversion.hugging_face import read_hugging_face
+from model.dtypes import Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.presets.preset import load_preset
 from model.presets.weights import read_weights

@@ -23,7 +23,7 @@ from tests.support.bundled import VOCABULARY
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "deploy/ray/encode_corpus.py"
-HANG = 300.0
+TIMEOUT = 300.0
 FILES, ROWS = 3, 9_000
 
 
@@ -84,7 +84,7 @@ def expected(corpus: list[Path], environ: dict[str, str], tmp_path_factory: pyte
     """What the command gives for each file."""
     out = tmp_path_factory.mktemp("expected")
     command = [f"{sys.prefix}/bin/fnet-service", "encode", *map(str, corpus), "-o", str(out)]
-    subprocess.run(command, env=environ, check=True, timeout=HANG)
+    subprocess.run(command, env=environ, check=True, timeout=TIMEOUT)
     return {file.name: file.read_bytes() for file in out.glob("*.parquet")}
 
 
@@ -97,7 +97,7 @@ def begin(cluster: str, corpus: list[Path], out: Path, environ: dict[str, str]) 
 
 def wait_for_a_part(out: Path, process: subprocess.Popen[str]) -> None:
     """Return in the middle of a file."""
-    deadline = time.monotonic() + HANG
+    deadline = time.monotonic() + TIMEOUT
     while not list(out.glob("*.part/*.npz")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -128,12 +128,12 @@ def test_two_nodes_give_the_bytes_of_the_command(
 ) -> None:
     """And say how many rows each file has; a second run finds all of them there."""
     process = begin(cluster, corpus, tmp_path, environ)
-    said, _ = process.communicate(timeout=HANG)
+    said, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
     assert said.count(f"{ROWS:,} rows") == FILES
     check(tmp_path, expected)
     again = begin(cluster, corpus, tmp_path, environ)
-    assert again.communicate(timeout=HANG)[0] == ""
+    assert again.communicate(timeout=TIMEOUT)[0] == ""
     assert again.returncode == 0
 
 
@@ -146,7 +146,7 @@ def test_an_actor_that_is_killed_is_replaced(
     killed = actors()
     assert killed
     os.kill(killed[0], signal.SIGKILL)
-    process.communicate(timeout=HANG)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
     check(tmp_path, expected)
 
@@ -158,9 +158,9 @@ def test_a_run_that_is_killed_is_gone_on_with(
     process = begin(cluster, corpus, tmp_path, environ)
     wait_for_a_part(tmp_path, process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=HANG)
+    process.communicate(timeout=TIMEOUT)
     again = begin(cluster, corpus, tmp_path, environ)
-    again.communicate(timeout=HANG)
+    again.communicate(timeout=TIMEOUT)
     assert again.returncode == 0
     check(tmp_path, expected)
 
@@ -168,6 +168,6 @@ def test_a_run_that_is_killed_is_gone_on_with(
 def test_two_inputs_never_share_an_output(environ: dict[str, str], tmp_path: Path) -> None:
     """The one would overwrite the other, and nobody would know."""
     command = [sys.executable, str(SCRIPT), "-o", str(tmp_path), "a/x.jsonl", "b/x.jsonl.gz"]
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANG, check=False)
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert ran.returncode == 2
     assert "x.jsonl.parquet would be written twice" in ran.stderr

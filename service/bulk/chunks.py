@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.encoder import Output
-from service.bulk.encoders import Array, Vectors
+from service.bulk.encoders import Array, RowEmbeddings
 from service.bulk.rows import Row
 
-_ROWS = 4096
+_MAX_CHUNK_ROWS = 4096
 # Of text. An embedding is as large whatever its text; outputs of every token are 400 times their text.
-_BYTES, _BYTES_OF_SEQUENCES = 1 << 20, 1 << 15
+_MAX_CHUNK_BYTES, _MAX_SEQUENCE_CHUNK_BYTES = 1 << 20, 1 << 15
 _JOB_FILE, _LOCK_FILE = "job.json", "lock"
 
 
@@ -34,7 +34,7 @@ class JobError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class Chunk:
     """Some rows that follow each other.
 
     Attributes:
@@ -51,29 +51,29 @@ class Shard:
         return hashlib.sha256(b"".join(row.digest for row in self.rows)).hexdigest()
 
 
-def cut(rows: Iterable[Row], *, sequences: bool, most_rows: int = _ROWS) -> Iterator[Shard]:
+def split_rows(rows: Iterable[Row], *, sequences: bool, max_rows: int = _MAX_CHUNK_ROWS) -> Iterator[Chunk]:
     """Cut rows into shards, the same ones whenever the rows are the same.
 
     Args:
         rows: Of an input, in order.
         sequences: Whether outputs of every token are kept.
-        most_rows: Of a shard.
+        max_rows: Of a chunk.
     """
-    most = _BYTES_OF_SEQUENCES if sequences else _BYTES
+    most = _MAX_SEQUENCE_CHUNK_BYTES if sequences else _MAX_CHUNK_BYTES
     number, size = 0, 0
     taken: list[Row] = []
     for row in rows:
         taken.append(row)
         size += row.size
-        if len(taken) == most_rows or size >= most:
-            yield Shard(number, taken)
+        if len(taken) == max_rows or size >= most:
+            yield Chunk(number, taken)
             number, size, taken = number + 1, 0, []
     if taken:
-        yield Shard(number, taken)
+        yield Chunk(number, taken)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ChunkResult:
     """What a shard gave.
 
     Attributes:
@@ -92,31 +92,31 @@ class Part:
     faults: Mapping[int, tuple[int, str]]
 
 
-def part_of(shard: Shard, found: Sequence[Vectors | str], outputs: Sequence[Output], hidden: int) -> Part:
+def part_of(chunk: Chunk, found: Sequence[RowEmbeddings | str], outputs: Sequence[Output], hidden: int) -> ChunkResult:
     """Gather what the rows of a shard gave."""
-    good = [each for each in found if isinstance(each, Vectors)]
+    good = [each for each in found if isinstance(each, RowEmbeddings)]
 
     def gather(name: Output) -> Array:
         if name == "sequence_output":
             return np.concatenate([np.empty((0, hidden), np.float32), *(each.outputs[name] for each in good)])
         missing = np.full(hidden, np.nan, np.float32)
-        rows = [each.outputs[name] if isinstance(each, Vectors) else missing for each in found]
+        rows = [each.outputs[name] if isinstance(each, RowEmbeddings) else missing for each in found]
         return np.stack(rows).astype(np.float32, copy=False)
 
-    return Part(
-        digest=shard.digest,
-        rows=np.array([row.number for row in shard.rows], np.int64),
-        lengths=np.array([each.tokens if isinstance(each, Vectors) else 0 for each in found], np.int32),
+    return ChunkResult(
+        digest=chunk.digest,
+        rows=np.array([row.number for row in chunk.rows], np.int64),
+        lengths=np.array([each.tokens if isinstance(each, RowEmbeddings) else 0 for each in found], np.int32),
         outputs={name: gather(name) for name in outputs},
         faults={
             row.number: (row.line, each)
-            for row, each in zip(shard.rows, found, strict=True)
-            if not isinstance(each, Vectors)
+            for row, each in zip(chunk.rows, found, strict=True)
+            if not isinstance(each, RowEmbeddings)
         },
     )
 
 
-class Parts:
+class ChunkStore:
     """The parts of one job, in a directory beside its output.
 
     Args:
@@ -144,7 +144,7 @@ class Parts:
         try:
             self._check(json.loads(json.dumps(job)), restart=restart)
         except BaseException:
-            self.leave()
+            self.release()
             raise
         self.count = 0
         while self._file(self.count).is_file():
@@ -174,16 +174,16 @@ class Parts:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.leave()
+            self.release()
             raise JobError(f"{self.directory}: another run is at it") from error
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let others go on with what is there."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ChunkResult) -> None:
         """Keep the next part.
 
         Raises:
@@ -205,7 +205,7 @@ class Parts:
         new.rename(file)
         self.count += 1
 
-    def read(self, number: int) -> Part:
+    def read(self, number: int) -> ChunkResult:
         """Return a part.
 
         Raises:
@@ -215,7 +215,7 @@ class Parts:
             with self._file(number).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 arrays: dict[Any, Any] = dict(found)
             faults = json.loads(arrays.pop("faults").tobytes())
-            return Part(
+            return ChunkResult(
                 digest=str(arrays.pop("digest")),
                 rows=arrays.pop("rows"),
                 lengths=arrays.pop("lengths"),
@@ -225,14 +225,14 @@ class Parts:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise JobError(f"{self._file(number)} is damaged; --restart begins anew") from error
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[ChunkResult]:
         """Yield all parts, in order."""
         return (self.read(number) for number in range(self.count))
 
     def remove(self) -> None:
         """Remove everything: the output is there."""
         shutil.rmtree(self.directory)
-        self.leave()
+        self.release()
 
     def _file(self, number: int) -> Path:
         return self.directory / f"{number:08}.npz"
