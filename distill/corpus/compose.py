@@ -285,7 +285,9 @@ def _negated_sentence(rng: Random, scene: _Scene) -> str:
     return rng.choice(
         (
             f"there {_copula(scene)} no {noun} {doing}",
-            f"nobody is {doing}" if not participant.is_animal else f"no {noun} {_copula(scene)} {doing}",
+            f"{word_lists.NO_PERSON} is {doing}"
+            if not participant.is_animal
+            else f"no {noun} {_copula(scene)} {doing}",
             f"{participant.text('the')} {negated_copula} {doing}",
             f"{participant.text()} {_copula(scene)} not {doing}",
         )
@@ -399,19 +401,9 @@ def _pair_group(rng: Random) -> Group:
         f"{first_swapped} while {second_swapped}",
         first,
         second,
-        f"{first} and nobody is {_predicate(second_scene, 'ing').replace(' some ', ' any ')}",
+        f"{first} and {word_lists.NO_PERSON} is {_predicate(second_scene, 'ing').replace(' some ', ' any ')}",
     ]
     return [f"{first} while {second}", *rng.sample(pool, rng.randint(3, 6))]
-
-
-# Places that fit large things.
-_OPEN_PLACES = [
-    place
-    for synonyms in word_lists.OUTDOOR_PLACES
-    for place in synonyms
-    if place.startswith(("near ", "beside ", "by ", "in a ", "in the ", "next to ", "outside ", "at "))
-    and not place.startswith(("at a bus", "in a backyard", "at a camp", "in a canyon", "in a skate"))
-]
 
 
 def _still_group(rng: Random) -> Group:
@@ -458,7 +450,7 @@ def _still_group(rng: Random) -> Group:
         look, other_look = rng.choice(word_lists.COATS), rng.choice(word_lists.SIZES)
     place, other_place = _draw_place(rng, outdoors=_happens(rng, 0.8)), _draw_place(rng, outdoors=True)
     if thing in word_lists.LARGE_THINGS:
-        place, other_place = rng.choice(_OPEN_PLACES), rng.choice(_OPEN_PLACES)
+        place, other_place = rng.choice(word_lists.OPEN_PLACES), rng.choice(word_lists.OPEN_PLACES)
     relation = rng.choice(word_lists.RELATIONS[rng.choice((0, 1))])
     neighbor = f"{rng.choice(word_lists.THING_LOOKS)} {rng.choice(rng.choice(word_lists.THINGS))}"
     number = rng.choice([count for count in word_lists.NUMBERS if count != "some"])

@@ -55,6 +55,8 @@ COMPANY_SUFFIXES = _list("company_suffixes")
 NUMBER_WORDS = _list("number_words")
 # Things that do not fit into a room.
 LARGE_THINGS = frozenset(_list("large_things"))
+OPEN_PLACES = _list("open_places")
+NO_PERSON: str = _WORD_LISTS["pronouns"]["no_person"]
 
 PEOPLE = _synonym_sets("people")
 ANIMALS = _synonym_sets("animals")
