@@ -101,7 +101,7 @@ $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 # The locked dependencies with those of an extra.
-$(VENV)/.openvino $(VENV)/.otel: $(VENV)/.%: requirements/%.txt | $(VENV)/.serve
+$(VENV)/.openvino $(VENV)/.otel $(VENV)/.parquet: $(VENV)/.%: requirements/%.txt | $(VENV)/.serve
 	@test -e $(VENV)/.dev || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
@@ -109,7 +109,7 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked dependencies into $(VENV) …"
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@ $(VENV)/.serve $(VENV)/.openvino $(VENV)/.otel
+	@touch $@ $(VENV)/.serve $(VENV)/.openvino $(VENV)/.otel $(VENV)/.parquet
 
 # The environments of the suites and benchmarks, in one rule. BASE names the locked dependencies below requirements/%.txt,
 # and that the project itself is installed. keras-hub asks for tensorflow-text, 2 GB that nothing here uses: NODEPS.

@@ -13,20 +13,10 @@ pip --python "$environment" check --disable-pip-version-check
 # Tests and header files of the libraries. License files are in other directories and stay.
 find "$packages" -type d \( -name tests -o -name test \) -prune -exec rm -r {} +
 find "$packages" -type f \( -name '*.pxd' -o -name '*.pyx' -o -name '*.a' \) -delete
-rm -rf "$packages/numpy/_core/include" "$packages/pyarrow/include" "$packages/pyarrow/src"
+rm -rf "$packages/numpy/_core/include"
 find "$packages" -type d -name __pycache__ -prune -exec rm -r {} +
-
-# Network clients of Arrow, which Parquet files do not need. Copies of its libraries become links.
-rm -f "$packages"/pyarrow/libarrow_flight.so* "$packages"/pyarrow/libarrow_python_flight.so* "$packages"/pyarrow/libarrow_s3.so* \
-    "$packages"/pyarrow/_flight.*.so "$packages"/pyarrow/_s3fs.*.so "$packages"/pyarrow/_pyarrow_cpp_tests.*.so
-for copy in "$packages"/pyarrow/libarrow_python*.so.*.*.*; do
-    [ -e "$copy" ] || continue
-    shortest=${copy%.so.*}.so
-    for other in "$shortest" "${copy%.*.*}"; do
-        cmp -s "$copy" "$other" && ln -sf "$(basename "$copy")" "$other"
-    done
-done
 
 # Unused symbols, a third of the largest library.
 strip --strip-unneeded "$packages"/jaxlib/libjax_common.so "$packages"/uvloop/loop.*.so
-"$environment/bin/python" -c 'import jax, uvloop; jax.jit(abs).lower(1.0)'
+find "$packages/scipy" "$packages/h5py" "$packages/hf_xet" "$packages/pydantic_core" -name '*.so' -exec strip --strip-unneeded {} +
+"$environment/bin/python" -c 'import h5py, hf_xet, jax, pydantic_core, scipy.fft, scipy.stats, uvloop; jax.jit(abs).lower(1.0)'
