@@ -1,4 +1,4 @@
-"""Compare the service over HTTP with its own engine alone, in one run, alternating, by medians.
+"""Compare the service over HTTP with its engine without HTTP: medians of alternating rounds.
 
     .venv/bin/python benchmarks/over_http.py --preset DIR [--backend openvino --dtype int8] [--rounds 5]
 
@@ -29,13 +29,13 @@ from service.settings import Settings, engine_options
 
 _CLIENTS = 32
 _TEXTS = 2_000
-_TIMEOUT = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 Send = Callable[[list[int]], Awaitable[None]]
 
 
 def main() -> None:
-    """Measure, and print a line for each comparison."""
+    """Measure, and print one line per comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", required=True)
     parser.add_argument("--backend", default="jax")
@@ -55,8 +55,8 @@ def main() -> None:
         "--log-level",
         "error",
     ]
-    command += [part for name, value in options.items() for part in (f"--{name}", value)]
-    with subprocess.Popen(command) as process:  # noqa: S603 - this project's own
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    with subprocess.Popen(command) as process:  # noqa: S603 - the command of this project
         try:
             _wait_until_ready(port)
             asyncio.run(_compare(Settings.load({}, options), port, arguments.rounds, arguments.seconds))
@@ -67,7 +67,7 @@ def main() -> None:
 async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -> None:
     engine = Engine(engine_options(settings))
     engine.start()
-    while engine.state != "ready":  # noqa: ASYNC110 - it has no event to await
+    while engine.state != "ready":  # noqa: ASYNC110 - the engine has no event to await
         await asyncio.sleep(0.1)
     random = np.random.default_rng(0)
     size = engine.require_ready().preset.architecture.vocabulary_size
@@ -75,41 +75,45 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     texts = [random.integers(8, size, length).tolist() for length in lengths]
     singles = [random.integers(8, size, 32).tolist() for _ in range(_TEXTS)]
 
-    async def alone(ids: list[int]) -> None:
-        await engine.embed([Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.int32))], _TIMEOUT)
+    async def encode(ids: list[int]) -> None:
+        await engine.embed([Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.int32))], _TIMEOUT_SECONDS)
 
-    found: dict[str, list[float]] = {"engine": [], "http": []}
+    throughput: dict[str, list[float]] = {"engine": [], "http": []}
     latency: dict[str, list[float]] = {"engine": [], "http": []}
     for _ in range(rounds):
-        found["engine"].append(await _throughput([alone] * _CLIENTS, texts, seconds))
-        latency["engine"].append(await _latency(alone, singles, seconds / 3))
-        # The service closes connections that are idle while the engine alone is measured.
+        throughput["engine"].append(await _throughput([encode] * _CLIENTS, texts, seconds))
+        latency["engine"].append(await _latency(encode, singles, seconds / 3))
+        # The service closes connections that are idle while the engine is measured.
         connections = [await _Connection.open(port) for _ in range(_CLIENTS)]
         over_http: list[Send] = [connection.encode for connection in connections]
-        found["http"].append(await _throughput(over_http, texts, seconds))
+        throughput["http"].append(await _throughput(over_http, texts, seconds))
         latency["http"].append(await _latency(over_http[0], singles, seconds / 3))
         for connection in connections:
             connection.close()
-    ratio = statistics.median(b / a for a, b in zip(found["engine"], found["http"], strict=True))
-    more = statistics.median(b - a for a, b in zip(latency["engine"], latency["http"], strict=True))
-    tokens = {name: statistics.median(values) for name, values in found.items()}
+    ratio = statistics.median(
+        http / engine_only for engine_only, http in zip(throughput["engine"], throughput["http"], strict=True)
+    )
+    overhead = statistics.median(
+        http - engine_only for engine_only, http in zip(latency["engine"], latency["http"], strict=True)
+    )
+    tokens = {name: statistics.median(values) for name, values in throughput.items()}
     times = {name: statistics.median(values) * 1e3 for name, values in latency.items()}
     print(f"{_CLIENTS} clients, tokens/s: engine {tokens['engine']:.0f}, HTTP {tokens['http']:.0f}, x {ratio:.2f}")
-    print(f"1 client, 32 tokens, ms: engine {times['engine']:.2f}, HTTP {times['http']:.2f}, {more * 1e3:+.2f}")
+    print(f"1 client, 32 tokens, ms: engine {times['engine']:.2f}, HTTP {times['http']:.2f}, {overhead * 1e3:+.2f}")
     engine.close()
 
 
 async def _throughput(senders: Sequence[Send], texts: Sequence[list[int]], seconds: float) -> float:
-    """Return the tokens per second that are answered while all senders run."""
+    """Return the tokens per second of all senders together."""
     end = time.perf_counter() + seconds
     done = [0] * len(senders)
 
     async def client(number: int) -> None:
-        place = number
+        index = number
         while time.perf_counter() < end:
-            await senders[number](texts[place % len(texts)])
-            done[number] += len(texts[place % len(texts)])
-            place += len(senders)
+            await senders[number](texts[index % len(texts)])
+            done[number] += len(texts[index % len(texts)])
+            index += len(senders)
 
     started = time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(len(senders))))
@@ -143,16 +147,16 @@ class _Connection:
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         status, *headers = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         length = next(int(line.split(":")[1]) for line in headers if line.lower().startswith("content-length:"))
-        answer = await self._reader.readexactly(length)
+        content = await self._reader.readexactly(length)
         if " 200 " not in status:
-            raise RuntimeError(f"{status}: {answer[:200]!r}")
+            raise RuntimeError(f"{status}: {content[:200]!r}")
 
     def close(self) -> None:
         self._writer.close()
 
 
 def _wait_until_ready(port: int) -> None:
-    end = time.monotonic() + _TIMEOUT
+    end = time.monotonic() + _TIMEOUT_SECONDS
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):

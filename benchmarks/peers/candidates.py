@@ -46,7 +46,7 @@ OURS: tuple[tuple[BackendName, Dtype], ...] = (
     ("openvino", "bfloat16"),
     ("openvino", "int8"),
 )
-# Those of the checkout that `--before` names.
+# Backends and dtypes of the checkout that `--before` names.
 BEFORE: tuple[tuple[BackendName, Dtype], ...] = (("jax", "float32"), ("jax", "bfloat16"), ("openvino", "bfloat16"))
 
 STREAMS = "one batch per core"
@@ -206,7 +206,7 @@ def ours(preset: Path, backend: BackendName, dtype: Dtype) -> Encode:
 
 
 def previous(checkout: Path, preset: Path, backend: BackendName, dtype: Dtype) -> Encode:
-    """Return the encoder of another checkout, which runs and measures in a process of its own."""
+    """Return the encoder of another checkout, which runs and measures in a separate process."""
     request = start_previous(checkout, preset, backend, dtype)
     return lambda texts: Encoded(*request(texts))
 

@@ -19,7 +19,7 @@ def main() -> None:
     from optimum.onnxruntime.configuration import AutoOptimizationConfig  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
 
     source, directory = map(Path, sys.argv[1:])
-    # Kept while it is optimized: the exported file is deleted with it.
+    # The variable keeps the exported file, which is deleted with the object.
     exported = ORTModelForFeatureExtraction.from_pretrained(source, export=True)
     ORTOptimizer.from_pretrained(exported).optimize(AutoOptimizationConfig.O3(), directory, file_suffix="optimized")
     optimized = directory / "model_optimized.onnx"

@@ -1,4 +1,4 @@
-"""The encoder of another checkout of this project, from before its backends, in a process of its own.
+"""The encoder of another checkout of this project, with the interface before `backend`, in a separate process.
 
 `start_previous` runs this file with that checkout first on the path. Ids and vectors pass through pipes; the child
 measures each call, so that the transport does not count.
@@ -34,7 +34,7 @@ def start_previous(checkout: Path, preset: Path, engine: str, dtype: str) -> Req
         RuntimeError: The encoder did not start.
     """
     # Without -P the directory of this file would come before the checkout.
-    child = subprocess.Popen(  # noqa: S603 - this very file
+    child = subprocess.Popen(  # noqa: S603 - runs this file
         [sys.executable, "-P", "-W", "ignore", __file__, str(preset), engine, dtype],
         env=os.environ | {"PYTHONPATH": str(checkout.resolve())},
         stdin=subprocess.PIPE,
@@ -66,16 +66,16 @@ def start_previous(checkout: Path, preset: Path, engine: str, dtype: str) -> Req
 
 
 def main() -> None:
-    """Build the encoder, then answer requests until the input ends."""
-    # Libraries may print; the pipe is for answers alone.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Build the encoder, then serve requests until the input ends."""
+    # Libraries may print to standard output, so responses use a duplicate of it.
+    responses = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def send(value: object) -> None:
-        pickle.dump(value, answers)
-        answers.flush()
+        pickle.dump(value, responses)
+        responses.flush()
 
-    import model  # noqa: PLC0415 - the other checkout's
+    import model  # noqa: PLC0415 - from the other checkout
 
     send(model.__file__)
     try:
@@ -95,12 +95,12 @@ def main() -> None:
 
 
 def _build(preset: str, engine: str, dtype: str) -> Callable[[Sequence[Any]], Any]:
-    """Return the encoder, by the interface that it had then."""
+    """Return the encoder, built with its earlier interface."""
     from model import encoder as encoders  # noqa: PLC0415
     from model import selftest  # noqa: PLC0415
     from model.backbone import FNetBackbone  # noqa: PLC0415
 
-    # Typed as in the present checkout, whose interface differs.
+    # Any, because the interface of this checkout differs.
     make: Any = encoders.PackedEncoder
     test: Any = selftest
     # Its self-test rejects the rounding errors of trained weights. Here it only chooses row lengths and spacing; the

@@ -13,7 +13,7 @@ from benchmarks.peers.openvino_int8 import DYNAMIC_QUANTIZATION, compile_graph, 
 
 ROWS = 512
 _PAIRS = 4
-_SECONDS = 1.5
+_MEASURE_SECONDS = 1.5
 _MAX_CALLS = 200
 
 
@@ -34,7 +34,7 @@ def limits(speeds: dict[str, float]) -> dict[str, float]:
 
 def _min_seconds(call: Callable[[], object]) -> float:
     call()
-    seconds, end = float("inf"), time.perf_counter() + _SECONDS
+    seconds, end = float("inf"), time.perf_counter() + _MEASURE_SECONDS
     for _ in range(_MAX_CALLS):
         started = time.perf_counter()
         call()

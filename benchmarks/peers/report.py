@@ -63,10 +63,10 @@ class Measured:
 
 @dataclass(slots=True)
 class Report:
-    """Everything of one run.
+    """Results of one run.
 
     Attributes:
-        title: What was run, in one line.
+        title: Title, one line.
         rounds: Requested number of rounds.
         machine: Facts about the machine.
         versions: Versions of libraries.

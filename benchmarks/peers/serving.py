@@ -37,7 +37,7 @@ _MAX_REQUESTS_PER_SECOND = 3000
 
 # Backends and dtypes that serve the bundled preset.
 OURS = (("jax", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"))
-# Those of the checkout that `--before` names.
+# Backends and dtypes of the checkout that `--before` names.
 BEFORE = (("jax", "float32"), ("jax", "bfloat16"))
 # infinity-emb's engines on CPUs. Not listed: torch with `--compile`, and BetterTransformer, which needs optimum before
 # version 2; both were not faster here. CTranslate2 is deprecated and computes in float32.
@@ -46,7 +46,7 @@ _INFINITY_ENGINES = (("torch", "float32"), ("torch", "bfloat16"), ("torch", "int
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to start a server, and where it answers. `{port}` and `{home}`, an empty directory, are replaced.
+    """Command, environment and routes of a server. `{port}` and `{home}`, an empty directory, are replaced.
 
     Attributes:
         label: The project.
@@ -80,7 +80,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What clients observed of a server while the others were idle.
+    """Measurement of one server while the others are idle.
 
     Attributes:
         requests: Answers per second.
@@ -156,7 +156,7 @@ def _infinity(weights: Path, engine: str, dtype: str) -> Server:
     command: tuple[str, ...]
     setup: tuple[str, ...] = ()
     if engine == "optimum":
-        # It passes the path below the model's directory on as a file name, which holds in that directory alone.
+        # infinity-emb uses the path relative to the model as a file name, which is valid only in that directory.
         command = ("--model-id", ".", "--pooling-method", "mean", "--onnx-disable-optimize")
         setup = (python, "-P", str(Path(__file__).with_name("minilm_onnx.py")), str(weights), "{home}/model")
     else:
@@ -183,7 +183,7 @@ def compare(
     window_seconds: float,
     report_progress: Callable[[str], None],
 ) -> tuple[list[Served], dict[str, str]]:
-    """Start the servers, and give each in turn a window of all clients' requests.
+    """Start the servers, and send the requests of all clients to one server at a time.
 
     Returns:
         Summaries, and for servers that failed the reason.
@@ -260,10 +260,10 @@ def _embed(url: str, model: str) -> Float32s:
 
 
 def window(url: str, model: str, clients: int, numbers: Iterator[int], seconds: float) -> Window:
-    """Return what `clients` observe, each sending one short text after another for the given seconds.
+    """Return rate and latencies of clients that send one short text after another.
 
     Raises:
-        RuntimeError: An answer was not a success, or a connection failed.
+        RuntimeError: A response is not a success, or a connection fails.
     """
     # Created before the clock starts, because it takes time.
     count = int(_MAX_REQUESTS_PER_SECOND * seconds) + clients
@@ -281,20 +281,20 @@ async def _window(url: str, model: str, clients: int, texts: list[str], seconds:
         end = started + seconds
 
         async def client() -> None:
-            while (began := time.perf_counter()) < end and texts:
+            while (sent := time.perf_counter()) < end and texts:
                 body = {"model": model, "input": texts.pop()}
                 async with session.post(url, json=body) as answer:
                     content = await answer.read()
                     if answer.status != httpx.codes.OK:
                         raise RuntimeError(f"status {answer.status}: {content[:200]!r}")
-                latencies.append(time.perf_counter() - began)
+                latencies.append(time.perf_counter() - sent)
 
         try:
             await asyncio.gather(*(client() for _ in range(clients)))
         except aiohttp.ClientError as error:
             raise RuntimeError(f"connection failed: {error}") from error
-        took = time.perf_counter() - started
-    return Window(len(latencies) / took, tuple(latencies))
+        elapsed = time.perf_counter() - started
+    return Window(len(latencies) / elapsed, tuple(latencies))
 
 
 @contextmanager
@@ -305,17 +305,17 @@ def _started(server: Server) -> Iterator[str]:
         port = probe.getsockname()[1]
     with TemporaryDirectory() as home:
 
-        def filled(text: str) -> str:
+        def fill(text: str) -> str:
             return text.replace("{port}", str(port)).replace("{home}", home)
 
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
-        settings = {name: filled(value) for name, value in server.settings.items()}
+        settings = {name: fill(value) for name, value in server.settings.items()}
         environment = {**inherited, "HF_HUB_OFFLINE": "1", **settings}
         log = Path(home) / "server.log"
         with log.open("wb") as output:
             if server.setup:
-                setup = subprocess.run(  # noqa: S603 - the commands above
-                    [filled(part) for part in server.setup],
+                setup = subprocess.run(  # noqa: S603 - a command of this module
+                    [fill(part) for part in server.setup],
                     env=environment,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -323,11 +323,11 @@ def _started(server: Server) -> Iterator[str]:
                     timeout=_SETUP_SECONDS,
                 )
                 if setup.returncode:
-                    raise RuntimeError(f"its setup failed: {_tail(log)}")
-            process = subprocess.Popen(  # noqa: S603 - the commands above
-                [filled(part) for part in server.command],
+                    raise RuntimeError(f"setup failed: {_tail(log)}")
+            process = subprocess.Popen(  # noqa: S603 - a command of this module
+                [fill(part) for part in server.command],
                 env=environment,
-                cwd=filled(server.directory),
+                cwd=fill(server.directory),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

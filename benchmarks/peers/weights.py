@@ -1,6 +1,6 @@
 """FNet weights for any architecture, with the statistics of trained weights, and the two forms that peers read.
 
-Random weights, normal with a deviation of 0.02, hide what makes a trained network hard to compute: they have no outlier
+Random weights, normal with a deviation of 0.02, lack what makes a trained network hard to compute: they have no outlier
 features, no component that all tokens share, and their feed-forward layers change little. `trained_like_weights`
 resamples the bundled preset `fnet_mini_en` instead (5 layers, hidden size 384). It keeps, for each variable:
 
@@ -195,7 +195,7 @@ def _divisor(norms: Float32s) -> Float32s:
 
 
 def _feature_map(size: int, source_size: int, random: np.random.Generator) -> _Indices:
-    """Return the preset's feature for each feature: low frequencies keep their place, mirror images stay paired."""
+    """Return the preset's feature for each feature: low frequencies keep their index, mirror images stay paired."""
     half, source_half = size // 2, source_size // 2
     fixed = min(_MAX_FIXED_FREQUENCY, half, source_half)
     spread = np.rint(np.linspace(fixed, source_half, half - fixed + 1)).astype(np.intp)

@@ -98,7 +98,7 @@ def equal_batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def input_order_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches in input order, as indices: what a server does that pads every batch to one length."""
+    """Return batches in input order, as indices, as for a server that pads every batch to one length."""
     return [
         list(range(start, min(start + MAX_BATCH_TEXTS, len(lengths))))
         for start in range(0, len(lengths), MAX_BATCH_TEXTS)

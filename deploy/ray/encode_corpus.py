@@ -22,12 +22,12 @@ import ray.data
 from service.bulk.encoders import EncodeOptions, LocalEncoder, wait_ready
 from service.bulk.file_job import FileJob, to_file
 from service.bulk.readers import Reader
-from service.cli.exits import stop
+from service.cli.exits import fail
 from service.core.engine import Engine
 from service.settings import Settings, engine_options
 
 # The engine of an actor has only one client, so its queue needs no limit.
-_QUEUE_TOKENS = 1 << 30
+_MAX_QUEUE_TOKENS = 1 << 30
 
 
 class FileEncoder:
@@ -40,7 +40,7 @@ class FileEncoder:
 
     def __init__(self, settings: dict[str, str], options: dict[str, Any]) -> None:
         self._options = options
-        self._engine = Engine(engine_options(Settings.load(settings), max_queue_tokens=_QUEUE_TOKENS))
+        self._engine = Engine(engine_options(Settings.load(settings), max_queue_tokens=_MAX_QUEUE_TOKENS))
         self._engine.start()
         asyncio.run(wait_ready(self._engine))
 
@@ -50,27 +50,29 @@ class FileEncoder:
 
     async def _encode(self, name: str, out: Path) -> dict[str, Any]:
         encoder = LocalEncoder(self._engine)
-        about = await encoder.describe()
+        fingerprint = await encoder.describe()
         options = self._options
         encode_options = EncodeOptions(
-            outputs=("pooled_output" if about.pooling == "pooled" else "mean_output",),
+            outputs=("pooled_output" if fingerprint.pooling == "pooled" else "mean_output",),
             normalize=options["normalize"],
             truncate=options["truncate"],
             padding=None,
         )
         job = FileJob(encode_options=encode_options, shard=(0, 1), skip=options["skip"], restart=False)
         with Reader.open(name, None, options["field"]) as reader:
-            done = await to_file(reader, out, "parquet", job, encoder, about, lambda _text: None)
-        return {"input": name, "output": str(out), "rows": done.rows + done.kept, "faults": done.faults}
+            done = await to_file(reader, out, "parquet", job, encoder, fingerprint, lambda _text: None)
+        return {"input": name, "output": str(out), "rows": done.rows + done.resumed, "errors": done.errors}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output directory."
+)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Actors, each with an encoder.")
 @click.option("--cpus", type=click.FloatRange(0.1), default=2, show_default=True, help="CPU cores per actor.")
 @click.option("--address", help="Address of the cluster; by default a local one starts.")
-@click.option("--field", default="text", show_default=True, help="Field or column with the text.")
+@click.option("--field", default="text", show_default=True, help="Field or column that contains the text.")
 @click.option("--normalize", is_flag=True, help="L2-normalize the vectors.")
 @click.option("--truncate", is_flag=True, help="Truncate long texts instead of failing.")
 @click.option("--skip", is_flag=True, help="Write null for invalid rows and list them, instead of failing.")
@@ -79,22 +81,22 @@ def main(inputs: tuple[str, ...], output: Path, workers: int, cpus: float, addre
 
     The FNET_… variables of this command apply to all actors.
     """
-    files = [{"input": os.path.abspath(each), "output": str(_target(each, output))} for each in inputs]  # noqa: PTH100 - links are kept
+    files = [{"input": os.path.abspath(name), "output": str(_target(name, output))} for name in inputs]  # noqa: PTH100 - does not resolve links
     outs = [file["output"] for file in files]
-    if twice := next((out for out in outs if outs.count(out) > 1), None):
-        stop(f"{twice} would be written twice: rename one of the inputs", 2)
-    left = [file for file in files if not Path(file["output"]).exists()]
-    click.echo(f"{len(files) - len(left)} of {len(files)} files already exist", err=True)
-    if not left:
+    if duplicate := next((out for out in outs if outs.count(out) > 1), None):
+        fail(f"{duplicate} is the output of several inputs; rename one of the inputs", 2)
+    pending = [file for file in files if not Path(file["output"]).exists()]
+    click.echo(f"{len(files) - len(pending)} of {len(files)} files already exist", err=True)
+    if not pending:
         return
     ray.init(address=address, log_to_driver=False)
     settings = {name: value for name, value in os.environ.items() if name.startswith("FNET_")}
     done = (
-        ray.data.from_items(left, override_num_blocks=len(left))
+        ray.data.from_items(pending, override_num_blocks=len(pending))
         .map(
             FileEncoder,
             fn_constructor_args=(settings, options),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(left)), max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(pending)), max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
             # Actors restart after the loss of a node. Unreadable files fail after three retries.
             max_restarts=-1,
@@ -103,8 +105,8 @@ def main(inputs: tuple[str, ...], output: Path, workers: int, cpus: float, addre
         .iter_rows()
     )
     for file in done:
-        faults = f", {file['faults']:,} invalid" if file["faults"] else ""
-        click.echo(f"{file['output']}: {file['rows']:,} rows{faults}")
+        invalid = f", {file['errors']:,} invalid" if file["errors"] else ""
+        click.echo(f"{file['output']}: {file['rows']:,} rows{invalid}")
 
 
 def _target(name: str, output: Path) -> Path:

@@ -1,1 +1,1 @@
-"""Measure this machine: the implementation of `fnet-service bench`. The server does not import it."""
+"""Measurement of this machine, `fnet-service bench`. The server does not import it."""

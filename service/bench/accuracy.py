@@ -21,11 +21,11 @@ from service.bench.texts import TEXTS
 from service.bench.workloads import sequences
 from service.core.inputs import Text, from_texts
 
-# Bounds of the median over texts; those of every text are the self-test's.
+# Bounds of the median over texts; the self-test defines the bounds of each text.
 _MIN_POOLED_MEDIAN: dict[Dtype, float] = {"bfloat16": 0.9999, "int8": 0.999}
-# Of sequences of random ids, where a preset has no tokenizer.
-_LENGTHS = (3, 5, 8, 12, 17, 24, 37, 64, 100)
-# The seed of `service.core.engine` for weights that are not loaded.
+# Lengths of sequences of random ids, for presets without a tokenizer.
+_LENGTHS_TOKENS = (3, 5, 8, 12, 17, 24, 37, 64, 100)
+# The seed that `service.core.engine` uses for random weights.
 _SEED = 0
 
 Outputs = tuple[Float32s, Float32s]
@@ -42,8 +42,8 @@ def accuracy_sequences(preset: Preset, tokenizer: FNetTokenizer | None) -> list[
         Unpadded sequences, truncated to the network's maximum.
     """
     if tokenizer is None:
-        longest = preset.architecture.max_sequence_length
-        return sequences([min(length, longest) for length in _LENGTHS], preset.architecture)
+        max_tokens = preset.architecture.max_sequence_length
+        return sequences([min(length, max_tokens) for length in _LENGTHS_TOKENS], preset.architecture)
     return from_texts([Text(text) for text in TEXTS], tokenizer, preset, truncate=True, padding="none")
 
 
@@ -61,11 +61,11 @@ def reference_outputs(preset: Preset, tokens: Sequence[Tokens], *, load_weights:
 
 
 def compare(encodings: Sequence[Encoding], expected: Sequence[Outputs], dtype: Dtype) -> Accuracy:
-    """Compare outputs with the reference's, and with the bounds of the dtype.
+    """Compare outputs with those of the reference, and with the bounds of the dtype.
 
     Args:
         encodings: All outputs of each sequence.
-        expected: The reference's outputs of each.
+        expected: Outputs of the reference for each sequence.
         dtype: Operands of the matrix products.
     """
     tokens = np.concatenate(
@@ -75,9 +75,9 @@ def compare(encodings: Sequence[Encoding], expected: Sequence[Outputs], dtype: D
         np.stack([encoding.pooled_output for encoding in encodings]), np.stack([pooled for _, pooled in expected])
     )
     pairs = [
-        (array, truth)
-        for encoding, truths in zip(encodings, expected, strict=True)
-        for array, truth in zip((encoding.sequence_output, encoding.pooled_output), truths, strict=True)
+        (output, reference)
+        for encoding, references in zip(encodings, expected, strict=True)
+        for output, reference in zip((encoding.sequence_output, encoding.pooled_output), references, strict=True)
     ]
     error = max(float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max())) for ours, theirs in pairs)
     return Accuracy(

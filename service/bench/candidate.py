@@ -1,4 +1,4 @@
-"""A candidate: one backend with one dtype, loaded as the service loads it, and what is timed of it."""
+"""A candidate: one backend with one dtype, loaded as in the service, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.core.engine import Engine
 from service.core.events import BatchRan, Event
 from service.core.options import EngineOptions
 
-# No request of a measurement takes as long.
+# Longer than any request of a measurement.
 _TIMEOUT_SECONDS = 3600.0
 _POLL_SECONDS = 0.005
 
@@ -32,13 +32,13 @@ class Candidate:
         loop: Event loop of the requests.
 
     Attributes:
-        engine: As given.
-        loaded: The model.
+        engine: The engine.
+        loaded: The loaded model.
         dtype: Operands of the matrix products, as set.
         compute_dtype: Operands of the feed-forward products, as computed.
         name: Backend and dtype.
-        architecture: The network.
-        row_lengths: Row lengths that are timed, ascending: powers of two, and the longest.
+        architecture: Sizes of the network.
+        row_lengths: Timed row lengths, ascending: powers of two, and the longest.
     """
 
     def __init__(self, engine: Engine, batches: list[BatchRan], loop: asyncio.AbstractEventLoop) -> None:
@@ -58,7 +58,7 @@ class Candidate:
         return timed(full_row(self.loaded.encoder, length))
 
     def time_requests(self, requests: Sequence[Sequence[Tokens]]) -> Callable[[], float]:
-        """Return a timer of requests that are sent at once, until the last result."""
+        """Return a timer of concurrent requests, from sending until the last result."""
 
         async def send() -> float:
             started = time.perf_counter()
@@ -76,7 +76,7 @@ class Candidate:
         return encodings
 
     def fill(self, lengths: Sequence[int]) -> float:
-        """Return the share of the rows' tokens that belong to sequences, each a request, all sent at once."""
+        """Return the share of row tokens that belong to sequences, with one concurrent request per sequence."""
         self._batches.clear()
         self.time_requests([[tokens] for tokens in sequences(lengths, self.architecture)])()
         return sum(batch.tokens for batch in self._batches) / sum(batch.row_tokens for batch in self._batches)
@@ -84,21 +84,21 @@ class Candidate:
 
 @contextmanager
 def load_candidate(options: EngineOptions, loop: asyncio.AbstractEventLoop) -> Iterator[Candidate]:
-    """Load a candidate, and stop its engine at the end.
+    """Load a candidate, and stop its engine when the context ends.
 
     Args:
         options: The engine's options.
         loop: Event loop of the requests.
 
     Raises:
-        BenchError: It does not become ready.
+        BenchError: The engine does not become ready.
     """
     batches: list[BatchRan] = []
     failures: list[BaseException] = []
 
-    def observe(record: Event) -> None:
-        if isinstance(record, BatchRan):
-            batches.append(record)
+    def observe(event: Event) -> None:
+        if isinstance(event, BatchRan):
+            batches.append(event)
 
     engine = Engine(options, observe, failures.append)
     engine.start()

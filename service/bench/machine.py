@@ -10,7 +10,7 @@ from pathlib import Path
 from service.bench.results import Machine
 
 _PACKAGES = ("fnet-encode", "numpy", "scipy", "jax", "openvino", "torch")
-# By their names in Linux, on Intel's and AMD's processors and on ARM's.
+# Names of instruction sets in Linux, on x86 and ARM processors.
 _INSTRUCTIONS = (
     "avx2",
     "avx_vnni",

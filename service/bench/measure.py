@@ -1,4 +1,4 @@
-"""The measurement: every backend and dtype through the service's own engine, taking turns."""
+"""The measurement: every backend and dtype with the engine of the service, alternating."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from service.bench.workloads import Workload, dense_flops, filling_lengths, sequ
 from service.core.options import EngineOptions
 from service.settings import Settings, engine_options
 
-# More than any workload.
+# Above the tokens of any workload.
 _MAX_QUEUE_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is measured.
+    """Extent of a measurement.
 
     Attributes:
-        budget: Of everything that is timed within this process.
+        budget: Budget of the cases that are timed in this process.
         starts: Number of cold and of warm starts of each candidate.
     """
 
@@ -59,7 +59,7 @@ class Plan:
 
 
 def full_plan(rounds: int | None = None) -> Plan:
-    """Return the plan for figures that are published."""
+    """Return the plan for published figures."""
     return Plan(budget=Budget(rounds or 5, turn_seconds=0.1, case_seconds=60), starts=3)
 
 
@@ -69,17 +69,17 @@ def quick_plan(rounds: int | None = None) -> Plan:
 
 
 def measured_options(settings: Settings) -> EngineOptions:
-    """Return an engine's options such that it computes every result, and its queue is never full."""
+    """Return engine options without a result cache and with a queue that is never full."""
     return engine_options(settings, max_queue_tokens=_MAX_QUEUE_TOKENS, result_cache_bytes=0)
 
 
 def measure(options: Sequence[EngineOptions], plan: Plan, progress: Progress = lambda _text: None) -> BenchResult:
-    """Measure one preset with all given backends and dtypes.
+    """Measure one preset with several backends and dtypes.
 
     Args:
-        options: The options of each, all of the same preset; see `measured_options`.
-        plan: How much is measured.
-        progress: Receives lines of progress.
+        options: Engine options of each candidate, all of the same preset; see `measured_options`.
+        plan: Extent of the measurement.
+        progress: Receives progress lines.
 
     Raises:
         BenchError: The preset cannot be loaded, or no candidate can run it.
@@ -96,7 +96,7 @@ def measure(options: Sequence[EngineOptions], plan: Plan, progress: Progress = l
         failures: list[Failure] = []
         for candidate_options in options:
             progress(f"loading  {candidate_options.backend} {candidate_options.dtype}")
-            # The directory, so that a new process with an empty cache does not download.
+            # A directory, so that a new process with an empty cache does not download the preset.
             local = dataclasses.replace(candidate_options, preset=str(preset.directory))
             try:
                 candidates.append(stack.enter_context(load_candidate(local, loop)))
@@ -117,7 +117,7 @@ def measure(options: Sequence[EngineOptions], plan: Plan, progress: Progress = l
         fills = {
             (candidate.name, workload.name): candidate.fill(workload.lengths)
             for candidate in candidates
-            for workload in work.sent
+            for workload in work.concurrent
         }
     speeds = tuple(
         Product(library=library, dtype=dtype, tera_ops_per_second=case.amount / times[case.key].median / 1e3)
@@ -143,21 +143,21 @@ def measure(options: Sequence[EngineOptions], plan: Plan, progress: Progress = l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What every candidate encodes.
+    """Sequences that every candidate encodes.
 
     Attributes:
-        single: Lengths of sequences that are sent alone.
-        sent: Workloads whose requests are sent at once.
+        single: Lengths of sequences that are encoded one at a time.
+        concurrent: Workloads of concurrent requests.
     """
 
     single: tuple[int, ...]
-    sent: tuple[Workload, ...]
+    concurrent: tuple[Workload, ...]
 
     @classmethod
     def of(cls, architecture: Architecture) -> _Work:
         """Return the work for a network."""
-        longest = architecture.max_sequence_length
-        return cls(single=single_lengths(longest), sent=workloads(longest))
+        max_tokens = architecture.max_sequence_length
+        return cls(single=single_lengths(max_tokens), concurrent=workloads(max_tokens))
 
 
 def _accuracies(candidates: Sequence[Candidate], preset: Preset, progress: Progress) -> list[Accuracy]:
@@ -169,7 +169,7 @@ def _accuracies(candidates: Sequence[Candidate], preset: Preset, progress: Progr
 
 
 def _starts(options: Sequence[EngineOptions], count: int, progress: Progress) -> list[Start]:
-    """Measure new processes, without and with compiled programs, in turn."""
+    """Measure new processes without and with compiled programs, alternating."""
     cold: list[list[ProcessStart]] = [[] for _ in options]
     warm: list[list[ProcessStart]] = [[] for _ in options]
     for number in range(1, count + 1):
@@ -193,7 +193,7 @@ def _starts(options: Sequence[EngineOptions], count: int, progress: Progress) ->
 
 
 def _product_cases(architecture: Architecture, dtypes: Sequence[Dtype]) -> dict[tuple[str, str], Case]:
-    """Return the libraries' matrix products, by library and dtype."""
+    """Return the matrix products of the libraries, by library and dtype."""
     hidden, inner = architecture.hidden_dim, architecture.intermediate_dim
     operations = product_flops(hidden, inner) / 1e9
     return {
@@ -208,7 +208,7 @@ def _product_cases(architecture: Architecture, dtypes: Sequence[Dtype]) -> dict[
 def _row_cases(candidates: Sequence[Candidate], product_cases: Sequence[Case]) -> Iterator[Case]:
     """Yield full rows of every timed length for every candidate, and before each length the matrix products.
 
-    So a slow spell of the machine affects rows and roofline alike.
+    The order makes a slow spell of the machine affect rows and roofline alike.
     """
     for length in sorted({length for candidate in candidates for length in candidate.row_lengths}):
         yield from product_cases
@@ -220,11 +220,11 @@ def _row_cases(candidates: Sequence[Candidate], product_cases: Sequence[Case]) -
 
 
 def _request_cases(candidates: Sequence[Candidate], work: _Work) -> Iterator[Case]:
-    """Yield all requests for every candidate; neighbors do the same work."""
+    """Yield all requests for every candidate; consecutive cases do the same work."""
     workloads_by_key: dict[Key, Workload] = {
         ("single", length): Workload(f"1 x {length}", (length,)) for length in work.single
     }
-    workloads_by_key |= {("sent", workload.name): workload for workload in work.sent}
+    workloads_by_key |= {("concurrent", workload.name): workload for workload in work.concurrent}
     for key, workload in workloads_by_key.items():
         requests = [[tokens] for tokens in sequences(workload.lengths, candidates[0].architecture)]
         for candidate in candidates:
@@ -246,12 +246,12 @@ def _result(
 
     Args:
         candidate: The candidate.
-        start: Its starts.
-        accuracy: Its accuracy.
-        work: The work that was timed.
+        start: Time to ready and memory.
+        accuracy: Cosines to the reference.
+        work: The timed sequences.
         times: Times of all cases.
         fills: Fill of the rows, by candidate and workload.
-        limit: The best library's matrix product.
+        limit: Matrix product of the fastest library.
     """
     architecture = candidate.architecture
 
@@ -272,8 +272,8 @@ def _result(
         return Latency(tokens=length, median_seconds=measured.median, p95_seconds=measured.p95)
 
     def throughput(workload: Workload) -> Throughput:
-        measured = times[candidate.name, "sent", workload.name]
-        default = times.get((DEFAULT_CANDIDATE, "sent", workload.name))
+        measured = times[candidate.name, "concurrent", workload.name]
+        default = times.get((DEFAULT_CANDIDATE, "concurrent", workload.name))
         return Throughput(
             workload=workload.name,
             sequences=len(workload.lengths),
@@ -296,6 +296,6 @@ def _result(
         start=start,
         rows=tuple(row(length) for length in candidate.row_lengths),
         latencies=tuple(latency(length) for length in work.single),
-        throughputs=tuple(throughput(workload) for workload in work.sent),
+        throughputs=tuple(throughput(workload) for workload in work.concurrent),
         accuracy=accuracy,
     )

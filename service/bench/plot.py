@@ -17,7 +17,7 @@ _MIB = 1 << 20
 # Color stands for the backend, line style for the dtype.
 _COLORS = {"jax": "tab:blue", "openvino": "tab:orange"}
 _LINE_STYLES = {"float32": "--", "bfloat16": "-", "int8": ":"}
-# Below it a distance is float32's own rounding error.
+# A smaller distance is a rounding error of float32.
 _MIN_DISTANCE = 1e-8
 
 

@@ -1,4 +1,4 @@
-"""Results as text: a table with a recommendation for people, and JSON for programs."""
+"""Reports: a table with a recommendation as text, and all results as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_LOAD = 0.25
 
 
 def as_json(result: BenchResult) -> str:
-    """Return everything, in seconds, bytes and tokens."""
+    """Return all results as JSON, in seconds, bytes and tokens."""
     return json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -47,7 +47,10 @@ def text(result: BenchResult) -> str:
         *_table([["", *(candidate.name for candidate in result.candidates)], *_rows(result)]),
         "",
         f"Matrix products alone: {products}",
-        *(f"{failure.backend} {failure.dtype} does not run here: {failure.reason}" for failure in result.failures),
+        *(
+            f"{failure.backend} {failure.dtype} does not run on this machine: {failure.reason}"
+            for failure in result.failures
+        ),
         *(
             f"{candidate.name} is not recommended: its outputs are outside the accuracy bounds"
             for candidate in result.candidates
@@ -65,7 +68,7 @@ def _warnings(machine: Machine) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table; the first row is its head."""
+    """Yield the lines of a Markdown table; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         first, *others = (
@@ -138,7 +141,7 @@ def _pair(median: float, lowest: float) -> str:
 
 
 def _cosine(value: float) -> str:
-    """Return five digits, rounded down; float32's own rounding errors are not shown."""
+    """Return five digits, rounded down; rounding errors of float32 do not show."""
     return f"{math.floor(value * 1e5 + 0.01) / 1e5:.5f}"
 
 

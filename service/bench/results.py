@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# The candidate that speeds are relative to: the default settings.
+# Speeds are relative to this candidate, which has the default settings.
 DEFAULT_CANDIDATE = "jax float32"
 
 
@@ -20,7 +20,7 @@ class Machine:
     Attributes:
         cpu: Name of the processor.
         instructions: The instruction sets that affect matrix products most.
-        cores: Number of cores that this process may use.
+        cores: Number of cores available to this process.
         load: Load average over the minute before the measurement.
         system: Operating system and architecture.
         versions: Versions of Python and of packages, by name.
@@ -62,7 +62,7 @@ class RowSpeed:
         seconds: Median time of a run.
         tokens_per_second: Speed.
         tera_ops_per_second: Operations of the dense products per second, in 10^12.
-        roofline_share: That as a share of the best library's matrix product.
+        roofline_share: Operations per second as a share of those of the fastest library's matrix product.
     """
 
     tokens: int
@@ -74,7 +74,7 @@ class RowSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """One sequence alone, from the request's entry into the engine to its result.
+    """Latency of a single sequence, from the call of the engine to its result.
 
     Attributes:
         tokens: Length of the sequence.
@@ -89,7 +89,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Many requests of one sequence each, sent at once.
+    """Throughput of many concurrent requests of one sequence each.
 
     Attributes:
         workload: Name of the workload.
@@ -97,7 +97,7 @@ class Throughput:
         tokens: Tokens of all sequences.
         seconds: Median time until the last result.
         tokens_per_second: Speed.
-        speedup: Speed as a multiple of the default candidate's, None where that was not measured.
+        speedup: Speed as a multiple of the default candidate's, None if that was not measured.
         fill: Share of the rows' tokens that belong to sequences.
     """
 
@@ -119,7 +119,7 @@ class Accuracy:
         token_min: Lowest of all tokens.
         pooled_median: Median over the pooled outputs.
         pooled_min: Lowest of the pooled outputs.
-        max_error: Largest absolute difference of an output, relative to the outputs' scale where that is above 1.
+        max_error: Largest absolute difference of an output, relative to the scale of the outputs if it is above 1.
         within_bounds: Whether the documented bounds of the dtype hold.
     """
 
@@ -145,7 +145,7 @@ class CandidateResult:
         numerics: Fingerprint of the output bits.
         start: Time to ready, and memory.
         rows: Speed by row length.
-        latencies: Latency by length of a sequence alone.
+        latencies: Latency by length of a single sequence.
         throughputs: Throughput by workload, mixed texts first.
         accuracy: Cosines to the reference.
     """
@@ -208,9 +208,9 @@ class Choice:
         dtype: Operands of the matrix products.
         settings: Environment variables that select it.
         tokens_per_second: Throughput of mixed texts.
-        speedup: That as a multiple of the default candidate's, None where that was not measured.
-        latency_tokens: Length of the short text that was timed alone.
-        latency_seconds: Its median latency.
+        speedup: Throughput as a multiple of the default candidate's, None if that was not measured.
+        latency_tokens: Length of the short text of the latency.
+        latency_seconds: Median latency of the short text.
         peak_bytes: Peak resident memory.
         accuracy: Cosines to the reference.
     """
@@ -237,8 +237,8 @@ class Recommendation:
 
     Attributes:
         fastest: The fastest candidate for mixed texts within the accuracy bounds.
-        closest_to_float32: The fastest float32 candidate, None where it is the same or was not measured.
-        min_memory: The candidate with the lowest memory, None where it saves little.
+        closest_to_float32: The fastest float32 candidate, None if it is the fastest or was not measured.
+        min_memory: The candidate with the lowest memory, None if it saves little.
     """
 
     fastest: Choice
@@ -258,9 +258,9 @@ class BenchResult:
         machine: The machine.
         rounds: Number of rounds.
         products: Matrix products alone, by library and dtype.
-        candidates: Every backend and dtype that runs here.
-        failures: Those that do not.
-        recommendation: What to use here, None where no candidate is within the accuracy bounds.
+        candidates: Backends and dtypes that run on this machine.
+        failures: Backends and dtypes that do not.
+        recommendation: The recommendation, None if no candidate is within the accuracy bounds.
     """
 
     date: str

@@ -1,4 +1,4 @@
-"""The roofline: speed of matrix products alone in every installed library, the upper bound of any encoder here."""
+"""The roofline: speed of matrix products in every installed library, the upper bound for encoders on this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from model.dtypes import Dtype
 from model.quantization import quantize
 
 ROWS = 512
-# Products to and from the intermediate size in one call, so that the cost of the call itself is negligible.
+# One call multiplies to and from the intermediate size several times, so that its overhead is negligible.
 _PAIRS = 4
 _SEED = 20210509
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
-# Features that share a scale; as in `model.backends.openvino_backend`.
+# Features that share a scale, as in `model.backends.openvino_backend`.
 _MAX_GROUP_SIZE = 128
 
 
@@ -32,12 +32,12 @@ def product_flops(hidden: int, inner: int) -> int:
 def products(hidden: int, inner: int, dtype: Dtype) -> dict[str, Callable[[], object]]:
     """Return by library a call that multiplies `[512, hidden]` to `[512, inner]` and back, several times.
 
-    Kernels are `[out, in]`. Libraries that are not installed, or do not multiply in the dtype, are left out.
+    Kernels are `[out, in]`. Libraries that are not installed or do not support the dtype are omitted.
 
     Args:
         hidden: Hidden size.
-        inner: Intermediate size; in int8 both are multiples of 32.
-        dtype: Operands; activations are float32 where it is int8, and quantized by the library.
+        inner: Intermediate size. For int8 both sizes are multiples of 32.
+        dtype: Operands. For int8 the library quantizes float32 activations.
     """
     random = np.random.default_rng(_SEED)
     shapes = ((inner, hidden), (hidden, inner)) * _PAIRS
@@ -60,9 +60,9 @@ def _in_jax(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[
             )
         return x
 
-    placed = jnp.asarray(x), [jnp.asarray(kernel, dtype) for kernel in kernels]
-    compiled = jax.jit(chain).lower(*placed).compile()
-    return lambda: jax.block_until_ready(compiled(*placed))  # type: ignore[no-untyped-call] # JAX leaves this one out
+    operands = jnp.asarray(x), [jnp.asarray(kernel, dtype) for kernel in kernels]
+    compiled = jax.jit(chain).lower(*operands).compile()
+    return lambda: jax.block_until_ready(compiled(*operands))  # type: ignore[no-untyped-call] # not annotated in JAX
 
 
 def _in_openvino(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[[], object]:
@@ -94,14 +94,14 @@ def _in_openvino(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Call
 def _in_torch(x: Float32s, kernels: Sequence[Float32s], dtype: Dtype) -> Callable[[], object]:
     import torch  # noqa: PLC0415
 
-    operand_dtype = getattr(torch, dtype)
-    placed = [torch.from_numpy(kernel).to(operand_dtype) for kernel in kernels]
-    start = torch.from_numpy(x).to(operand_dtype)
+    torch_dtype = getattr(torch, dtype)
+    operands = [torch.from_numpy(kernel).to(torch_dtype) for kernel in kernels]
+    start = torch.from_numpy(x).to(torch_dtype)
 
     def chain() -> object:
         y = start
         with torch.inference_mode():
-            for kernel in placed:
+            for kernel in operands:
                 y = torch.nn.functional.linear(y, kernel)
         return y
 

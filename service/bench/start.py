@@ -1,6 +1,6 @@
 """Time to ready and memory, measured in a new process that becomes ready and runs a row of every length.
 
-As a program it is that process. It prints `ready` when it is, and one line of JSON at its end.
+Run as a program, this module is that process. It prints `ready` when ready, and one line of JSON at its end.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class ProcessStart:
     """The start of one process.
 
     Attributes:
-        seconds: Time from its start until it was ready.
-        import_seconds: The part of it that imports libraries.
+        seconds: Time from the start until ready.
+        import_seconds: Time to import libraries.
         ready_bytes: Resident memory when ready.
-        peak_bytes: Peak resident memory until its end.
+        peak_bytes: Peak resident memory.
     """
 
     seconds: float
@@ -39,17 +39,17 @@ class ProcessStart:
 
 
 def start_process(options: Mapping[str, Any]) -> ProcessStart:
-    """Start a process and wait until it was ready and has ended.
+    """Start a process, and wait until it has become ready and ended.
 
     Args:
-        options: The fields of `service.engine.EngineOptions`.
+        options: The fields of `service.core.options.EngineOptions`.
 
     Raises:
-        BenchError: It does not become ready; the message is the reason.
+        BenchError: The process does not become ready; the message is the reason.
     """
     arguments = [sys.executable, "-m", __name__, json.dumps(dict(options), default=str)]
     started = time.perf_counter()
-    with subprocess.Popen(  # noqa: S603 - this very program
+    with subprocess.Popen(  # noqa: S603 - runs this module
         arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True
     ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
@@ -66,7 +66,7 @@ def start_process(options: Mapping[str, Any]) -> ProcessStart:
 
 
 def memory() -> tuple[int, int]:
-    """Return the resident and the peak resident bytes of this process; the peak twice where no more is known."""
+    """Return the resident and the peak resident bytes of this process, or the peak twice on systems without /proc."""
     status = Path("/proc/self/status")
     if not status.exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

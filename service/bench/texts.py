@@ -1,4 +1,4 @@
-"""Ordinary English texts of mixed length, on which accuracy is measured."""
+"""English texts of mixed length for the measurement of accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing: cases take turns, round by round, so that a change of the machine's speed affects all of them."""
+"""Timing of alternating cases, so that a change of the speed of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Receives one line: what is measured, how fast it is, and how much is done.
+# Receives one line with the case, its speed, and the share of the work that is done.
 Progress = Callable[[str], None]
 # Identifies a case.
 Key = tuple[str | int, ...]
 
-# Threads of the previous case spin for a moment in case more work arrives.
+# Threads of the previous case keep spinning for a moment.
 _PAUSE_SECONDS = 0.02
 _MAX_CALLS = 50
 # A call that takes as many turns needs no warm-up.
@@ -42,12 +42,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long is measured.
+    """Duration of a measurement.
 
     Attributes:
         rounds: Maximum number of turns of each case.
         turn_seconds: Minimum length of a turn, reached by repeating the call up to 50 times after a warm-up.
-        case_seconds: A case that has used more takes part in no further round.
+        case_seconds: A case that has used more time skips the remaining rounds.
     """
 
     rounds: int
@@ -68,12 +68,12 @@ class Times:
 
     @property
     def median(self) -> float:
-        """The median of the turns' medians: a slow spell of the machine counts as one turn, however many its calls."""
+        """The median of the medians of the turns, so that a slow spell counts as one turn regardless of its calls."""
         return statistics.median(self.turn_medians)
 
     @property
     def p95(self) -> float:
-        """The 95th percentile of all calls, at least the median: few calls may fall into a slow turn."""
+        """The 95th percentile of all calls, at least the median, because a slow turn has few calls."""
         percentile = float(np.percentile([seconds for turn in self.turns for seconds in turn], 95))
         return max(percentile, self.median)
 
@@ -90,14 +90,14 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def alternate(cases: Sequence[Case], budget: Budget, progress: Progress = lambda _text: None) -> dict[Key, Times]:
-    """Measure cases in turn.
+    """Measure alternating cases.
 
-    Every second round runs in reverse order, so that no case always follows the same neighbor. Cases with equal keys
+    Every second round runs in reverse order, so that no case always follows the same other case. Cases with equal keys
     share their times.
 
     Args:
         cases: The cases, ready to run.
-        budget: How long is measured.
+        budget: Duration of the measurement.
         progress: Receives a line after every turn.
 
     Returns:
@@ -122,8 +122,8 @@ def alternate(cases: Sequence[Case], budget: Budget, progress: Progress = lambda
 
 
 def speedup(times: Times, baseline: Times) -> float:
-    """Return the speed as a multiple of a baseline's: the median of the ratios within the rounds that both ran in."""
-    # Rounds without one of them are the last ones.
+    """Return the speed relative to a baseline, as the median of the ratios within their common rounds."""
+    # Only the last rounds can lack one of them.
     return statistics.median(
         theirs / ours for ours, theirs in zip(times.turn_medians, baseline.turn_medians, strict=False)
     )

@@ -1,4 +1,4 @@
-"""Workloads: lengths of sequences, sequences of random ids, and the arithmetic of their dense products."""
+"""Workloads: lengths of sequences, sequences of random ids, and operation counts of their dense products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from model.architecture import Architecture
 from model.encoder import Tokens
 
-LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+LENGTHS_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 
 # Search queries and sentences: most are short, a few are long.
 _MEDIAN_TOKENS, _SIGMA, _MIN_TOKENS, _MAX_TOKENS = 24, 0.7, 5, 200
@@ -45,7 +45,7 @@ def workloads(max_tokens: int, texts: int = 256) -> tuple[Workload, ...]:
         max_tokens: Longest sequence that the network accepts; longer lengths are limited to it.
         texts: Number of texts of mixed lengths.
     """
-    long = min(max_tokens, LENGTHS[-1])
+    long = min(max_tokens, LENGTHS_TOKENS[-1])
     return (
         Workload(f"{texts} mixed", tuple(min(length, max_tokens) for length in mixed_lengths(texts))),
         Workload(f"{_LONG_TEXTS} x {long}", (long,) * _LONG_TEXTS),
@@ -59,13 +59,13 @@ def mixed_lengths(count: int) -> tuple[int, ...]:
 
 
 def single_lengths(max_tokens: int) -> tuple[int, ...]:
-    """Return lengths for a sequence alone: powers of two up to 512, then the network's maximum where it is longer.
+    """Return lengths of single sequences: powers of two up to 512, then the maximum of the network if it is longer.
 
     Args:
         max_tokens: Longest sequence that the network accepts.
     """
-    lengths = tuple(length for length in LENGTHS if length <= max_tokens) or (max_tokens,)
-    return (*lengths, max_tokens) if max_tokens > LENGTHS[-1] else lengths
+    lengths = tuple(length for length in LENGTHS_TOKENS if length <= max_tokens) or (max_tokens,)
+    return (*lengths, max_tokens) if max_tokens > LENGTHS_TOKENS[-1] else lengths
 
 
 def filling_lengths(tokens: int, max_tokens: int) -> tuple[int, ...]:
@@ -75,8 +75,8 @@ def filling_lengths(tokens: int, max_tokens: int) -> tuple[int, ...]:
         tokens: Tokens of the row.
         max_tokens: Longest sequence that the network accepts.
     """
-    whole, remainder = divmod(tokens, max_tokens)
-    return (max_tokens,) * whole + ((remainder,) if remainder else ())
+    count, remainder = divmod(tokens, max_tokens)
+    return (max_tokens,) * count + ((remainder,) if remainder else ())
 
 
 def sequences(lengths: Sequence[int], architecture: Architecture) -> list[Tokens]:
@@ -94,7 +94,7 @@ def sequences(lengths: Sequence[int], architecture: Architecture) -> list[Tokens
 def dense_flops(architecture: Architecture, tokens: int, count: int = 1) -> int:
     """Return the floating-point operations of the dense products for sequences that are encoded and pooled.
 
-    Mixing is an FFT on the host; it is not counted, and neither are normalization and activations.
+    The Fourier transform, normalization and activations are not counted.
 
     Args:
         architecture: The network.

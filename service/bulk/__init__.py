@@ -1,1 +1,1 @@
-"""Bulk encoding, `fnet-service encode`: files of rows to files of vectors. Serving never imports it."""
+"""Bulk encoding, `fnet-service encode`: files of rows to files of vectors. The server does not import it."""

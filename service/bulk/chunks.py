@@ -1,6 +1,6 @@
-"""A long job in parts: rows are cut into shards by what they are, and what a shard gave is kept until all are there.
+"""Chunks of a bulk job: consecutive rows whose results are stored until the output file is written.
 
-A shard's file appears whole or not at all, so a job that is killed at any moment goes on behind its last one.
+The file of a chunk is renamed into place when complete, so a killed job resumes after its last stored chunk.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from service.bulk.encoders import Array, RowEmbeddings
 from service.bulk.rows import Row
 
 _MAX_CHUNK_ROWS = 4096
-# Of text. An embedding is as large whatever its text; outputs of every token are 400 times their text.
+# Bytes of text. The size of an embedding is fixed; a sequence output has 400 times the size of its text.
 _MAX_CHUNK_BYTES, _MAX_SEQUENCE_CHUNK_BYTES = 1 << 20, 1 << 15
 _JOB_FILE, _LOCK_FILE = "job.json", "lock"
 
 
 class JobError(Exception):
-    """A job cannot go on where it stopped. The message is one line that says why, and what would help."""
+    """A job cannot resume. The message is one line with the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows that follow each other.
+    """Consecutive rows of an input.
 
     Attributes:
-        number: Which one it is, from 0.
-        rows: Its rows.
+        number: Index of the chunk, from 0.
+        rows: The rows.
     """
 
     number: int
@@ -47,80 +47,93 @@ class Chunk:
 
     @property
     def digest(self) -> str:
-        """What tells its rows from any others."""
+        """SHA-256 digest of the rows."""
         return hashlib.sha256(b"".join(row.digest for row in self.rows)).hexdigest()
 
 
 def split_rows(rows: Iterable[Row], *, sequences: bool, max_rows: int = _MAX_CHUNK_ROWS) -> Iterator[Chunk]:
-    """Cut rows into shards, the same ones whenever the rows are the same.
+    """Split rows into chunks; equal rows give equal chunks.
 
     Args:
-        rows: Of an input, in order.
-        sequences: Whether outputs of every token are kept.
-        max_rows: Of a chunk.
+        rows: The rows of an input, in order.
+        sequences: Whether sequence outputs are stored.
+        max_rows: Maximum rows of a chunk.
     """
-    most = _MAX_SEQUENCE_CHUNK_BYTES if sequences else _MAX_CHUNK_BYTES
+    max_bytes = _MAX_SEQUENCE_CHUNK_BYTES if sequences else _MAX_CHUNK_BYTES
     number, size = 0, 0
-    taken: list[Row] = []
+    chunk_rows: list[Row] = []
     for row in rows:
-        taken.append(row)
+        chunk_rows.append(row)
         size += row.size
-        if len(taken) == max_rows or size >= most:
-            yield Chunk(number, taken)
-            number, size, taken = number + 1, 0, []
-    if taken:
-        yield Chunk(number, taken)
+        if len(chunk_rows) == max_rows or size >= max_bytes:
+            yield Chunk(number, chunk_rows)
+            number, size, chunk_rows = number + 1, 0, []
+    if chunk_rows:
+        yield Chunk(number, chunk_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkResult:
-    """What a shard gave.
+    """Results of a chunk.
 
     Attributes:
-        digest: Of its rows.
-        rows: `[R]` int64, their numbers.
-        lengths: `[R]` int32, the tokens of each; 0 where it was at fault.
-        outputs: `[R, hidden]` float32 each, NaN where a row was at fault; the sequence output is
+        digest: Digest of the rows.
+        rows: `[R]` int64, the row numbers.
+        lengths: `[R]` int32, tokens of each row; 0 for an invalid row.
+        outputs: `[R, hidden]` float32 by name, NaN for an invalid row; the sequence output is
             `[sum of lengths, hidden]`.
-        faults: What was wrong with a row, by its number: its line, and the reason.
+        errors: Line and reason of each invalid row, by row number.
     """
 
     digest: str
     rows: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int32]
     outputs: Mapping[str, Array]
-    faults: Mapping[int, tuple[int, str]]
+    errors: Mapping[int, tuple[int, str]]
 
 
-def part_of(chunk: Chunk, found: Sequence[RowEmbeddings | str], outputs: Sequence[Output], hidden: int) -> ChunkResult:
-    """Gather what the rows of a shard gave."""
-    good = [each for each in found if isinstance(each, RowEmbeddings)]
+def chunk_result(
+    chunk: Chunk, results: Sequence[RowEmbeddings | str], outputs: Sequence[Output], hidden: int
+) -> ChunkResult:
+    """Gather the results of a chunk's rows.
+
+    Args:
+        chunk: The chunk.
+        results: Embeddings of each row, or the reason why it is invalid.
+        outputs: Names of the outputs.
+        hidden: Length of a vector.
+    """
+    valid = [result for result in results if isinstance(result, RowEmbeddings)]
 
     def gather(name: Output) -> Array:
         if name == "sequence_output":
-            return np.concatenate([np.empty((0, hidden), np.float32), *(each.outputs[name] for each in good)])
+            return np.concatenate([np.empty((0, hidden), np.float32), *(result.outputs[name] for result in valid)])
         missing = np.full(hidden, np.nan, np.float32)
-        rows = [each.outputs[name] if isinstance(each, RowEmbeddings) else missing for each in found]
+        rows = [result.outputs[name] if isinstance(result, RowEmbeddings) else missing for result in results]
         return np.stack(rows).astype(np.float32, copy=False)
 
     return ChunkResult(
         digest=chunk.digest,
         rows=np.array([row.number for row in chunk.rows], np.int64),
-        lengths=np.array([each.tokens if isinstance(each, RowEmbeddings) else 0 for each in found], np.int32),
+        lengths=np.array([result.tokens if isinstance(result, RowEmbeddings) else 0 for result in results], np.int32),
         outputs={name: gather(name) for name in outputs},
-        faults={
-            row.number: (row.line, each)
-            for row, each in zip(chunk.rows, found, strict=True)
-            if not isinstance(each, RowEmbeddings)
+        errors={
+            row.number: (row.line, result)
+            for row, result in zip(chunk.rows, results, strict=True)
+            if not isinstance(result, RowEmbeddings)
         },
     )
 
 
 class ChunkStore:
-    """The parts of one job, in a directory beside its output.
+    """The stored chunks of one job, in a directory next to its output.
 
     Args:
-        directory: Where they are.
+        directory: The directory of the chunks.
+
+    Attributes:
+        directory: The directory of the chunks.
+        count: Number of stored chunks.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -128,21 +141,21 @@ class ChunkStore:
         self.count = 0
         self._lock: BinaryIO | None = None
 
-    def begin(self, job: Mapping[str, Any], *, restart: bool) -> None:
-        """Make the directory, or go on with what is there.
+    def open(self, job: Mapping[str, Any], *, restart: bool) -> None:
+        """Create and lock the directory, or resume the job in it.
 
         Args:
-            job: Everything that the outputs depend on beside the rows.
-            restart: Whether to throw away what is there.
+            job: Everything besides the rows that affects the outputs.
+            restart: Whether to discard stored chunks.
 
         Raises:
-            JobError: What is there belongs to another job, or to a run that is at it.
-            OSError: The directory cannot be made or read.
+            JobError: The stored chunks belong to another job, or another process holds the lock.
+            OSError: The directory cannot be created or read.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._take()
+        self._acquire_lock()
         try:
-            self._check(json.loads(json.dumps(job)), restart=restart)
+            self._check_job(json.loads(json.dumps(job)), restart=restart)
         except BaseException:
             self.release()
             raise
@@ -150,53 +163,53 @@ class ChunkStore:
         while self._file(self.count).is_file():
             self.count += 1
 
-    def _check(self, job: dict[str, Any], *, restart: bool) -> None:
-        """Make sure that what is there belongs to a job."""
-        known = self.directory / _JOB_FILE
-        # A run that failed at once has left a job without parts, of which nothing is lost; a removal that was cut short
-        # leaves parts without a job, and whose they are cannot be told.
-        if restart or not (known.is_file() and any(self.directory.glob(f"*{self._file(0).suffix}"))):
+    def _check_job(self, job: dict[str, Any], *, restart: bool) -> None:
+        """Check that the stored chunks belong to a job."""
+        job_file = self.directory / _JOB_FILE
+        # A job without chunks has no work to lose. An interrupted removal leaves chunks without a job, whose origin is
+        # unknown.
+        if restart or not (job_file.is_file() and any(self.directory.glob(f"*{self._file(0).suffix}"))):
             for file in self.directory.iterdir():
                 if file.name != _LOCK_FILE:
                     file.unlink()
-            _write(known, json.dumps(job, indent=1, sort_keys=True).encode())
+            _write(job_file, json.dumps(job, indent=1, sort_keys=True).encode())
         try:
-            there: dict[str, Any] = dict(json.loads(known.read_bytes()))
+            stored: dict[str, Any] = dict(json.loads(job_file.read_bytes()))
         except (ValueError, TypeError) as error:
-            raise JobError(f"{known} is damaged; --restart begins anew") from error
-        if there != job:
-            differ = ", ".join(sorted(name for name in {*there, *job} if there.get(name) != job.get(name)))
-            raise JobError(f"{self.directory} was begun with another {differ}; --restart throws it away")
+            raise JobError(f"{job_file} is damaged; use --restart to discard it") from error
+        if stored != job:
+            differing = ", ".join(sorted(name for name in {*stored, *job} if stored.get(name) != job.get(name)))
+            raise JobError(f"{self.directory} was created with a different {differing}; use --restart to discard it")
 
-    def _take(self) -> None:
-        """Keep others out for as long as this process lives: two that wrote the same parts would spoil them."""
+    def _acquire_lock(self) -> None:
+        """Lock the directory for the life of this process, because concurrent writers would corrupt the chunks."""
         self._lock = (self.directory / _LOCK_FILE).open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.release()
-            raise JobError(f"{self.directory}: another run is at it") from error
+            raise JobError(f"{self.directory} is locked by another process") from error
 
     def release(self) -> None:
-        """Let others go on with what is there."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def add(self, part: ChunkResult) -> None:
-        """Keep the next part.
+    def add(self, result: ChunkResult) -> None:
+        """Store the results of the next chunk.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         file = self._file(self.count)
         new = file.with_suffix(".new")
         arrays: dict[str, Any] = {
-            "digest": np.array(part.digest),
-            "rows": part.rows,
-            "lengths": part.lengths,
-            "faults": np.frombuffer(json.dumps(list(part.faults.items())).encode(), np.uint8),
-            **part.outputs,
+            "digest": np.array(result.digest),
+            "rows": result.rows,
+            "lengths": result.lengths,
+            "errors": np.frombuffer(json.dumps(list(result.errors.items())).encode(), np.uint8),
+            **result.outputs,
         }
         with new.open("wb") as stream:
             np.savez(stream, **arrays)
@@ -206,31 +219,31 @@ class ChunkStore:
         self.count += 1
 
     def read(self, number: int) -> ChunkResult:
-        """Return a part.
+        """Return the results of a stored chunk.
 
         Raises:
-            JobError: Its file is damaged.
+            JobError: The file is damaged.
         """
         try:
-            with self._file(number).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-                arrays: dict[Any, Any] = dict(found)
-            faults = json.loads(arrays.pop("faults").tobytes())
+            with self._file(number).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+                arrays: dict[Any, Any] = dict(archive)
+            errors = json.loads(arrays.pop("errors").tobytes())
             return ChunkResult(
                 digest=str(arrays.pop("digest")),
                 rows=arrays.pop("rows"),
                 lengths=arrays.pop("lengths"),
                 outputs=arrays,
-                faults={number: (line, reason) for number, (line, reason) in faults},
+                errors={number: (line, reason) for number, (line, reason) in errors},
             )
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise JobError(f"{self._file(number)} is damaged; --restart begins anew") from error
+            raise JobError(f"{self._file(number)} is damaged; use --restart to discard it") from error
 
     def __iter__(self) -> Iterator[ChunkResult]:
-        """Yield all parts, in order."""
+        """Yield the results of all stored chunks, in order."""
         return (self.read(number) for number in range(self.count))
 
     def remove(self) -> None:
-        """Remove everything: the output is there."""
+        """Remove the directory and release the lock."""
         shutil.rmtree(self.directory)
         self.release()
 

@@ -1,4 +1,4 @@
-"""What turns rows into vectors: an engine in this process, or a service somewhere else."""
+"""Encoders of rows: an engine in this process, or a remote service."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from service.core.inputs import from_ids
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 Array = npt.NDArray[np.float32]
 
-# Nothing in bulk is ever late; what hangs is for its user to stop.
+# Bulk requests have no practical deadline; the user stops a job that hangs.
 _TIMEOUT_SECONDS = 86_400.0
 
 
 class EncoderError(Exception):
-    """Nothing more can be encoded. The message is one line."""
+    """The encoder cannot encode any row. The message is one line."""
 
 
 class RequestTooLargeError(EncoderError):
-    """So many rows are not taken at once; fewer may be."""
+    """A request exceeds the limits of the service; a smaller one may not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeOptions:
-    """What is wanted of each row; see the fields of `/v1/encode`.
+    """Options of each row; see the fields of `/v1/encode`.
 
     Attributes:
-        outputs: Which, at least one.
-        normalize: Whether pooled and mean rows have a Euclidean length of 1.
-        truncate: Whether what is too long is cut.
-        padding: Of texts; the preset's where it is nothing.
+        outputs: Names of the outputs, at least one.
+        normalize: Whether pooled and mean outputs are L2-normalized.
+        truncate: Whether sequences that are too long are truncated.
+        padding: Padding of texts; None selects the preset's.
     """
 
     outputs: tuple[Output, ...]
@@ -62,24 +62,24 @@ class EncodeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderFingerprint:
-    """What vectors depend on beside their rows and what is wanted, to the last bit.
+    """Everything besides the rows and the options that affects the bits of the outputs.
 
     Attributes:
-        preset: The preset's name.
-        preset_version: Its version.
-        digest: Of its weights, where they are loaded.
-        load_weights: Whether they are; else they are random.
-        architecture: The network's sizes: without weights nothing else tells it.
-        tokenizer: Digest of what makes ids of texts, where there is one; a service does not tell.
-        padding: Of texts for which none is wanted.
-        dtype: Of the matrix products.
-        backend: The library that runs the network: each has last bits of its own.
-        devices: Kinds of what it runs on.
-        max_batch_tokens: Tokens of the longest row: which routines are picked, and so the last bits, follows from it.
-        batch_invariant: Whether those do not depend on company, as measured.
-        version: The version of this package, or of the service.
-        hidden_dim: The length of a vector.
-        pooling: Which output is a text's embedding.
+        preset: Name of the preset.
+        preset_version: Version of the preset.
+        digest: Digest of the weights, None if they are random.
+        load_weights: Whether the weights are loaded from the preset instead of random.
+        architecture: Sizes of the network, which random weights do not determine.
+        tokenizer: Digest of the tokenizer, None without a tokenizer and for a remote service.
+        padding: Default padding of texts.
+        dtype: Operands of the matrix products.
+        backend: The library that runs the network.
+        devices: Kinds of the devices.
+        max_batch_tokens: Tokens of the longest row, which affects the choice of kernels.
+        batch_invariant: Whether outputs are bit-identical regardless of batch composition, as measured.
+        version: Version of this package, or of the service.
+        hidden_dim: Length of a vector.
+        pooling: The output that is a text's embedding.
     """
 
     preset: str
@@ -101,11 +101,11 @@ class EncoderFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class RowEmbeddings:
-    """What a row gave.
+    """Outputs of a row.
 
     Attributes:
-        tokens: How many it has.
-        outputs: `[hidden]` float32 each, and `[tokens, hidden]` the sequence output.
+        tokens: Number of tokens.
+        outputs: `[hidden]` float32 by name; the sequence output is `[tokens, hidden]`.
     """
 
     tokens: int
@@ -113,116 +113,121 @@ class RowEmbeddings:
 
 
 class Encoder(Protocol):
-    """Encodes rows of one kind at a time."""
+    """Interface of an encoder; each call encodes rows of one kind."""
 
     max_concurrency: int
-    """Requests to have under way."""
+    """Maximum number of concurrent requests."""
 
     async def describe(self) -> EncoderFingerprint:
-        """Return what vectors depend on beside their rows."""
+        """Return the fingerprint of the encoder."""
         ...
 
     async def texts(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows that are texts, all or none.
 
         Raises:
-            InvalidInputError: Some cannot be taken; the last part of each place is an index of `rows`.
-            NonFiniteOutputError: One of them overflows, and which one is not known.
-            TooMuchError: So many are not taken at once.
-            EncoderError: Nothing more can be encoded.
+            InvalidInputError: Some rows are invalid; the location of each problem has an index of `rows`.
+            NonFiniteOutputError: The output of an unknown row is not finite.
+            RequestTooLargeError: The rows exceed the limits of one request.
+            EncoderError: The encoder cannot encode any row.
         """
         ...
 
     async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
-        """Encode rows of ids; like `texts`."""
+        """Encode rows of token ids; like `texts`."""
         ...
 
 
 async def encode(encoder: Encoder, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings | str]:
     """Encode rows of any kind.
 
+    Args:
+        encoder: The encoder.
+        rows: The rows.
+        encode_options: Options of each row.
+
     Returns:
-        For each its vectors, or what is wrong with it.
+        Embeddings of each row, or the reason why it is invalid.
 
     Raises:
-        EncoderError: Nothing more can be encoded.
+        EncoderError: The encoder cannot encode any row.
     """
-    found: dict[int, RowEmbeddings | str] = {row.number: row.fault for row in rows if row.fault is not None}
-    found |= await _of_one_kind(encoder.texts, [row for row in rows if row.text is not None], encode_options)
-    found |= await _of_one_kind(encoder.ids, [row for row in rows if row.token_ids is not None], encode_options)
-    return [found[row.number] for row in rows]
+    results: dict[int, RowEmbeddings | str] = {row.number: row.error for row in rows if row.error is not None}
+    results |= await _encode_kind(encoder.texts, [row for row in rows if row.text is not None], encode_options)
+    results |= await _encode_kind(encoder.ids, [row for row in rows if row.token_ids is not None], encode_options)
+    return [results[row.number] for row in rows]
 
 
-async def _of_one_kind(
-    work: Callable[[Sequence[Row], EncodeOptions], Awaitable[list[RowEmbeddings]]],
+async def _encode_kind(
+    encode_rows: Callable[[Sequence[Row], EncodeOptions], Awaitable[list[RowEmbeddings]]],
     rows: Sequence[Row],
     encode_options: EncodeOptions,
 ) -> dict[int, RowEmbeddings | str]:
-    """Encode rows without those at fault, in as many parts as it takes to find them or to keep to limits.
+    """Encode rows of one kind, and split requests that are too large or fail.
 
     Returns:
-        By each row's number its vectors, or what is wrong with it.
+        Embeddings of each row by row number, or the reason why it is invalid.
     """
     if not rows:
         return {}
     try:
-        vectors = await work(rows, encode_options)
+        vectors = await encode_rows(rows, encode_options)
     except InvalidInputError as error:
-        # A place is counted among the rows of this very request. None is named where all together are too much.
+        # Indices count the rows of this request. A problem without a location concerns all rows together.
         if all(problem.loc for problem in error.problems):
-            faults = _by_row(error.problems, rows)
+            errors = _errors_by_row(error.problems, rows)
             return {
-                **faults,
-                **await _of_one_kind(work, [row for row in rows if row.number not in faults], encode_options),
+                **errors,
+                **await _encode_kind(encode_rows, [row for row in rows if row.number not in errors], encode_options),
             }
         reason = str(error)
     except (RequestTooLargeError, NonFiniteOutputError) as error:
         reason = str(error)
     else:
-        return {row.number: each for row, each in zip(rows, vectors, strict=True)}
+        return {row.number: embeddings for row, embeddings in zip(rows, vectors, strict=True)}
     if len(rows) == 1:
         return {rows[0].number: reason}
     half = len(rows) // 2
     return {
-        **await _of_one_kind(work, rows[:half], encode_options),
-        **await _of_one_kind(work, rows[half:], encode_options),
+        **await _encode_kind(encode_rows, rows[:half], encode_options),
+        **await _encode_kind(encode_rows, rows[half:], encode_options),
     }
 
 
-def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
-    """Return what is wrong with each row that is at fault.
+def _errors_by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
+    """Return the reason for each invalid row.
 
     Raises:
-        EncoderError: No row is: what was asked of all of them is wrong.
+        EncoderError: The problem concerns an option, not a row.
     """
-    found: dict[int, str] = {}
+    errors: dict[int, str] = {}
     for problem in problems:
         match problem.loc:
             case ("texts" | "token_ids" | "segment_ids" as field, int(index), *rest) if index < len(rows):
-                loc = "".join(f"[{part}]" for part in rest)
-                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc} {problem.msg}")
+                loc = "".join(f"[{index}]" for index in rest)
+                errors.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc} {problem.msg}")
             case _:
                 raise EncoderError(str(problem))
-    if not found:
-        raise EncoderError("rows were refused, and no place was named")
-    return found
+    if not errors:
+        raise EncoderError("the service rejected rows without naming them; see its log")
+    return errors
 
 
 class LocalEncoder:
-    """Implements `Encoder` by an engine in this process.
+    """Implements `Encoder` with an engine in this process.
 
     Args:
-        engine: One that is ready, and whose queue takes whatever comes.
+        engine: An engine that is ready, with an unlimited queue.
     """
 
-    # The device must find the next batch waiting; a few requests in advance are enough.
+    # A few requests in advance keep the device busy.
     max_concurrency = 16
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def describe(self) -> EncoderFingerprint:
-        """Return what vectors depend on."""
+        """Return the fingerprint of the engine."""
         with _translate_errors():
             loaded = self._engine.require_ready()
             preset = loaded.preset
@@ -232,11 +237,11 @@ class LocalEncoder:
                 digest=f"sha256:{loaded.digest}" if loaded.digest else None,
                 load_weights=self._engine.options.load_weights,
                 architecture=asdict(preset.architecture),
-                tokenizer=await self._engine.run_in_worker(_digest_of_tokenizer, preset),
+                tokenizer=await self._engine.run_in_worker(_tokenizer_digest, preset),
                 padding=preset.padding,
                 dtype=self._engine.options.dtype,
                 backend=self._engine.options.backend,
-                devices=_kinds(loaded.encoder.devices),
+                devices=_device_kinds(loaded.encoder.devices),
                 max_batch_tokens=loaded.test.row_lengths[-1],
                 batch_invariant=loaded.test.batch_invariant,
                 version=__version__,
@@ -254,11 +259,11 @@ class LocalEncoder:
             return await self._encode(tokens, encode_options)
 
     async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
-        """Encode rows of ids."""
+        """Encode rows of token ids."""
         with _translate_errors():
             preset = self._engine.require_ready().preset
             tokens = await self._engine.run_in_worker(
-                from_ids, *_ids_of(rows), preset, truncate=encode_options.truncate
+                from_ids, *_token_ids(rows), preset, truncate=encode_options.truncate
             )
             return await self._encode(tokens, encode_options)
 
@@ -266,71 +271,70 @@ class LocalEncoder:
         encodings, _ = await self._engine.encode(tokens, _TIMEOUT_SECONDS, frozenset(encode_options.outputs))
         return [
             RowEmbeddings(
-                len(each.token_ids), {name: _output(encoding, name, encode_options) for name in encode_options.outputs}
+                len(sequence.token_ids),
+                {name: _output(encoding, name, encode_options) for name in encode_options.outputs},
             )
-            for each, encoding in zip(tokens, encodings, strict=True)
+            for sequence, encoding in zip(tokens, encodings, strict=True)
         ]
 
 
 class RemoteEncoder:
-    """Implements `Encoder` by a service.
+    """Implements `Encoder` with a remote service.
 
     Args:
-        client: Of the service.
+        client: Client of the service.
     """
 
-    # One that is computed, one that is rendered, and those on their way.
+    # One request is computed, one is rendered, the others are in transit.
     max_concurrency = 6
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
     async def describe(self) -> EncoderFingerprint:
-        """Return what vectors depend on, as the service tells it."""
+        """Return the fingerprint that the service reports."""
         with _translate_errors():
             info = await self._client.info()
         try:
-            same = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "backend")
+            copied = ("preset", "preset_version", "digest", "architecture", "padding", "dtype", "backend")
             return EncoderFingerprint(
-                **{name: info[name] for name in (*same, "batch_invariant", "version", "hidden_dim", "pooling")},
+                **{name: info[name] for name in (*copied, "batch_invariant", "version", "hidden_dim", "pooling")},
                 load_weights=info["digest"] is not None,
                 tokenizer=None,
-                devices=_kinds(info["devices"]),
+                devices=_device_kinds(info["devices"]),
                 max_batch_tokens=info["limits"]["max_batch_tokens"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise EncoderError(
-                f"what answers there is not this service: its description is another: {error}"
-            ) from error
+            raise EncoderError(f"/v1/info is not that of an FNet Encode service ({error}); check --url") from error
 
     async def texts(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         """Encode rows that are texts."""
         texts = [row.text for row in rows if row.text is not None]
-        sent = [each.text if each.pair is None else (each.text, each.pair) for each in texts]
-        return await self._ask(encode_options, texts=sent, padding=encode_options.padding)
+        inputs = [text.text if text.pair is None else (text.text, text.pair) for text in texts]
+        return await self._request(encode_options, texts=inputs, padding=encode_options.padding)
 
     async def ids(self, rows: Sequence[Row], encode_options: EncodeOptions) -> list[RowEmbeddings]:
-        """Encode rows of ids."""
-        ids, segments = _ids_of(rows)
-        return await self._ask(encode_options, token_ids=ids, segment_ids=segments)
+        """Encode rows of token ids."""
+        ids, segments = _token_ids(rows)
+        return await self._request(encode_options, token_ids=ids, segment_ids=segments)
 
-    async def _ask(self, encode_options: EncodeOptions, **what: Any) -> list[RowEmbeddings]:
+    async def _request(self, encode_options: EncodeOptions, **inputs: Any) -> list[RowEmbeddings]:
         with _translate_errors():
-            found = await self._client.encode(
+            encoded = await self._client.encode(
                 outputs=encode_options.outputs,
                 normalize=encode_options.normalize,
                 truncate=encode_options.truncate,
-                **what,
+                **inputs,
             )
-        rows: list[dict[Output, Array]] = [{} for _ in found.lengths]
+        rows: list[dict[Output, Array]] = [{} for _ in encoded.lengths]
         for name in encode_options.outputs:
-            for row, output in zip(rows, getattr(found, name), strict=True):
+            for row, output in zip(rows, getattr(encoded, name), strict=True):
                 row[name] = output
-        return [RowEmbeddings(int(tokens), row) for tokens, row in zip(found.lengths, rows, strict=True)]
+        return [RowEmbeddings(int(tokens), row) for tokens, row in zip(encoded.lengths, rows, strict=True)]
 
 
-def _digest_of_tokenizer(preset: Preset) -> str | None:
-    """Return what tells a tokenizer from any other: its vocabulary, and how it cuts pairs."""
+def _tokenizer_digest(preset: Preset) -> str | None:
+    """Return the digest of the vocabulary and the truncation strategy, None without a tokenizer."""
     if not preset.has_tokenizer:
         return None
     try:
@@ -340,12 +344,12 @@ def _digest_of_tokenizer(preset: Preset) -> str | None:
     return f"sha256:{hashlib.sha256(vocabulary).hexdigest()}, {preset.truncate}"
 
 
-def _kinds(devices: Sequence[str]) -> list[str]:
-    """Return the kinds of devices, each called `platform:index kind`; how many there are changes no bits."""
+def _device_kinds(devices: Sequence[str]) -> list[str]:
+    """Return the distinct kinds of devices named `platform:index kind`; their number does not affect the outputs."""
     return sorted({f"{name.partition(':')[0]} {name.partition(' ')[2]}" for name in devices})
 
 
-def _ids_of(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
+def _token_ids(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
     ids = [row.token_ids or [] for row in rows]
     return ids, [row.segment_ids if row.segment_ids is not None else [0] * len(row.token_ids or ()) for row in rows]
 
@@ -357,7 +361,7 @@ def _output(encoding: Encoding, name: Output, encode_options: EncodeOptions) -> 
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Let rows that are wrong be told as such, and whatever else happens as the end of the job."""
+    """Pass errors of rows through, and translate all other errors to `EncoderError`."""
     try:
         yield
     except (InvalidInputError, NonFiniteOutputError):
@@ -375,12 +379,12 @@ def _translate_errors() -> Iterator[None]:
 
 
 async def wait_ready(engine: Engine) -> None:
-    """Wait until an engine that was started serves.
+    """Wait until a started engine is ready.
 
     Raises:
-        EncoderError: It never will.
+        EncoderError: The engine failed.
     """
-    while engine.state in ("loading", "compiling"):  # noqa: ASYNC110 - it is a thread that says so
+    while engine.state in ("loading", "compiling"):  # noqa: ASYNC110 - a thread sets the state
         await asyncio.sleep(0.05)
     if engine.state != "ready":
-        raise EncoderError(f"preset {engine.options.preset!r}: cannot be used; the line above says why")
+        raise EncoderError(f"preset {engine.options.preset!r}: cannot be loaded; see the line above")

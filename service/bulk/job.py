@@ -1,4 +1,4 @@
-"""A job: rows are read, encoded with several requests under way, and kept shard by shard until all are there."""
+"""A bulk job: read rows, encode them with concurrent requests, and store the results of each chunk."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.bulk.chunks import Chunk, ChunkResult, ChunkStore, JobError, part_of, split_rows
+from service.bulk.chunks import Chunk, ChunkResult, ChunkStore, JobError, chunk_result, split_rows
 from service.bulk.encoders import EncodeOptions, Encoder, RowEmbeddings, encode
 from service.bulk.rows import Row
 
-# Rows of a request.
-_REQUEST = 64
-# Shards under way: the next begins before the last request of one is answered.
-_SHARDS = 2
+_REQUEST_ROWS = 64
+# The next chunk starts before the last request of the previous one completes.
+_CONCURRENT_CHUNKS = 2
 
 
 class RowError(Exception):
-    """A row cannot be encoded, and the job is not to go on without it. The message names its line and the reason."""
+    """A row cannot be encoded and must not be skipped. The message is its line and the reason."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
-        rows: Rows done in this run.
+        rows: Rows encoded in this run.
         tokens: Tokens encoded in this run.
-        kept: Rows that an earlier run had done.
-        faults: Rows at fault, in this run and before.
+        resumed: Rows encoded by an earlier run.
+        errors: Invalid rows of this run and earlier ones.
     """
 
     rows: int = 0
     tokens: int = 0
-    kept: int = 0
-    faults: int = 0
+    resumed: int = 0
+    errors: int = 0
 
 
-def chosen(rows: Iterable[Row], chunk: tuple[int, int]) -> Iterator[Row]:
-    """Yield every n-th row from the i-th on; all of them for `(0, 1)`."""
-    first, of = chunk
-    return (row for row in rows if row.number % of == first)
+def select_rows(rows: Iterable[Row], shard: tuple[int, int]) -> Iterator[Row]:
+    """Return every n-th row from the i-th on, for a shard `(i, n)`."""
+    index, count = shard
+    return (row for row in rows if row.number % count == index)
 
 
 async def run(
@@ -50,104 +49,105 @@ async def run(
     encoder: Encoder,
     encode_options: EncodeOptions,
     hidden: int,
-    kept: ChunkStore | None = None,
+    store: ChunkStore | None = None,
     *,
     skip: bool = False,
     report: Callable[[Progress], None] = lambda _progress: None,
 ) -> AsyncGenerator[ChunkResult]:
-    """Encode rows; yields what each shard gave, in order, when it is kept.
+    """Encode rows, and yield the results of each chunk in order after it is stored.
 
     Args:
-        rows: Of an input.
-        encoder: Which encodes them.
-        encode_options: What is computed for each.
-        hidden: The length of a vector.
-        kept: Keeps the parts; those of an earlier run are not done again.
-        skip: Whether to go on without rows that are at fault.
-        report: Called with the progress after each chunk.
+        rows: The rows of an input.
+        encoder: The encoder.
+        encode_options: Options of each row.
+        hidden: Length of a vector.
+        store: Stores the results; chunks of an earlier run are not encoded again.
+        skip: Whether to skip invalid rows instead of failing.
+        report: Receives the progress after each chunk.
 
     Raises:
-        RowError: A row is at fault, and is not to be skipped; what came before its shard is kept.
-        JobError: The kept parts are of other rows.
-        EncoderError: Nothing more can be encoded.
-        OSError: A part cannot be kept.
+        RowError: A row is invalid and must not be skipped; earlier chunks are stored.
+        JobError: The stored chunks belong to other rows.
+        EncoderError: The encoder cannot encode any row.
+        OSError: A chunk cannot be stored.
     """
     progress = Progress()
-    earlier = 0 if kept is None else kept.count
-    async with aclosing(_parts_of(rows, encoder, encode_options, hidden, kept)) as found:
-        async for number, part in found:
-            if part.faults and not skip:
-                line, reason = next(iter(part.faults.values()))
+    stored = 0 if store is None else store.count
+    async with aclosing(_chunk_results(rows, encoder, encode_options, hidden, store)) as results:
+        async for number, result in results:
+            if result.errors and not skip:
+                line, reason = next(iter(result.errors.values()))
                 raise RowError(f"line {line}: {reason}")
-            progress.faults += len(part.faults)
-            if number < earlier:
-                progress.kept += len(part.rows)
+            progress.errors += len(result.errors)
+            if number < stored:
+                progress.resumed += len(result.rows)
             else:
-                if kept is not None:
-                    await asyncio.to_thread(kept.add, part)
-                progress.rows += len(part.rows)
-                progress.tokens += int(part.lengths.sum())
+                if store is not None:
+                    await asyncio.to_thread(store.add, result)
+                progress.rows += len(result.rows)
+                progress.tokens += int(result.lengths.sum())
             report(progress)
-            yield part
+            yield result
 
 
-async def _parts_of(
-    rows: Iterable[Row], encoder: Encoder, encode_options: EncodeOptions, hidden: int, kept: ChunkStore | None
+async def _chunk_results(
+    rows: Iterable[Row], encoder: Encoder, encode_options: EncodeOptions, hidden: int, store: ChunkStore | None
 ) -> AsyncGenerator[tuple[int, ChunkResult]]:
-    requests = asyncio.Semaphore(encoder.max_concurrency)
+    slots = asyncio.Semaphore(encoder.max_concurrency)
     sequences = "sequence_output" in encode_options.outputs
-    if kept is None:
-        # Whoever reads what is written waits for it: a shard is a request, and as many are under way.
-        chunks, most = split_rows(rows, sequences=sequences, max_rows=_REQUEST), encoder.max_concurrency + 1
+    if store is None:
+        # A reader waits for the lines, so each chunk is one request.
+        chunks = split_rows(rows, sequences=sequences, max_rows=_REQUEST_ROWS)
+        max_chunks = encoder.max_concurrency + 1
     else:
-        chunks, most = split_rows(rows, sequences=sequences), _SHARDS
-    earlier = 0 if kept is None else kept.count
-    under_way: deque[tuple[int, asyncio.Task[ChunkResult]]] = deque()
-    seen = 0
+        chunks, max_chunks = split_rows(rows, sequences=sequences), _CONCURRENT_CHUNKS
+    stored = 0 if store is None else store.count
+    running: deque[tuple[int, asyncio.Task[ChunkResult]]] = deque()
+    chunk_count = 0
     try:
-        # Reading may wait for a disk or a pipe.
+        # Reading may block on a disk or a pipe.
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            seen += 1
-            if kept is not None and chunk.number < earlier:
-                yield chunk.number, await asyncio.to_thread(_kept, kept, chunk)
+            chunk_count += 1
+            if store is not None and chunk.number < stored:
+                yield chunk.number, await asyncio.to_thread(_stored_result, store, chunk)
                 continue
-            work = _encoded(chunk, encoder, requests, encode_options, hidden)
-            under_way.append((chunk.number, asyncio.create_task(work)))
-            while under_way and (len(under_way) == most or under_way[0][1].done()):
-                number, task = under_way.popleft()
+            work = _encode_chunk(chunk, encoder, slots, encode_options, hidden)
+            running.append((chunk.number, asyncio.create_task(work)))
+            while running and (len(running) == max_chunks or running[0][1].done()):
+                number, task = running.popleft()
                 yield number, await task
-        if seen < earlier:
-            raise JobError("the input has fewer rows than were begun with; --restart begins anew")
-        while under_way:
-            number, task = under_way.popleft()
+        if chunk_count < stored:
+            raise JobError("the input has fewer rows than the stored chunks; use --restart to discard them")
+        while running:
+            number, task = running.popleft()
             yield number, await task
     finally:
-        for _, task in under_way:
+        for _, task in running:
             task.cancel()
-        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-def _kept(kept: ChunkStore, chunk: Chunk) -> ChunkResult:
-    part = kept.read(chunk.number)
-    if part.digest != chunk.digest:
-        loc = f"at line {chunk.rows[0].line} or behind it"
-        raise JobError(f"the input is not what was begun with, {loc}; --restart begins anew")
-    return part
+def _stored_result(store: ChunkStore, chunk: Chunk) -> ChunkResult:
+    result = store.read(chunk.number)
+    if result.digest != chunk.digest:
+        loc = f"from line {chunk.rows[0].line} on"
+        raise JobError(f"the input differs from the stored chunks {loc}; use --restart to discard them")
+    return result
 
 
-async def _encoded(
-    chunk: Chunk, encoder: Encoder, requests: asyncio.Semaphore, encode_options: EncodeOptions, hidden: int
+async def _encode_chunk(
+    chunk: Chunk, encoder: Encoder, slots: asyncio.Semaphore, encode_options: EncodeOptions, hidden: int
 ) -> ChunkResult:
-    async def one(rows: list[Row]) -> list[RowEmbeddings | str]:
-        async with requests:
+    async def encode_request(rows: list[Row]) -> list[RowEmbeddings | str]:
+        async with slots:
             return await encode(encoder, rows, encode_options)
 
-    pieces = [chunk.rows[first : first + _REQUEST] for first in range(0, len(chunk.rows), _REQUEST)]
-    tasks = [asyncio.create_task(one(piece)) for piece in pieces]
+    requests = [chunk.rows[first : first + _REQUEST_ROWS] for first in range(0, len(chunk.rows), _REQUEST_ROWS)]
+    tasks = [asyncio.create_task(encode_request(request)) for request in requests]
     try:
-        found = [each for piece in await asyncio.gather(*tasks) for each in piece]
+        results = [result for batch in await asyncio.gather(*tasks) for result in batch]
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return await asyncio.to_thread(part_of, chunk, found, encode_options.outputs, hidden)
+    return await asyncio.to_thread(chunk_result, chunk, results, encode_options.outputs, hidden)

@@ -1,4 +1,4 @@
-"""Inputs, read a row at a time: a file may be larger than memory."""
+"""Input files, read row by row, so that a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _SUFFIXES: dict[str, Format] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-# How what is gzipped begins, and no UTF-8 does.
+# Magic number of gzip; UTF-8 text cannot start with it.
 _GZIP = b"\x1f\x8b"
-# Longer than any sequence that a network takes, and far shorter than memory.
-_MOST_LINE_BYTES = 8 << 20
-_PARQUET_ROWS = 1024
+# Longer than any sequence that a network accepts, and far smaller than memory.
+_MAX_LINE_BYTES = 8 << 20
+_PARQUET_BATCH_ROWS = 1024
 
 
 class InputError(Exception):
-    """An input cannot be read at all. The message is one line that names it."""
+    """An input cannot be read. The message is one line with its name."""
 
 
 def format_of(name: str) -> Format:
-    """Return the format that a file's name stands for; text, where it stands for none."""
+    """Return the format for the suffix of a file's name; text if the suffix is unknown."""
     path = Path(name.removesuffix(".gz"))
     return _SUFFIXES.get(path.suffix.lower(), "text")
 
 
 @dataclass(slots=True)
 class Reader:
-    """An open input, to be iterated once. Use it as a context manager.
+    """An open input. Use it as a context manager, and iterate it once.
 
     Attributes:
-        name: The file's path, or `-` for standard input.
-        format: How its rows are written.
-        field: Where a row's text stands, in formats that have fields.
+        name: Path of the file, or `-` for standard input.
+        format: Format of the file.
+        field: Field or column that contains the text of a row.
     """
 
     name: str
@@ -69,18 +69,18 @@ class Reader:
         """Open an input.
 
         Raises:
-            InputError: It is not there, or cannot be read in this way.
+            InputError: The file does not exist, or cannot be read in the format.
         """
-        found = format_ or format_of(name)
+        format_ = format_ or format_of(name)
         if name == STDIN:
-            if found == "parquet":
-                raise InputError("standard input: Parquet is read from a file, not from a stream")
-            return cls(name, found, field, ExitStack(), sys.stdin.buffer, None)
+            if format_ == "parquet":
+                raise InputError("standard input: Parquet cannot be read from a stream; name a file")
+            return cls(name, format_, field, ExitStack(), sys.stdin.buffer, None)
         try:
             raw = Path(name).open("rb")  # noqa: SIM115 - closed with the reader
         except OSError as error:
             raise InputError(f"{name}: {error.strerror}") from error
-        return cls(name, found, field, ExitStack(), raw, Path(name).stat().st_size or None)
+        return cls(name, format_, field, ExitStack(), raw, Path(name).stat().st_size or None)
 
     def __enter__(self) -> Self:
         return self
@@ -92,16 +92,16 @@ class Reader:
 
     @property
     def share(self) -> float | None:
-        """How much of the input has been read, from 0 to 1, where that is known."""
+        """The share of the input that has been read, from 0 to 1; None if it is unknown."""
         if self._bytes is None or self._raw.closed or self.format == "parquet":
             return None
         return min(1.0, self._raw.tell() / self._bytes)
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows; what is wrong with one is its own fault.
+        """Yield the rows; an invalid row has an error.
 
         Raises:
-            InputError: The file as a whole is not what it should be.
+            InputError: The file cannot be read in its format.
         """
         try:
             yield from self._rows()
@@ -122,54 +122,56 @@ class Reader:
             yield from self._objects(source)
         else:
             yield from (
-                Row(line - 1, line, fault=text) if wrong else Row(line - 1, line, text=Text(text))
-                for line, (text, wrong) in enumerate(_lines(source), 1)
+                Row(line - 1, line, error=text) if invalid else Row(line - 1, line, text=Text(text))
+                for line, (text, invalid) in enumerate(_lines(source), 1)
             )
 
     def _objects(self, source: BinaryIO) -> Iterator[Row]:
         number = 0
-        for line, (text, wrong) in enumerate(_lines(source), 1):
-            if not wrong and not text.strip():
-                continue  # a blank line is no row
-            yield Row(number, line, fault=text) if wrong else _row_of_json(number, line, text, self.field)
+        for line, (text, invalid) in enumerate(_lines(source), 1):
+            if not invalid and not text.strip():
+                continue  # a blank line is not a row
+            yield Row(number, line, error=text) if invalid else _row_of_json(number, line, text, self.field)
             number += 1
 
     def _table(self, source: BinaryIO) -> Iterator[Row]:
-        # What is no UTF-8 becomes surrogates, which no text has: the row is at fault, and the next is read on.
+        # Bytes that are not UTF-8 become surrogates, which valid text does not contain, so only their row is invalid.
         text = self._open.enter_context(io.TextIOWrapper(source, "utf-8-sig", "surrogateescape", newline=""))
         rows = csv.DictReader(text, delimiter="," if self.format == "csv" else "\t", strict=True)
         if self.field not in (rows.fieldnames or ()):
-            there = ", ".join(map(repr, rows.fieldnames or ())) or "none"
-            raise InputError(f"{self.name}: no column {self.field!r}; there are {there}")
-        csv.field_size_limit(_MOST_LINE_BYTES)
+            columns = ", ".join(map(repr, rows.fieldnames or ())) or "none"
+            raise InputError(f"{self.name}: no column {self.field!r}; use --field with one of: {columns}")
+        csv.field_size_limit(_MAX_LINE_BYTES)
         for number in itertools.count():
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(number, rows.line_num + 1, fault=f"not {self.format.upper()}: {error}")
+                yield Row(number, rows.line_num + 1, error=f"not {self.format.upper()}: {error}")
                 continue
             value = row[self.field]
             if value is None:
-                yield Row(number, rows.line_num, fault=f"{self.field}: the row has no such column")
-            elif any("\udc80" <= each <= "\udcff" for each in value):
-                yield Row(number, rows.line_num, fault="not UTF-8")
+                yield Row(number, rows.line_num, error=f"{self.field}: missing value")
+            elif any("\udc80" <= character <= "\udcff" for character in value):
+                yield Row(number, rows.line_num, error="not UTF-8")
             else:
                 yield Row(number, rows.line_num, text=Text(value))
 
     def _parquet(self) -> Iterator[Row]:
-        import pyarrow as arrow  # noqa: PLC0415 - large, and for this format alone
+        import pyarrow as arrow  # noqa: PLC0415 - large, and used only for this format
         from pyarrow import parquet  # noqa: PLC0415
 
         try:
             file = parquet.ParquetFile(self._raw)
             columns = file.schema_arrow.names
-            encode_options = [name for name in (self.field, "token_ids", "segment_ids") if name in columns]
-            if not set(encode_options) & {self.field, "token_ids"}:
-                raise InputError(f"{self.name}: no column {self.field!r}; there are {', '.join(map(repr, columns))}")
+            selected = [name for name in (self.field, "token_ids", "segment_ids") if name in columns]
+            if not set(selected) & {self.field, "token_ids"}:
+                raise InputError(
+                    f"{self.name}: no column {self.field!r}; use --field with one of: {', '.join(map(repr, columns))}"
+                )
             number = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=encode_options):
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=selected):
                 for value in batch.to_pylist():
                     yield row_of(number, number + 1, value, self.field)
                     number += 1
@@ -178,7 +180,7 @@ class Reader:
 
 
 def _is_gzip(source: BinaryIO) -> bool:
-    """Return whether a stream is gzipped, without taking anything from it."""
+    """Return whether a stream is gzipped, without consuming bytes."""
     return cast("io.BufferedReader", source).peek(len(_GZIP))[: len(_GZIP)] == _GZIP
 
 
@@ -186,18 +188,18 @@ def _row_of_json(number: int, line: int, text: str, field: str) -> Row:
     try:
         value: Any = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return Row(number, line, fault=f"not JSON: {error}")
+        return Row(number, line, error=f"not JSON: {error}")
     return row_of(number, line, value, field)
 
 
 def _lines(source: BinaryIO) -> Iterator[tuple[str, bool]]:
-    """Yield each line without its end, or what is wrong with it, and whether something is."""
+    """Yield each line without its line break, or the reason why it is invalid, and whether it is invalid."""
     first = True
-    while line := source.readline(_MOST_LINE_BYTES + 1):
-        if len(line) > _MOST_LINE_BYTES and not line.endswith(b"\n"):
+    while line := source.readline(_MAX_LINE_BYTES + 1):
+        if len(line) > _MAX_LINE_BYTES and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
-                line = source.readline(_MOST_LINE_BYTES)
-            yield f"has more than {_MOST_LINE_BYTES} bytes", True
+                line = source.readline(_MAX_LINE_BYTES)
+            yield f"line exceeds {_MAX_LINE_BYTES} bytes", True
             first = False
             continue
         if first:

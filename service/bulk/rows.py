@@ -1,4 +1,4 @@
-"""What is read from an input: rows, each a text, ids, or something wrong."""
+"""Rows of an input: a text, token ids, or an error."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Row:
     """One row of an input.
 
     Attributes:
-        number: Which one it is, from 0; the same as its place in the output.
-        line: Where it stands in the file, for people, from 1.
-        text: Its text or pair, or nothing.
-        token_ids: Its ids, or nothing.
-        segment_ids: Segments of its ids, where it names some.
-        fault: Why it is neither.
+        number: Index of the row in the input and the output, from 0.
+        line: Line in the file, from 1.
+        text: The text or pair of texts, None for token ids.
+        token_ids: The token ids, None for a text.
+        segment_ids: The segments of the token ids, None if not specified.
+        error: The reason why the row is invalid.
     """
 
     number: int
@@ -27,41 +27,41 @@ class Row:
     text: Text | None = None
     token_ids: list[int] | None = None
     segment_ids: list[int] | None = None
-    fault: str | None = None
+    error: str | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of text that it has, or that as many ids would come from; about."""
+        """Approximate bytes of text, or of the text of as many token ids."""
         if self.text is not None:
             return len(self.text.text) + len(self.text.pair or "")
         return 4 * len(self.token_ids or ())
 
     @property
     def digest(self) -> bytes:
-        """What tells this row from any other."""
-        known = (self.number, self.text, self.token_ids, self.segment_ids, self.fault)
-        return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).digest()
+        """SHA-256 digest of the row."""
+        values = (self.number, self.text, self.token_ids, self.segment_ids, self.error)
+        return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).digest()
 
 
 def row_of(number: int, line: int, value: Any, field: str) -> Row:
-    """Return the row that an object describes: `field`, or `token_ids` with `segment_ids` or without.
+    """Return the row that an object describes: `field`, or `token_ids` with optional `segment_ids`.
 
     Args:
-        number: As in `Row`.
-        line: As in `Row`.
-        value: What a line of JSON holds.
-        field: The name of the text's field.
+        number: Index of the row.
+        line: Line in the file.
+        value: The parsed JSON value.
+        field: Name of the field that contains the text.
     """
     if not isinstance(value, dict):
-        return Row(number, line, fault=f"expected an object with {field!r} or 'token_ids'")
+        return Row(number, line, error=f"expected an object with {field!r} or 'token_ids'")
     text, ids, segments = value.get(field), value.get("token_ids"), value.get("segment_ids")
     if (text is None) == (ids is None):
-        found = "neither" if text is None else "both"
-        return Row(number, line, fault=f"expected one of {field!r} and 'token_ids', found {found}")
+        received = "neither" if text is None else "both"
+        return Row(number, line, error=f"expected one of {field!r} and 'token_ids', received {received}")
     if ids is not None:
-        for name, given in (("token_ids", ids), ("segment_ids", [] if segments is None else segments)):
-            if not isinstance(given, list) or not all(type(each) is int for each in given):
-                return Row(number, line, fault=f"{name}: expected a list of whole numbers")
+        for name, values in (("token_ids", ids), ("segment_ids", [] if segments is None else segments)):
+            if not isinstance(values, list) or not all(type(value) is int for value in values):
+                return Row(number, line, error=f"{name}: expected a list of integers")
         return Row(number, line, token_ids=ids, segment_ids=segments)
     return _row_of_text(number, line, text, field)
 
@@ -72,4 +72,4 @@ def _row_of_text(number: int, line: int, text: Any, field: str) -> Row:
             return Row(number, line, text=Text(text))
         case [str(first), str(second)]:
             return Row(number, line, text=Text(first, second))
-    return Row(number, line, fault=f"{field}: expected a text or a pair of texts")
+    return Row(number, line, error=f"{field}: expected a text or a pair of texts")

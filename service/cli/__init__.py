@@ -1,1 +1,1 @@
-"""What `fnet-service` can do, a command a file. Each imports what it needs when it runs: help is told at once."""
+"""The commands of `fnet-service`, one per module. Large libraries are imported only when a command runs."""

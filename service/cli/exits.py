@@ -1,4 +1,4 @@
-"""How a command ends when it cannot go on."""
+"""Exit of a command that fails."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import click
 
 
 def fail(reason: object, code: int) -> NoReturn:
-    """Say why in one line on standard error, and exit.
+    """Print the reason in one line on standard error, and exit.
 
     Args:
-        reason: What was wrong, where, and what would be right.
-        code: The exit code: 1 for what failed, 2 for what was asked wrongly.
+        reason: What is wrong, where, and what to do.
+        code: The exit code: 1 for a failure, 2 for a usage error.
     """
     click.echo(f"fnet-service: {reason}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`fnet-service health`: is the service ready? For containers, whose images need no other program to ask."""
+"""The command `fnet-service health`: a readiness probe that needs no other program in the container image."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from service.cli.urls import address
 from service.settings import Settings, SettingsError
 
 _PATH = "/health/ready"
-# Addresses that one listens on but cannot ask, and where to ask instead.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
+# Wildcard addresses of a listener, and the loopback address to connect to instead.
+_LOOPBACK_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a lookup key, not a listener
 
 
 @click.command()
+@click.option("--url", default=None, metavar="URL", help="URL of the service. By default from FNET_HOST and FNET_PORT.")
 @click.option(
-    "--url", default=None, metavar="URL", help="Of the service; by default where FNET_HOST and FNET_PORT say."
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, help="In seconds."
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, help="Seconds.")
 def health(url: str | None, timeout: float) -> None:
-    """Ask whether the service is ready.
+    """Check whether the service is ready.
 
-    The answer goes to standard output. A key is presented if FNET_API_KEYS or FNET_API_KEYS_FILE has one. Exits with 0
-    if it is ready, 1 if not or if it does not answer, and 2 for a bad setting.
+    Prints the response to standard output. Sends an API key if FNET_API_KEYS or FNET_API_KEYS_FILE has one. Exits with
+    0 if the service is ready, with 1 if it is not ready or does not answer, and with 2 on a bad setting.
     """
     try:
         settings = Settings.load(os.environ)
     except SettingsError as error:
         fail(error, 2)
-    host = _EVERYWHERE.get(settings.host, settings.host)
+    host = _LOOPBACK_ADDRESSES.get(settings.host, settings.host)
     parts = address(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     headers = {"Authorization": f"Bearer {min(keys)}"} if (keys := settings.keys()) else {}
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    # Not by way of a proxy that the environment names: the service is here.
-    connection = kind(str(parts.hostname), parts.port, timeout=timeout)
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    # The service is local, so the connection ignores the proxy settings of the environment.
+    connection = connection_class(str(parts.hostname), parts.port, timeout=timeout)
     try:
         connection.request("GET", parts.path.rstrip("/") + _PATH, headers=headers)
-        answer = connection.getresponse()
-        status, body = answer.status, answer.read().decode("utf-8", "replace").strip()
+        response = connection.getresponse()
+        status, body = response.status, response.read().decode("utf-8", "replace").strip()
     except (OSError, HTTPException) as error:
         fail(f"{parts.geturl()}: {str(error) or type(error).__name__}", 1)
     finally:

@@ -1,4 +1,4 @@
-"""The command `fnet-service`: its verbs, each in `service.cli`."""
+"""The command `fnet-service`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Examples:
 
 \b
 Exit codes:
-  0  done
-  1  failed: a preset that cannot be had, loaded or verified, a worker that died
-  2  asked wrongly: an unknown command or option, a bad setting
+  0  success
+  1  failure: a preset cannot be downloaded, loaded or verified, or a worker died
+  2  usage error: an unknown command or option, or a bad setting
 
-Every setting of `serve` is an environment variable, too: FNET_PORT for --port. Messages go to standard error, results
-to standard output. NO_COLOR turns colours off. The interface is described at /docs of a running service, the rest in
-README.md, ARCHITECTURE.md and docs/ of the source.
+Every setting of `serve` is also an environment variable: FNET_PORT for --port. Messages go to standard error, results
+to standard output. NO_COLOR disables colors. A running service describes its API at /docs; README.md, ARCHITECTURE.md
+and docs/ of the source describe the rest.
 """,
 )
 @click.version_option(__version__, prog_name="fnet-service")

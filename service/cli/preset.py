@@ -1,4 +1,4 @@
-"""`fnet-service preset`: what is known, what is here, whether it is whole, and a checkpoint made a preset."""
+"""The command group `fnet-service preset`: list, describe, fetch, verify and convert presets."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ T = TypeVar("T")
 
 
 class Handle(click.ParamType[str]):
-    """A preset's handle, which a shell can complete."""
+    """A preset's handle, with shell completion."""
 
     name = "handle"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that are known, what was downloaded, and directories."""
+        """Return the handles of known and downloaded presets, or else directories."""
         names = [*bundled_presets(), *BUILT_IN_PRESETS, *downloaded_presets(ctx.params.get("cache_dir"))]
-        found = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
-        return found or click.Path(file_okay=False).shell_complete(ctx, param, incomplete)
+        items = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+        return items or click.Path(file_okay=False).shell_complete(ctx, param, incomplete)
 
 
 _handle = click.argument("handle", type=Handle())
 _cache_dir = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where downloads are kept; FNET_CACHE_DIR, else the user's cache, by default.",
+    help="Directory for downloads. FNET_CACHE_DIR by default, else the user's cache.",
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON for programs instead.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -57,26 +57,30 @@ def preset() -> None:
     """List, describe, fetch, verify and convert presets.
 
     A HANDLE is a bundled or built-in name, kaggle://owner/model/keras/variation[/version], hf://owner/name[@revision],
-    or a preset's directory. Only `fetch` and `convert` use the network.
+    or a preset directory. Only `fetch` and `convert` use the network.
 
     \b
-    Exit codes: 0 done, 1 failed or not whole, 2 asked wrongly.
-    """  # noqa: D301 - click's mark for lines to be left as they are
+    Exit codes: 0 success, 1 failure, 2 usage error.
+    """  # noqa: D301 - click keeps lines after this mark unwrapped
 
 
 @preset.command("list")
 @_cache_dir
 @_as_json
 def list_presets(cache_dir: Path | None, *, as_json: bool) -> None:
-    """List what is bundled, built in, and in the cache."""
+    """List bundled, built-in and cached presets."""
     rows = list(_known(cache_dir))
     if as_json:
         _echo_json(rows)
         return
     _echo_table(
-        ["PRESET", "PARAMETERS", "LAYERS", "HIDDEN", "WHERE"],
+        ["PRESET", "PARAMETERS", "LAYERS", "HIDDEN", "LOCATION"],
         [
-            [row["handle"], *(_number(row[field]) for field in ("parameters", "num_layers", "hidden_dim")), _where(row)]
+            [
+                row["handle"],
+                *(_number(row[field]) for field in ("parameters", "num_layers", "hidden_dim")),
+                _state(row),
+            ]
             for row in rows
         ],
     )
@@ -87,8 +91,8 @@ def list_presets(cache_dir: Path | None, *, as_json: bool) -> None:
 @_cache_dir
 @_as_json
 def info(handle: str, cache_dir: Path | None, *, as_json: bool) -> None:
-    """Describe a preset, as far as that needs no download."""
-    directory = _asked(lambda: find(handle, cache_dir))
+    """Describe a preset without downloading it."""
+    directory = _or_usage_error(lambda: find(handle, cache_dir))
     facts = _facts(handle, directory)
     if as_json:
         _echo_json(facts)
@@ -96,31 +100,31 @@ def info(handle: str, cache_dir: Path | None, *, as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, ""):
             shown = f"{value:,}" if type(value) is int else value
-            click.echo(f"{click.style(name.replace('_', ' ').ljust(_widest(facts)), bold=True)}  {shown}")
+            click.echo(f"{click.style(name.replace('_', ' ').ljust(_max_width(facts)), bold=True)}  {shown}")
     if directory is None:
-        click.echo(f"Not here. To have it: fnet-service preset fetch {handle}")
+        click.echo(f"Not downloaded; run fnet-service preset fetch {handle}")
 
 
 @preset.command()
 @_handle
 @_cache_dir
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Copy its files into this directory, too.")
-@click.option("--force", is_flag=True, help="With --to, replace another preset that is there.")
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Also copy the files into this directory.")
+@click.option("--force", is_flag=True, help="With --to, replace another preset in that directory.")
 def fetch(handle: str, cache_dir: Path | None, to: Path | None, *, force: bool) -> None:
-    """Download a preset where it is not here yet, and print its directory.
+    """Download a preset if necessary, and print its directory.
 
-    With --to the directory holds plain files and needs no cache: to be mounted, or shipped with an image. What is there
-    already is not fetched or copied again.
+    With --to the directory contains plain files and needs no cache, so it can be mounted or added to an image. Existing
+    files are not downloaded or copied again.
     """
     if force and to is None:
-        fail("--force: only --to replaces anything", 2)
-    _asked(lambda: check_handle(handle))
-    directory = _had(lambda: locate(handle, cache_dir))
-    _had(lambda: read_preset(directory, preset_name(handle)))
+        fail("--force has no effect without --to; add --to DIRECTORY", 2)
+    _or_usage_error(lambda: check_handle(handle))
+    directory = _or_failure(lambda: locate(handle, cache_dir))
+    _or_failure(lambda: read_preset(directory, preset_name(handle)))
     if to is not None:
         from model.presets.files import copy_preset  # noqa: PLC0415 - as in `verify`
 
-        _had(lambda: copy_preset(directory, to, force=force))
+        _or_failure(lambda: copy_preset(directory, to, force=force))
     click.echo(to or directory)
 
 
@@ -129,28 +133,29 @@ def fetch(handle: str, cache_dir: Path | None, to: Path | None, *, force: bool) 
 @_cache_dir
 @_as_json
 def verify(handle: str, cache_dir: Path | None, *, as_json: bool) -> None:
-    """Tell whether a preset is whole: files, shapes, vocabulary, and what its network computes.
+    """Verify a preset: files, shapes, vocabulary, and the outputs of its network.
 
-    Files are held to the digests that metadata.json tells, if it does; a row of tokens to plain NumPy, and to the
-    values that were recorded with the preset. Exits with 0 if it is whole, and with 1 and a line a fault if not.
+    Compares the files with the digests in metadata.json, if it has any, and the outputs of a sequence with the NumPy
+    reference and with the values recorded in the preset. Exits with 0 if all checks pass, else prints one line per
+    failure and exits with 1.
     """
-    directory = _asked(lambda: find(handle, cache_dir))
+    directory = _or_usage_error(lambda: find(handle, cache_dir))
     if directory is None:
-        fail(f"preset {handle!r}: not here: fnet-service preset fetch {handle}", 1)
-    from model.verify import verify as checks  # noqa: PLC0415 - JAX takes a second; help and a wrong handle do not
+        fail(f"preset {handle!r}: not downloaded; run fnet-service preset fetch {handle}", 1)
+    from model.verify import verify as checks  # noqa: PLC0415 - importing JAX takes a second
 
-    found = []
+    results = []
     for check in checks(directory, preset_name(handle)):
-        found.append({"name": check.name, "finding": check.finding, "faults": list(check.faults)})
+        results.append({"name": check.name, "finding": check.finding, "faults": list(check.faults)})
         if not as_json:
-            word = click.style("fault", fg="red") if check.faults else click.style("whole", fg="green")
-            click.echo(f"{word}  {check.name:<11}  {check.finding}")
+            status = click.style("FAILED", fg="red") if check.faults else click.style("ok    ", fg="green")
+            click.echo(f"{status}  {check.name:<11}  {check.finding}")
             for fault in check.faults:
                 click.echo(f"fnet-service: preset {handle!r}: {fault}", err=True)
-    whole = not any(check["faults"] for check in found)
+    passed = not any(check["faults"] for check in results)
     if as_json:
-        _echo_json({"handle": handle, "directory": str(directory), "whole": whole, "checks": found})
-    if not whole:
+        _echo_json({"handle": handle, "directory": str(directory), "whole": passed, "checks": results})
+    if not passed:
         raise click.exceptions.Exit(1)
 
 
@@ -162,14 +167,18 @@ def verify(handle: str, cache_dir: Path | None, *, as_json: bool) -> None:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="How the weights are kept; both others halve the file.",
+    help="Dtype of the stored weights; bfloat16 and float16 halve the file.",
 )
 @click.option(
-    "--padding", metavar="VALUE", help="Default of texts: none, max_length or a number; by default as keras-hub."
+    "--padding",
+    metavar="VALUE",
+    help="Padding of texts: none, max_length or a length in tokens; by default as keras-hub.",
 )
-@click.option("--pooling", type=click.Choice(["pooled", "mean"]), default="pooled", show_default=True)
-@click.option("--without-tokenizer", is_flag=True, help="Convert the network alone, for token ids.")
-@click.option("--force", is_flag=True, help="Replace the preset that is at DEST.")
+@click.option(
+    "--pooling", type=click.Choice(["pooled", "mean"]), default="pooled", show_default=True, help="Default pooling."
+)
+@click.option("--without-tokenizer", is_flag=True, help="Convert only the network; the preset accepts only token ids.")
+@click.option("--force", is_flag=True, help="Replace the preset at DEST.")
 @_cache_dir
 def convert(
     source: str,
@@ -182,42 +191,42 @@ def convert(
     without_tokenizer: bool,
     force: bool,
 ) -> None:
-    """Make a preset of a Hugging Face FNet checkpoint.
+    """Convert a Hugging Face FNet checkpoint to a preset.
 
     SOURCE is hf://owner/name[@revision] or a directory, with config.json, model.safetensors or pytorch_model.bin, and
-    spiece.model or tokenizer.json. DEST is the preset directory to make, which this service, `FNetBackbone` and
-    keras-hub load. Pickles are read, never run. What it cannot say in a preset it refuses.
+    spiece.model or tokenizer.json. DEST is the preset directory to create; this service, `FNetBackbone` and keras-hub
+    can load it. Pickle files are parsed without running code. A checkpoint that a preset cannot represent is rejected.
 
-    FNet has no padding mask: texts are padded as --padding says, and that is part of what is encoded. Text that the
-    checkpoint was trained on was padded to the most positions; a network fine-tuned without padding wants none.
+    FNet has no padding mask, so padding affects the outputs. The checkpoint was trained on texts padded to the maximum
+    length; for a network fine-tuned without padding use --padding none.
 
     \b
     fnet-service preset convert hf://google/fnet-base fnet_base_en
     fnet-service preset verify ./fnet_base_en
     fnet-service serve --preset ./fnet_base_en
-    """  # noqa: D301 - click's mark for lines to be left as they are
-    chosen = _padding(padding)
-    from model.conversion.convert import convert as make  # noqa: PLC0415 - as in `verify`
+    """  # noqa: D301 - click keeps lines after this mark unwrapped
+    padding_option = _padding(padding)
+    from model.conversion.convert import convert as convert_checkpoint  # noqa: PLC0415 - as in `verify`
     from model.conversion.convert import locate_checkpoint  # noqa: PLC0415
 
-    directory = _had(lambda: locate_checkpoint(source, cache_dir))
-    tell = progress()
+    directory = _or_failure(lambda: locate_checkpoint(source, cache_dir))
+    report = progress()
     try:
-        make(
+        convert_checkpoint(
             directory,
             dest,
             dtype=dtype,
             tokenizer=not without_tokenizer,
-            padding=chosen,
+            padding=padding_option,
             pooling=pooling,
             description=f"Converted from {source if '://' in source else directory.resolve().name}.",
             force=force,
-            progress=tell,
+            progress=report,
         )
     except PresetError as error:
-        tell("")
+        report("")
         fail(error, 1)
-    tell("")
+    report("")
     click.echo(dest)
 
 
@@ -231,8 +240,12 @@ def _padding(value: str | None) -> Any:
 
 def _known(cache_dir: Path | None) -> Iterator[dict[str, Any]]:
     downloaded = downloaded_presets(cache_dir)
-    built_in = {hub_handle(name): name for name in BUILT_IN_PRESETS}
-    handles = [*bundled_presets(), *built_in.values(), *(each for each in downloaded if each not in built_in)]
+    built_ins = {hub_handle(name): name for name in BUILT_IN_PRESETS}
+    handles = [
+        *bundled_presets(),
+        *built_ins.values(),
+        *(name for name in downloaded if name not in built_ins),
+    ]
     for handle in handles:
         kind = "bundled" if handle in bundled_presets() else "built-in" if handle in BUILT_IN_PRESETS else "cached"
         directory = find(handle, cache_dir)
@@ -253,11 +266,11 @@ def _known(cache_dir: Path | None) -> Iterator[dict[str, Any]]:
         }
 
 
-def _where(row: dict[str, Any]) -> str:
+def _state(row: dict[str, Any]) -> str:
     if row["fault"]:
-        return f"not whole: {row['fault']}"
+        return f"invalid: {row['fault']}"
     if row["directory"] is None:
-        return f"not here; fnet-service preset fetch {row['handle']}"
+        return f"not downloaded; run fnet-service preset fetch {row['handle']}"
     return f"{row['kind']}, {row['bytes'] / 1e6:,.0f} MB, {row['directory']}"
 
 
@@ -268,25 +281,25 @@ def _facts(handle: str, directory: Path | None) -> dict[str, Any]:
     if directory is None:
         architecture = BUILT_IN_ARCHITECTURES.get(handle)
         return facts | (_sizes(architecture) if architecture else {}) | {"directory": None}
-    found: Preset = _had(lambda: read_preset(directory, preset_name(handle)))
+    loaded: Preset = _or_failure(lambda: read_preset(directory, preset_name(handle)))
     from model.presets.files import size_of  # noqa: PLC0415
     from model.presets.weights import weights_digest  # noqa: PLC0415 - as in `verify`
 
     return (
         facts
-        | {"name": found.name, "description": found.description or facts.get("description", "")}
-        | _sizes(found.architecture)
+        | {"name": loaded.name, "description": loaded.description or facts.get("description", "")}
+        | _sizes(loaded.architecture)
         | {
-            "version": found.version,
-            "trained": found.trained,
-            "tokenizer": found.has_tokenizer,
-            "pooling": found.pooling,
-            "padding": found.padding,
-            "matryoshka": found.matryoshka,
+            "version": loaded.version,
+            "trained": loaded.trained,
+            "tokenizer": loaded.has_tokenizer,
+            "pooling": loaded.pooling,
+            "padding": loaded.padding,
+            "matryoshka": loaded.matryoshka,
             "directory": str(directory),
-            "card": str(directory / CARD_FILE) if found.has_card else None,
+            "card": str(directory / CARD_FILE) if loaded.has_card else None,
             "bytes": size_of(directory),
-            "sha256": _had(lambda: weights_digest(directory)),
+            "sha256": _or_failure(lambda: weights_digest(directory)),
         }
     )
 
@@ -296,18 +309,18 @@ def _sizes(architecture: Any) -> dict[str, Any]:
     return {"parameters": architecture.parameter_count, **{name: getattr(architecture, name) for name in names}}
 
 
-def _asked(find_out: Callable[[], T]) -> T:
-    """Return what a handle gives; one that can name nothing was asked wrongly."""
+def _or_usage_error(action: Callable[[], T]) -> T:
+    """Return the result of an action; exit with code 2 on a preset error."""
     try:
-        return find_out()
+        return action()
     except PresetError as error:
         fail(error, 2)
 
 
-def _had(find_out: Callable[[], T]) -> T:
-    """Return what a preset gives, or end with the reason why it cannot be had."""
+def _or_failure(action: Callable[[], T]) -> T:
+    """Return the result of an action; exit with code 1 on a preset error."""
     try:
-        return find_out()
+        return action()
     except PresetError as error:
         fail(error, 1)
 
@@ -316,20 +329,20 @@ def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _widest(names: Sequence[str] | dict[str, Any]) -> int:
+def _max_width(names: Sequence[str] | dict[str, Any]) -> int:
     return max(map(len, names))
 
 
-def _echo_table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [_widest([row[column] for row in [head, *rows]]) for column in range(len(head))]
-    for row in [head, *rows]:
-        # Numbers stand to the right.
+def _echo_table(header: list[str], rows: list[list[str]]) -> None:
+    widths = [_max_width([row[column] for row in [header, *rows]]) for column in range(len(header))]
+    for row in [header, *rows]:
+        # Columns of numbers are right-aligned.
         cells = [
             cell.rjust(width) if 0 < n < len(row) - 1 else cell.ljust(width)
             for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         line = "  ".join(cells).rstrip()
-        click.echo(click.style(line, bold=True) if row is head else line)
+        click.echo(click.style(line, bold=True) if row is header else line)
 
 
 def _echo_json(document: Any) -> None:

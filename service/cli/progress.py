@@ -1,4 +1,4 @@
-"""A line that says how far a command is."""
+"""The progress line of a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 def progress() -> Callable[[str], None]:
-    """Return what shows a line of progress in place of the last one, if anybody looks; an empty one clears it."""
+    """Return a function that replaces the progress line on a terminal; an empty text clears it."""
     if not sys.stderr.isatty():
         return lambda _text: None
     return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)

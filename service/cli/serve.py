@@ -1,4 +1,4 @@
-"""`fnet-service serve`."""
+"""The command `fnet-service serve`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings import Settings, SettingsError, option, variable
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting."""
+    """Add one option per setting to a command."""
     for name, field in reversed(Settings.model_fields.items()):
         default = "" if field.default in (None, []) else f" Default: {field.default}."
         text = f"{field.description}{default} [{variable(name)}]"
@@ -28,20 +28,20 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 def serve(**options: Any) -> None:
     """Serve a preset over HTTP.
 
-    Every option is also an environment variable; options win. Exits with 0 after a clean shutdown, 1 if the model could
-    not be loaded or its worker failed, and 2 for a bad setting.
+    Every option is also an environment variable; options take precedence. Exits with 0 after a clean shutdown, with 1
+    if the model cannot be loaded or its worker fails, and with 2 on a bad setting.
     """
     try:
         settings = Settings.load(os.environ, options, serving=True)
     except SettingsError as error:
         fail(error, 2)
-    # The first process of a container ignores what nobody handles; until the server does, ending is all there is to do.
+    # The first process of a container ignores unhandled signals; before the server starts, SIGTERM ends the process.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from service.cli import cpu_limits  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
-    from service.telemetry import logs  # noqa: PLC0415 - libraries take a second; help and a bad setting are told at once
+    from service.cli import cpu_limits  # noqa: PLC0415 - these imports take a second
+    from service.telemetry import logs  # noqa: PLC0415 - these imports take a second
 
     logs.configure(settings.log_format, settings.log_level)
     restore_affinity = cpu_limits.limit_affinity()
-    from service import server  # noqa: PLC0415 - what it loads counts processors
+    from service import server  # noqa: PLC0415 - its libraries count processors when they load
 
     sys.exit(server.serve(settings, on_loaded=restore_affinity))

@@ -1,4 +1,4 @@
-"""Parts of `make bench-peers` that need no other library: workloads, weights, summaries and the report."""
+"""Comparison with peers without other libraries: workloads, weights, summaries and the report."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def test_weights_fit_any_architecture_and_are_deterministic(architecture: Archit
     weights = make(architecture, 1)
     assert {name: values.shape for name, values in weights.items()} == architecture.variable_shapes()
     assert all(values.dtype == np.float32 and np.isfinite(values).all() for values in weights.values())
-    again, other = make(architecture, 1), make(architecture, 2)
-    assert all(np.array_equal(values, again[name]) for name, values in weights.items())
+    repeated, other = make(architecture, 1), make(architecture, 2)
+    assert all(np.array_equal(values, repeated[name]) for name, values in weights.items())
     assert not np.array_equal(weights["token_embedding/embeddings"], other["token_embedding/embeddings"])
 
 
-def test_both_forms_hold_the_same_weights(tmp_path: Path) -> None:
-    """The preset and the Hugging Face checkpoint give back every value."""
+def test_both_formats_have_the_same_weights(tmp_path: Path) -> None:
+    """Every value of the preset and of the Hugging Face checkpoint is equal."""
     weights = trained_like_weights(TINY)
     backbone = FNetBackbone.from_architecture(TINY)
     backbone.assign_weights(weights)
@@ -261,16 +261,16 @@ def test_batches_are_padded_to_their_longest_text_and_unpadded(workers: int) -> 
 
 def test_lowest_cosine_is_that_of_the_worst_vector() -> None:
     """The cosine depends on direction, not on length."""
-    wanted = np.array([[1, 0], [0, 2]], np.float32)
-    assert min_cosine(wanted * 3, wanted) == pytest.approx(1)
-    assert min_cosine(np.array([[1, 0], [1, 1]], np.float32), wanted) == pytest.approx(0.5**0.5)
+    expected = np.array([[1, 0], [0, 2]], np.float32)
+    assert min_cosine(expected * 3, expected) == pytest.approx(1)
+    assert min_cosine(np.array([[1, 0], [1, 1]], np.float32), expected) == pytest.approx(0.5**0.5)
 
 
 # --- Timing ---
 
 
 def test_candidates_alternate_until_their_budget_is_spent() -> None:
-    """All run in every round, in alternating order; a slow one leaves early, but not before its first round."""
+    """All candidates run in alternating order; one out of budget skips later rounds, but not the first."""
     calls = []
 
     def call(name: str, seconds: float) -> float:
@@ -284,7 +284,7 @@ def test_candidates_alternate_until_their_budget_is_spent() -> None:
 
 
 def test_short_calls_are_repeated_within_a_turn() -> None:
-    """A turn of calls of 10 ms has twenty of them, after one that warms up; each call reports its own seconds."""
+    """A turn has twenty calls of 10 ms after a warm-up."""
     seconds = iter([0.01, 5.0, *[0.01] * 19, 0.02])
     assert measure({"short": lambda: next(seconds)}, 1, 60, sleep=lambda _seconds: None) == {"short": [0.01]}
     assert next(seconds, None) is None
@@ -334,7 +334,7 @@ def test_servers_are_summarized_by_round() -> None:
 
 
 def test_limit_is_the_fastest_library_of_each_dtype() -> None:
-    """The highest speed counts, whichever library reached it."""
+    """The limit is the highest speed of any library."""
     speeds = {"a float32": 0.3, "b float32": 0.4, "a bfloat16": 2.0}
     assert limits(speeds) == {"bfloat16": 2.0, "float32": 0.4}
 
@@ -345,7 +345,7 @@ def test_tables_are_markdown() -> None:
     assert lines == ["| name | speed |", "| --- | ---: |", "| a | 1 |"]
 
 
-def test_report_names_configurations_and_what_was_scaled_or_skipped() -> None:
+def test_report_names_configurations_scaled_and_skipped_candidates() -> None:
     """Rows name weights, backend and dtype; parts, missing rounds and skipped candidates are named; NaN is null."""
     report = Report("title", rounds=7)
     report.machine = {"cpu": "a processor", "cores": 2, "instructions": ["amx_bf16"], "python": "3.11"}

@@ -67,19 +67,19 @@ COMBINATIONS = [f"{backend} {dtype}" for backend, dtypes in SUPPORTED_DTYPES.ite
 MIB = 1 << 20
 
 # One round of single calls.
-SHORTEST = Plan(budget=Budget(1, turn_seconds=0.0, case_seconds=60), starts=1)
+MIN_PLAN = Plan(budget=Budget(1, turn_seconds=0.0, case_seconds=60), starts=1)
 PROCESS_START = ProcessStart(seconds=2.0, import_seconds=1.0, ready_bytes=100 * MIB, peak_bytes=200 * MIB)
 
 MakePreset = Callable[..., Path]
 
 
 def environ(**settings: str) -> dict[str, str]:
-    """Return this process's environment with these settings and no others."""
+    """Return the environment of this process with only the given settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FNET_")} | settings
 
 
 def run_bench(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in a new process."""
     return subprocess.run(
         [*COMMAND, "bench", *arguments],
         env=environ(**settings),
@@ -92,7 +92,7 @@ def run_bench(*arguments: str, **settings: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def make_preset(tmp_path_factory: pytest.TempPathFactory) -> MakePreset:
-    """Write the preset of a small network with random weights."""
+    """Return a function that writes the preset of a small network with random weights."""
 
     def make(*, hidden: int = 64, offset: float = 0.0, tokenizer: bool = True) -> Path:
         directory = tmp_path_factory.mktemp("bench") / "small_en"
@@ -126,14 +126,14 @@ def make_preset(tmp_path_factory: pytest.TempPathFactory) -> MakePreset:
 
 @pytest.fixture(scope="module")
 def run_measurement() -> Iterator[Callable[..., BenchResult]]:
-    """Measure a preset with the given backends and dtypes; no processes are started."""
+    """Return a function that measures a preset with backends and dtypes, without new processes."""
 
     def run(preset: Path, *names: str, progress: Callable[[str], None] = lambda _line: None) -> BenchResult:
         settings = [
             Settings.load({}, {"preset": str(preset), "max_batch_tokens": "32", "backend": backend, "dtype": dtype})
             for backend, dtype in (name.split() for name in names)
         ]
-        return measure([measured_options(combination) for combination in settings], SHORTEST, progress)
+        return measure([measured_options(combination) for combination in settings], MIN_PLAN, progress)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_module, "start_process", lambda _options: PROCESS_START)
@@ -142,7 +142,7 @@ def run_measurement() -> Iterator[Callable[..., BenchResult]]:
 
 @pytest.fixture(scope="module")
 def result(make_preset: MakePreset, run_measurement: Callable[..., BenchResult]) -> BenchResult:
-    """All supported backends and dtypes on one preset."""
+    """Measure all supported backends and dtypes on one preset."""
     return run_measurement(make_preset(), *COMBINATIONS)
 
 
@@ -150,14 +150,14 @@ def result(make_preset: MakePreset, run_measurement: Callable[..., BenchResult])
 def partial_result(
     make_preset: MakePreset, run_measurement: Callable[..., BenchResult]
 ) -> tuple[BenchResult, list[str]]:
-    """A network whose sizes int8 does not support, without a tokenizer, without the default; and the progress."""
+    """Measure a network that int8 does not support, without tokenizer and default; return the progress too."""
     lines: list[str] = []
     preset = make_preset(hidden=80, tokenizer=False)
     return run_measurement(preset, "openvino float32", "openvino int8", progress=lines.append), lines
 
 
 def test_every_combination_is_measured_or_reported(result: BenchResult) -> None:
-    """Only int8 depends on the processor."""
+    """Only int8 may fail, depending on the processor."""
     measured = [candidate.name for candidate in result.candidates]
     failed = [f"{failure.backend} {failure.dtype}" for failure in result.failures]
     assert sorted(measured + failed) == sorted(COMBINATIONS)
@@ -165,7 +165,7 @@ def test_every_combination_is_measured_or_reported(result: BenchResult) -> None:
 
 
 def test_shapes_are_those_of_the_network(result: BenchResult) -> None:
-    """Rows of powers of two, sequences up to the maximum, and both workloads."""
+    """The results have rows of powers of two, sequences up to the maximum, and both workloads."""
     for candidate in result.candidates:
         rows = [row.tokens for row in candidate.rows]
         assert rows == [length for length in (8, 16, 32) if length not in candidate.disabled]
@@ -177,7 +177,7 @@ def test_shapes_are_those_of_the_network(result: BenchResult) -> None:
 
 
 def test_figures_are_consistent(result: BenchResult) -> None:
-    """Rates, shares and times of a candidate belong together."""
+    """Rates, shares and times of a candidate match."""
     for candidate in result.candidates:
         assert candidate.compute_dtype == candidate.dtype
         limit = roofline(result.products, candidate.compute_dtype)
@@ -195,7 +195,7 @@ def test_figures_are_consistent(result: BenchResult) -> None:
 
 
 def test_default_candidate_has_the_default_settings(result: BenchResult) -> None:
-    """Speeds are relative to it."""
+    """Speeds are relative to the default candidate."""
     settings = Settings.load({})
     assert f"{settings.backend} {settings.dtype}" == DEFAULT_CANDIDATE
     (default,) = [candidate for candidate in result.candidates if candidate.name == DEFAULT_CANDIDATE]
@@ -203,7 +203,7 @@ def test_default_candidate_has_the_default_settings(result: BenchResult) -> None
 
 
 def test_accuracy_is_measured_against_the_reference(result: BenchResult) -> None:
-    """Float32 agrees; the narrow dtypes are close, and not equal."""
+    """Float32 agrees with the reference; bfloat16 and int8 are close."""
     for candidate in result.candidates:
         accuracy = candidate.accuracy
         assert accuracy.token_min <= accuracy.token_median <= 1 + 1e-9
@@ -213,13 +213,13 @@ def test_accuracy_is_measured_against_the_reference(result: BenchResult) -> None
 
 
 def test_roofline_covers_every_library_and_dtype(result: BenchResult) -> None:
-    """Of the candidates that were measured."""
+    """Each measured candidate has a matrix product."""
     measured = {(candidate.backend, candidate.compute_dtype) for candidate in result.candidates}
     assert measured <= {(product.library, product.dtype) for product in result.products}
 
 
 def test_table_is_markdown(result: BenchResult) -> None:
-    """One column for each candidate, of equal width in all lines."""
+    """The table has one column per candidate, of equal width in all lines."""
     text = report.text(result)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -233,24 +233,24 @@ def test_table_is_markdown(result: BenchResult) -> None:
         assert " TOP/s" in text
 
 
-@pytest.mark.parametrize(("load", "warned"), [(0.5, False), (0.6, True)])
-def test_busy_machine_is_reported(result: BenchResult, load: float, warned: bool) -> None:  # noqa: FBT001
-    """A load of more than a quarter of the cores."""
+@pytest.mark.parametrize(("load", "is_warned"), [(0.5, False), (0.6, True)])
+def test_busy_machine_is_reported(result: BenchResult, load: float, is_warned: bool) -> None:  # noqa: FBT001
+    """A load above a quarter of the cores gives a warning."""
     machine = dataclasses.replace(result.machine, cores=2, load=load)
     text = report.text(dataclasses.replace(result, machine=machine))
-    assert ("\nWARNING: the machine was busy" in text) == warned
+    assert ("\nWARNING: the machine was busy" in text) == is_warned
 
 
 def test_recommendation_follows_the_table(result: BenchResult) -> None:
-    """With the settings to use."""
+    """The recommendation names the settings."""
     assert result.recommendation is not None
     fastest = result.recommendation.fastest
     line = f"Recommended for this machine and preset: FNET_BACKEND={fastest.backend} FNET_DTYPE={fastest.dtype}"
     assert f"\n\n{line}" in report.text(result)
 
 
-def test_json_holds_everything(result: BenchResult) -> None:
-    """Machine, network, candidates and recommendation."""
+def test_json_has_all_results(result: BenchResult) -> None:
+    """The document has machine, network, candidates and recommendation."""
     document = json.loads(report.as_json(result))
     assert document["preset"] == "small_en"
     assert document["architecture"]["hidden_dim"] == 64
@@ -263,30 +263,30 @@ def test_json_holds_everything(result: BenchResult) -> None:
 
 
 def test_plot_format_follows_the_suffix(result: BenchResult, tmp_path: Path) -> None:
-    """SVG here, PNG in the test of the whole command."""
+    """The suffix .svg selects SVG."""
     plot(result, tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
 
 
 def test_failing_candidate_does_not_stop_the_others(partial_result: tuple[BenchResult, list[str]]) -> None:
-    """The report names it, with the reason."""
+    """The report names the candidate and the reason."""
     result, _ = partial_result
     assert [candidate.name for candidate in result.candidates] == ["openvino float32"]
     (failure,) = result.failures
     assert (failure.backend, failure.dtype) == ("openvino", "int8")
     assert "multiples of 32" in failure.reason
-    assert f"\nopenvino int8 does not run here: {failure.reason}\n" in report.text(result)
+    assert f"\nopenvino int8 does not run on this machine: {failure.reason}\n" in report.text(result)
 
 
-def test_speed_is_absolute_where_the_default_was_not_measured(partial_result: tuple[BenchResult, list[str]]) -> None:
-    """Neither table nor recommendation compares."""
+def test_speed_is_absolute_without_the_default(partial_result: tuple[BenchResult, list[str]]) -> None:
+    """Table and recommendation have no relative speeds."""
     result, _ = partial_result
     assert all(throughput.speedup is None for throughput in result.candidates[0].throughputs)
     assert f"x {DEFAULT_CANDIDATE}" not in report.text(result)
 
 
 def test_progress_has_label_and_rate(partial_result: tuple[BenchResult, list[str]]) -> None:
-    """Starts in seconds, everything else as a rate."""
+    """Starts are in seconds, and all other progress is a rate."""
     _, lines = partial_result
     assert lines[:2] == ["loading  openvino float32", "loading  openvino int8"]
     assert "time to ready 1/1  openvino float32  cold 2.0 s" in lines
@@ -295,7 +295,7 @@ def test_progress_has_label_and_rate(partial_result: tuple[BenchResult, list[str
 
 
 def test_command_reports_to_standard_output(make_preset: MakePreset, tmp_path: Path) -> None:
-    """Unsupported combinations are left out with a line; a small network multiplies in float32."""
+    """Unsupported combinations are skipped with a line, and a small network multiplies in float32."""
     preset = make_preset(hidden=32, tokenizer=False)
     json_file, plot_file = tmp_path / "result.json", tmp_path / "plot.png"
     options = ["--preset", str(preset), "--quick", "--rounds", "1", "--json", str(json_file), "--plot", str(plot_file)]
@@ -306,7 +306,7 @@ def test_command_reports_to_standard_output(make_preset: MakePreset, tmp_path: P
         FNET_CACHE_DIR=str(tmp_path / "cache"),
     )
     assert process.returncode == 0, process.stderr
-    assert process.stderr == "fnet-service: int8 is not available with the jax backend: left out\n"
+    assert process.stderr == "fnet-service: int8 is not available with the jax backend; skipped\n"
     document = json.loads(json_file.read_text("utf-8"))
     (candidate,) = document["candidates"]
     assert (candidate["backend"], candidate["dtype"], candidate["compute_dtype"]) == ("openvino", "int8", "float32")
@@ -318,7 +318,7 @@ def test_command_reports_to_standard_output(make_preset: MakePreset, tmp_path: P
 
 
 def test_preset_that_does_not_run_exits_with_1(make_preset: MakePreset) -> None:
-    """One line on the terminal, after the line of progress is cleared."""
+    """The terminal shows one line after the progress line is cleared."""
     options = ["--preset", str(make_preset(offset=float("nan"), tokenizer=False)), "--backend", "openvino"]
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", 0) as terminal:
@@ -348,14 +348,14 @@ def test_preset_that_does_not_run_exits_with_1(make_preset: MakePreset) -> None:
         (["--dtype", "float32", "--dtype", "float64"], "fnet-service: --dtype: "),
         (["--backend", "jax", "--dtype", "int8"], "fnet-service: --dtype: "),
         (["--preset", "nothing"], "fnet-service: --preset: "),
-        (["--plot", "plot.pdf"], "fnet-service: --plot: plot.pdf: neither .png nor .svg"),
+        (["--plot", "plot.pdf"], "fnet-service: --plot: plot.pdf: unknown format; name a .png or .svg file"),
         (["--plot", "/nowhere/plot.png"], "fnet-service: --plot: /nowhere/plot.png: cannot be written"),
         (["--json", "/nowhere/result.json"], "fnet-service: --json: /nowhere/result.json: cannot be written"),
         (["--json", "/"], "fnet-service: --json: /: cannot be written"),
     ],
 )
 def test_bad_option_exits_with_2_before_measuring(arguments: list[str], line: str) -> None:
-    """With one line."""
+    """The only output is one line."""
     result = CliRunner().invoke(main, ["bench", *arguments], env={})
     assert result.exit_code == 2
     assert len(result.output.splitlines()) == 1
@@ -368,7 +368,7 @@ def test_bad_option_exits_with_2_before_measuring(arguments: list[str], line: st
         (
             "matplotlib",
             ["--plot", "plot.png"],
-            "fnet-service: --plot: matplotlib is not installed: pip install 'fnet-encode[bench]'\n",
+            "fnet-service: --plot: matplotlib is not installed; run pip install 'fnet-encode[bench]'\n",
         ),
         (
             "openvino",
@@ -378,7 +378,7 @@ def test_bad_option_exits_with_2_before_measuring(arguments: list[str], line: st
     ],
 )
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, library: str, arguments: list[str], line: str) -> None:
-    """With the command that installs it."""
+    """The message has the command that installs the extra."""
     monkeypatch.setitem(sys.modules, library, None)
     result = CliRunner().invoke(main, ["bench", *arguments], env={})
     assert (result.exit_code, result.output) == (2, line)
@@ -387,7 +387,7 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, library: str, a
 def test_default_combinations_are_all_that_is_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only requested combinations are reported as left out."""
+    """Only requested combinations are reported as skipped."""
     assert [" ".join(pair) for pair in _combinations((), ())] == COMBINATIONS
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert _combinations((), ()) == [("jax", "float32"), ("jax", "bfloat16")]
@@ -398,18 +398,18 @@ def test_requested_combinations_keep_their_order_without_duplicates(capsys: pyte
     """Unsupported combinations are reported."""
     pairs = _combinations(("openvino", "jax", "jax"), ("int8", "float32"))
     assert pairs == [("openvino", "int8"), ("openvino", "float32"), ("jax", "float32")]
-    assert capsys.readouterr().err == "fnet-service: int8 is not available with the jax backend: left out\n"
+    assert capsys.readouterr().err == "fnet-service: int8 is not available with the jax backend; skipped\n"
 
 
 def test_missing_preset_is_an_error() -> None:
-    """The message names it."""
+    """The message names the preset."""
     options = dataclasses.replace(measured_options(Settings.load({})), preset="/nowhere/preset")
     with pytest.raises(BenchError, match="/nowhere/preset"):
-        measure([options], SHORTEST)
+        measure([options], MIN_PLAN)
 
 
 def test_failing_process_reports_its_reason() -> None:
-    """The engine's own message, or the exit code."""
+    """The reason is the message of the engine or the exit code."""
     options = dataclasses.replace(measured_options(Settings.load({})), preset="/nowhere/preset", backend="openvino")
     with pytest.raises(BenchError, match="/nowhere/preset"):
         start_process(dataclasses.asdict(options))
@@ -418,7 +418,7 @@ def test_failing_process_reports_its_reason() -> None:
 
 
 def test_measured_engine_has_no_cache_and_no_queue_limit() -> None:
-    """Whatever the settings of the service: every result is computed."""
+    """The settings of the service do not affect cache and queue."""
     settings = {"FNET_RESULT_CACHE_MB": "64", "FNET_MAX_QUEUE_TOKENS": "512", "FNET_MAX_BATCH_TOKENS": "1024"}
     options = measured_options(Settings.load(settings))
     assert options.result_cache_bytes == 0
@@ -427,13 +427,13 @@ def test_measured_engine_has_no_cache_and_no_queue_limit() -> None:
 
 
 def test_rounds_are_adjustable() -> None:
-    """A quick run has fewer by default."""
+    """A quick run has fewer rounds by default."""
     assert full_plan(7).budget.rounds == quick_plan(7).budget.rounds == 7
     assert quick_plan().budget.rounds < full_plan().budget.rounds
 
 
 def candidate_result(name: str, speed: float, **changes: Any) -> CandidateResult:
-    """Return the result of a candidate that is batch-invariant and within its bounds."""
+    """Return the result of a batch-invariant candidate within its bounds."""
     backend, dtype = name.split()
     pooled_min = changes.pop("pooled_min", 1.0)
     accuracy = Accuracy(
@@ -480,7 +480,7 @@ def candidate_result(name: str, speed: float, **changes: Any) -> CandidateResult
     return CandidateResult(**fields | changes)
 
 
-def chosen(recommendation: Recommendation | None) -> list[str | None]:
+def choice_names(recommendation: Recommendation | None) -> list[str | None]:
     """Return the names of a recommendation's choices."""
     assert recommendation is not None
     choices = (recommendation.fastest, recommendation.closest_to_float32, recommendation.min_memory)
@@ -488,14 +488,14 @@ def chosen(recommendation: Recommendation | None) -> list[str | None]:
 
 
 def test_fastest_candidate_is_recommended_with_its_figures() -> None:
-    """And the fastest float32 where accuracy to float32 matters most."""
+    """The fastest float32 candidate is named as closest to float32."""
     candidates = [
         candidate_result("jax float32", 1000),
         candidate_result("openvino float32", 1100),
         candidate_result("openvino int8", 2500, pooled_min=0.999),
     ]
     recommendation = recommend(candidates)
-    assert chosen(recommendation) == ["openvino int8", "openvino float32", None]
+    assert choice_names(recommendation) == ["openvino int8", "openvino float32", None]
     assert recommendation is not None
     fastest = recommendation.fastest
     assert fastest.settings == "FNET_BACKEND=openvino FNET_DTYPE=int8"
@@ -505,37 +505,45 @@ def test_fastest_candidate_is_recommended_with_its_figures() -> None:
 
 
 def test_candidates_outside_the_accuracy_bounds_are_not_recommended() -> None:
-    """However fast they are; where none is within them, there is no recommendation."""
+    """Without a candidate within the bounds there is no recommendation."""
     outside = candidate_result("openvino int8", 9000, within_bounds=False)
-    assert chosen(recommend([candidate_result("jax float32", 1000), outside])) == ["jax float32", None, None]
+    assert choice_names(recommend([candidate_result("jax float32", 1000), outside])) == ["jax float32", None, None]
     assert recommend([outside]) is None
 
 
 def test_batch_invariant_candidates_are_preferred() -> None:
-    """Where there are any: with the guarantee turned off, none is."""
-    loose = candidate_result("openvino bfloat16", 2000, batch_invariant=False)
-    assert chosen(recommend([candidate_result("jax float32", 1000), loose])) == ["jax float32", None, None]
-    assert chosen(recommend([loose])) == ["openvino bfloat16", None, None]
+    """Other candidates are eligible only if none is batch-invariant."""
+    variant_candidate = candidate_result("openvino bfloat16", 2000, batch_invariant=False)
+    assert choice_names(recommend([candidate_result("jax float32", 1000), variant_candidate])) == [
+        "jax float32",
+        None,
+        None,
+    ]
+    assert choice_names(recommend([variant_candidate])) == ["openvino bfloat16", None, None]
 
 
 def test_more_accurate_candidate_wins_a_tie() -> None:
-    """Speeds within 2 % are equal; among equal accuracies the faster wins."""
+    """Speeds within 2 % are equal; the faster of equally accurate candidates wins."""
     narrow = candidate_result("openvino int8", 1010, pooled_min=0.999)
-    assert chosen(recommend([candidate_result("jax float32", 1000), narrow])) == ["jax float32", None, None]
-    assert chosen(recommend([candidate_result("jax float32", 980), narrow])) == ["openvino int8", "jax float32", None]
+    assert choice_names(recommend([candidate_result("jax float32", 1000), narrow])) == ["jax float32", None, None]
+    assert choice_names(recommend([candidate_result("jax float32", 980), narrow])) == [
+        "openvino int8",
+        "jax float32",
+        None,
+    ]
     both = [candidate_result("jax float32", 1000), candidate_result("openvino float32", 1001)]
-    assert chosen(recommend(both)) == ["openvino float32", None, None]
+    assert choice_names(recommend(both)) == ["openvino float32", None, None]
 
 
 @pytest.mark.parametrize(("peak_mib", "expected"), [(90, "openvino int8"), (96, None)])
-def test_min_memory_is_named_where_it_saves_enough(peak_mib: int, expected: str | None) -> None:
-    """At least 5 % of what the fastest needs."""
+def test_min_memory_needs_a_minimum_saving(peak_mib: int, expected: str | None) -> None:
+    """The alternative saves at least 5 % of the memory of the fastest."""
     small = candidate_result("openvino int8", 900, pooled_min=0.999, peak_bytes=peak_mib * MIB)
-    assert chosen(recommend([candidate_result("jax float32", 1000), small])) == ["jax float32", None, expected]
+    assert choice_names(recommend([candidate_result("jax float32", 1000), small])) == ["jax float32", None, expected]
 
 
 def test_report_explains_every_recommendation(result: BenchResult) -> None:
-    """Speed relative to the default, latency, memory and cosine, with the settings of each choice."""
+    """Each choice has settings, relative speed, latency, memory and cosine."""
     candidates = (
         candidate_result("jax float32", 1000),
         candidate_result("openvino bfloat16", 1900, peak_bytes=80 * MIB, within_bounds=False),
@@ -544,10 +552,10 @@ def test_report_explains_every_recommendation(result: BenchResult) -> None:
     products = tuple(
         Product(library="x", dtype=dtype, tera_ops_per_second=1.0) for dtype in ("float32", "bfloat16", "int8")
     )
-    made = dataclasses.replace(
+    changed = dataclasses.replace(
         result, candidates=candidates, products=products, failures=(), recommendation=recommend(candidates)
     )
-    lines = report.text(made).splitlines()
+    lines = report.text(changed).splitlines()
     assert "openvino bfloat16 is not recommended: its outputs are outside the accuracy bounds" in lines
     *_, fastest, figures, closest, closest_figures = lines
     assert fastest == "Recommended for this machine and preset: FNET_BACKEND=openvino FNET_DTYPE=int8"
@@ -557,14 +565,14 @@ def test_report_explains_every_recommendation(result: BenchResult) -> None:
     )
     assert closest == "Closest to float32: FNET_BACKEND=jax FNET_DTYPE=float32"
     assert closest_figures.startswith("  1,000 tokens/s of mixed texts, 32.0 ms for one text of 32 tokens, 100 MiB, ")
-    default = dataclasses.replace(made, recommendation=recommend(candidates[:1]))
+    default = dataclasses.replace(changed, recommendation=recommend(candidates[:1]))
     assert "FNET_BACKEND=jax FNET_DTYPE=float32 (the default)\n" in report.text(default)
-    nothing = dataclasses.replace(made, recommendation=None)
-    assert report.text(nothing).endswith("No recommendation: no candidate is within the accuracy bounds.\n")
+    without = dataclasses.replace(changed, recommendation=None)
+    assert report.text(without).endswith("No recommendation: no candidate is within the accuracy bounds.\n")
 
 
 def test_accuracy_texts_are_mixed_and_unpadded() -> None:
-    """From two words to more than a hundred."""
+    """The texts have from two words to more than a hundred."""
     preset = load_preset(DEFAULT_PRESET)
     lengths = [len(tokens.token_ids) for tokens in accuracy_sequences(preset, FNetTokenizer.from_preset(preset))]
     assert len(lengths) == len(TEXTS)
@@ -573,10 +581,10 @@ def test_accuracy_texts_are_mixed_and_unpadded() -> None:
     assert sum(lengths) < 1024
 
 
-def test_reference_uses_the_engines_random_weights(
+def test_reference_uses_the_random_weights_of_the_engine(
     make_preset: MakePreset, run_measurement: Callable[..., BenchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where weights are not loaded, candidates still agree with the reference."""
+    """Candidates agree with the reference if weights are not loaded."""
     preset = make_preset(hidden=32, tokenizer=False)
     monkeypatch.setattr(measure_module, "alternate", fail_after_accuracy)
     options = measured_options(
@@ -590,21 +598,21 @@ def test_reference_uses_the_engines_random_weights(
 
     monkeypatch.setattr(measure_module, "compare", recorded)
     with pytest.raises(BenchError, match="enough"):
-        measure([options], SHORTEST)
+        measure([options], MIN_PLAN)
     assert [accuracy.within_bounds for accuracy in compared] == [True]
 
 
 def fail_after_accuracy(*_arguments: object) -> None:
-    """Stand for the timing, which is not needed."""
+    """Replace the timing, which the test does not need."""
     raise BenchError("enough")
 
 
 def encodings_at(cosines: list[float]) -> tuple[list[Encoding], list[tuple[Float32s, Float32s]]]:
-    """Return one sequence for each cosine: the outputs of its only token, and the reference's."""
-    truth = np.array([1.0, 0.0], np.float32)
+    """Return for each cosine the outputs of a sequence of one token, and those of the reference."""
+    reference = np.array([1.0, 0.0], np.float32)
     outputs = [np.array([cosine, np.sqrt(1 - cosine**2)], np.float32) for cosine in cosines]
     encodings = [Encoding({"sequence_output": output[None], "pooled_output": output}) for output in outputs]
-    return encodings, [(truth[None], truth)] * len(cosines)
+    return encodings, [(reference[None], reference)] * len(cosines)
 
 
 @pytest.mark.parametrize(
@@ -620,7 +628,7 @@ def encodings_at(cosines: list[float]) -> tuple[list[Encoding], list[tuple[Float
     ],
 )
 def test_bounds_are_those_of_the_contract(dtype: Dtype, cosines: list[float], within: bool) -> None:  # noqa: FBT001
-    """Median and lowest cosine of each dtype; the largest error of float32."""
+    """The bounds concern the median and lowest cosine, and the largest error of float32."""
     accuracy = compare(*encodings_at(cosines), dtype)
     assert accuracy.within_bounds == within
     assert accuracy.pooled_min == pytest.approx(min(cosines))
@@ -636,20 +644,20 @@ def test_cases_alternate_in_both_directions() -> None:
             calls.append(name)
             return 1.0
 
-        return Case((name,), name, 6, "things", time)
+        return Case((name,), name, 6, "units", time)
 
     lines: list[str] = []
     budget = Budget(3, turn_seconds=0.1, case_seconds=60)
     times = alternate([case("a"), case("b"), case("c")], budget, lines.append)
     assert "".join(calls) == "abccbaabc"
     assert times["a",].turns == [[1.0]] * 3
-    assert lines[0] == "1/9  a  6 things/s"
+    assert lines[0] == "1/9  a  6 units/s"
 
 
 def test_turn_of_short_calls_has_many() -> None:
-    """As many as fill it, at most 50; the first is a warm-up, except of a call that takes ten turns."""
+    """At most 50 calls fill a turn after a warm-up, which a call of ten turns does not need."""
     seconds = iter([0.1, *[0.25] * 4, 0.0, *[0.001] * 50])
-    case = Case(("short",), "short", 1, "things", lambda: next(seconds))
+    case = Case(("short",), "short", 1, "units", lambda: next(seconds))
     (times,) = alternate([case], Budget(2, turn_seconds=1.0, case_seconds=60)).values()
     assert times.turns == [[0.25] * 4, [0.001] * 50]
     seconds = iter([3.0, 2.0, 10.0])
@@ -659,7 +667,7 @@ def test_turn_of_short_calls_has_many() -> None:
 
 def test_case_beyond_its_budget_has_one_turn() -> None:
     """The first round is always measured."""
-    case = Case(("slow",), "slow", 1, "things", lambda: 5.0)
+    case = Case(("slow",), "slow", 1, "units", lambda: 5.0)
     assert len(alternate([case], Budget(3, turn_seconds=0.1, case_seconds=0.0))["slow",].turns) == 1
 
 
@@ -671,7 +679,7 @@ def make_times(*turns: list[float]) -> Times:
 
 
 def test_slow_spell_counts_as_one_turn() -> None:
-    """However many calls it has; the 95th percentile is over all calls, and not below the median."""
+    """The 95th percentile is over all calls and at least the median."""
     times = make_times([1.0], [9.0] * 18, [1.0, 1.0])
     assert times.median == 1.0
     assert times.p95 == 9.0
@@ -679,13 +687,13 @@ def test_slow_spell_counts_as_one_turn() -> None:
 
 
 def test_speedup_is_the_median_within_rounds() -> None:
-    """A round that only one of them ran in is not compared."""
+    """Only common rounds are compared."""
     assert speedup(make_times([1.0], [2.0], [4.0]), make_times([2.0], [4.0], [40.0])) == 2.0
     assert speedup(make_times([1.0]), make_times([3.0], [100.0])) == 3.0
 
 
 def test_mixed_lengths_are_log_normal() -> None:
-    """Median 24, between 5 and 200, equal in every call."""
+    """The median is 24 and the range 5 to 200, equal in every call."""
     lengths = mixed_lengths(4096)
     assert lengths == mixed_lengths(4096)
     assert 22 <= np.median(lengths) <= 26
@@ -693,40 +701,40 @@ def test_mixed_lengths_are_log_normal() -> None:
     assert np.std(np.log(lengths)) == pytest.approx(0.7, abs=0.05)
 
 
-def test_workloads_respect_the_networks_maximum() -> None:
-    """At most 512 tokens where it takes more."""
+def test_workloads_respect_the_maximum_of_the_network() -> None:
+    """Texts have at most 512 tokens."""
     assert [max(workload.lengths) for workload in workloads(64)] == [64, 64]
     assert [max(workload.lengths) for workload in workloads(4096)] == [200, 512]
     assert workloads(512)[1].tokens == 16 * 512
 
 
 @pytest.mark.parametrize(
-    ("longest", "lengths"), [(5, (5,)), (64, (8, 16, 32, 64)), (512, (8, 16, 32, 64, 128, 256, 512))]
+    ("max_tokens", "lengths"), [(5, (5,)), (64, (8, 16, 32, 64)), (512, (8, 16, 32, 64, 128, 256, 512))]
 )
-def test_single_lengths_are_powers_of_two(longest: int, lengths: tuple[int, ...]) -> None:
-    """Up to 512, and then the maximum."""
-    assert single_lengths(longest) == lengths
+def test_single_lengths_are_powers_of_two(max_tokens: int, lengths: tuple[int, ...]) -> None:
+    """A maximum above 512 is the last length."""
+    assert single_lengths(max_tokens) == lengths
     assert single_lengths(3001) == (8, 16, 32, 64, 128, 256, 512, 3001)
 
 
 def test_filling_lengths_fill_a_row() -> None:
-    """With the longest sequences that the network takes."""
+    """The sequences are as long as the network accepts."""
     assert filling_lengths(64, 512) == (64,)
     assert filling_lengths(512, 200) == (200, 200, 112)
     assert filling_lengths(64, 32) == (32, 32)
 
 
 def test_sequences_are_different() -> None:
-    """Equal ones would be computed once."""
+    """Equal sequences would be computed once."""
     architecture = Architecture(vocabulary_size=20_000, num_layers=1, hidden_dim=8, intermediate_dim=8)
-    made = sequences([24] * 4096, architecture)
-    assert len({tokens.key for tokens in made}) == 4096
-    assert all(len(tokens.token_ids) == len(tokens.segment_ids) == 24 for tokens in made)
+    generated = sequences([24] * 4096, architecture)
+    assert len({tokens.key for tokens in generated}) == 4096
+    assert all(len(tokens.token_ids) == len(tokens.segment_ids) == 24 for tokens in generated)
     assert sequences([3], Architecture(vocabulary_size=1, num_layers=0, hidden_dim=1, intermediate_dim=1))
 
 
 def test_dense_flops_count_the_products() -> None:
-    """Multiplications and additions, counted by hand; mixing is not counted."""
+    """Multiplications and additions count, mixing does not."""
     architecture = Architecture(vocabulary_size=9, num_layers=3, hidden_dim=8, intermediate_dim=20)
     layer = 10 * 8 * 20 + 10 * 20 * 8
     assert dense_flops(architecture, 10) == 2 * (3 * layer + 10 * 8 * 8 + 8 * 8)
@@ -735,30 +743,30 @@ def test_dense_flops_count_the_products() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05), ("int8", 0.1)])
 def test_libraries_compute_the_same_products(dtype: Dtype, tolerance: float) -> None:
-    """To the precision of the dtype."""
+    """The products agree within the precision of the dtype."""
     (expected,) = (call() for library, call in products(64, 96, "float32").items() if library == "jax")
-    answers: dict[str, Any] = {library: call() for library, call in products(64, 96, dtype).items()}
-    assert set(answers) >= ({"openvino"} if dtype == "int8" else {"jax", "openvino"})
-    assert ("jax" in answers) == (dtype != "int8")
-    for library, answer in answers.items():
-        output = answer[0] if library == "openvino" else answer.float().numpy() if library == "torch" else answer
+    outputs: dict[str, Any] = {library: call() for library, call in products(64, 96, dtype).items()}
+    assert set(outputs) >= ({"openvino"} if dtype == "int8" else {"jax", "openvino"})
+    assert ("jax" in outputs) == (dtype != "int8")
+    for library, result in outputs.items():
+        output = result[0] if library == "openvino" else result.float().numpy() if library == "torch" else result
         values = np.asarray(output)
         assert values.shape == (512, 64)
         assert np.abs(values - expected).max() / np.abs(values).max() < tolerance
     assert product_flops(16, 24) == 2 * 512 * 16 * 24 * 8
 
 
-def test_roofline_is_the_fastest_librarys_product() -> None:
-    """In the same dtype."""
-    made = [
+def test_roofline_is_the_fastest_product() -> None:
+    """Only products in the same dtype count."""
+    generated = [
         Product(library=library, dtype=dtype, tera_ops_per_second=speed)
         for library, dtype, speed in (("slow", "float32", 1), ("fast", "float32", 2), ("other", "bfloat16", 3))
     ]
-    assert roofline(made, "float32").library == "fast"
+    assert roofline(generated, "float32").library == "fast"
 
 
 def test_products_send_no_telemetry() -> None:
-    """OpenVINO would start a process that does."""
+    """The telemetry module of OpenVINO is disabled."""
     script = (
         "import sys; from service.bench.roofline import products; products(32, 32, 'int8');"
         "assert sys.modules['openvino_telemetry'] is None"
@@ -767,7 +775,7 @@ def test_products_send_no_telemetry() -> None:
 
 
 def test_memory_is_that_of_this_process() -> None:
-    """Resident now, and the peak."""
+    """The function returns resident and peak bytes."""
     now, peak = memory()
     array = np.ones(64 << 20, np.uint8)
     assert 0 < now <= peak
@@ -775,7 +783,7 @@ def test_memory_is_that_of_this_process() -> None:
 
 
 def test_machine_is_described() -> None:
-    """As far as the system reports it."""
+    """The description has processor, cores and versions."""
     machine = this_machine()
     assert machine.cpu
     assert machine.cores >= 1
@@ -783,7 +791,7 @@ def test_machine_is_described() -> None:
 
 
 def test_help_lists_the_options() -> None:
-    """All of them."""
+    """The help names every option."""
     result = CliRunner().invoke(main, ["bench", "--help"])
     assert result.exit_code == 0
     for name in ("--preset", "--backend", "--dtype", "--rounds", "--json", "--plot", "--quick"):

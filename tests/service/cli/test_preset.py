@@ -1,4 +1,4 @@
-"""`fnet-service preset`: what it prints, what it exits with, and what it leaves on the disk, as a user has it."""
+"""`fnet-service preset`: output, exit codes and files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache with nothing in it."""
+    """Return an empty cache directory."""
     return tmp_path / "cache"
 
 
@@ -54,7 +54,7 @@ def run(cache: Path) -> Run:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """A hub with a small preset that keras-hub wrote."""
+    """Yield a hub that serves a small preset written by keras-hub."""
     with running(GOLDEN / "even") as hub:
         yield hub
 
@@ -67,18 +67,18 @@ def files_of(directory: Path) -> dict[str, bytes]:
 # --- list and info ---
 
 
-def test_the_list_has_what_is_bundled_and_built_in(run: Run) -> None:
-    """With sizes, and how to have what is not here."""
+def test_list_shows_bundled_and_built_in_presets(run: Run) -> None:
+    """The list shows sizes, and how to download a preset."""
     listed = run("list")
     assert (listed.returncode, listed.stderr) == (0, "")
     text = re.sub(r" +", " ", listed.stdout)
     assert f"{DEFAULT_PRESET} {PARAMETERS:,} 5 384 bundled" in text
-    assert "f_net_base_en 82,861,056 12 768 not here; fnet-service preset fetch f_net_base_en" in text
-    assert "f_net_large_en 236,945,408 24 1,024 not here" in text
+    assert "f_net_base_en 82,861,056 12 768 not downloaded; run fnet-service preset fetch f_net_base_en" in text
+    assert "f_net_large_en 236,945,408 24 1,024 not downloaded" in text
 
 
-def test_sizes_of_the_built_in_are_the_published_ones(run: Run) -> None:
-    """What the list computes is what keras-hub tells."""
+def test_built_in_sizes_equal_the_published_ones(run: Run) -> None:
+    """The computed parameter counts equal those of keras-hub."""
     rows = {row["handle"]: row for row in json.loads(run("list", "--json").stdout)}
     for name, preset in BUILT_IN_PRESETS.items():
         assert rows[name]["parameters"] == preset["metadata"]["params"]
@@ -86,20 +86,20 @@ def test_sizes_of_the_built_in_are_the_published_ones(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("handle", "told"), [("f_net_base_en", "cased, pre-trained"), ("hf://team/fnet@v1", "hf://team/fnet@v1")]
+    ("handle", "expected"), [("f_net_base_en", "cased, pre-trained"), ("hf://team/fnet@v1", "hf://team/fnet@v1")]
 )
-def test_what_is_not_here_is_described_all_the_same(run: Run, cache: Path, handle: str, told: str) -> None:
-    """As far as it is known, without a download, and how to have it."""
+def test_info_describes_a_preset_that_is_not_downloaded(run: Run, cache: Path, handle: str, expected: str) -> None:
+    """The description needs no download and names the command that downloads the preset."""
     described = run("info", handle)
     assert (described.returncode, described.stderr) == (0, "")
-    assert told in described.stdout
-    assert described.stdout.endswith(f"Not here. To have it: fnet-service preset fetch {handle}\n")
+    assert expected in described.stdout
+    assert described.stdout.endswith(f"Not downloaded; run fnet-service preset fetch {handle}\n")
     assert json.loads(run("info", handle, "--json").stdout)["directory"] is None
     assert not cache.exists()
 
 
-def test_what_is_here_is_described_whole(run: Run) -> None:
-    """Network, tokenizer, padding, pooling, version, digest and card."""
+def test_info_describes_an_available_preset(run: Run) -> None:
+    """The description has network, tokenizer, padding, pooling, digest and card."""
     facts = json.loads(run("info", DEFAULT_PRESET, "--json").stdout)
     assert facts["directory"] == str(BUNDLED_DIRECTORY / DEFAULT_PRESET)
     assert facts["card"] == str(BUNDLED_DIRECTORY / DEFAULT_PRESET / "README.md")
@@ -111,16 +111,16 @@ def test_what_is_here_is_described_whole(run: Run) -> None:
 
 
 @pytest.mark.parametrize("verb", ["info", "fetch", "verify"])
-def test_a_handle_that_names_nothing_was_asked_wrongly(run: Run, verb: str) -> None:
-    """One line on standard error, exit code 2."""
-    refused = run(verb, "nothing")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("fnet-service: preset 'nothing': no such preset or directory; known names are ")
-    assert len(refused.stderr.splitlines()) == 1
+def test_unknown_handle_is_a_usage_error(run: Run, verb: str) -> None:
+    """The error is one line on standard error, with exit code 2."""
+    rejected = run(verb, "nothing")
+    assert (rejected.returncode, rejected.stdout) == (2, "")
+    assert rejected.stderr.startswith("fnet-service: preset 'nothing': no such preset or directory; known names are ")
+    assert len(rejected.stderr.splitlines()) == 1
 
 
-def test_a_damaged_preset_is_told(run: Run, tmp_path: Path) -> None:
-    """Its file is named, exit code 1."""
+def test_info_names_a_damaged_file(run: Run, tmp_path: Path) -> None:
+    """The exit code is 1."""
     (tmp_path / "config.json").write_text("{")
     described = run("info", tmp_path)
     assert described.returncode == 1
@@ -130,8 +130,8 @@ def test_a_damaged_preset_is_told(run: Run, tmp_path: Path) -> None:
 # --- fetch ---
 
 
-def test_a_preset_is_fetched_once(run: Run, hub: Hub, cache: Path, tmp_path: Path) -> None:
-    """Its directory is printed and nothing else; the second time nobody is asked, and the list knows it."""
+def test_preset_is_downloaded_once(run: Run, hub: Hub, cache: Path, tmp_path: Path) -> None:
+    """A second run prints the directory without requests, and the list shows the preset."""
     environ = hub.environment(tmp_path / "home") | {"FNET_CACHE_DIR": str(cache)}
     first = run("fetch", "hf://team/fnet", **environ)
     assert first.returncode == 0, first.stderr
@@ -146,21 +146,21 @@ def test_a_preset_is_fetched_once(run: Run, hub: Hub, cache: Path, tmp_path: Pat
     assert run("verify", "hf://team/fnet").returncode == 0
 
 
-def test_a_preset_is_fetched_into_a_plain_directory(run: Run, hub: Hub, cache: Path, tmp_path: Path) -> None:
-    """No links, no other files, and it loads by its path."""
+def test_preset_is_copied_to_a_plain_directory(run: Run, hub: Hub, cache: Path, tmp_path: Path) -> None:
+    """The directory contains the files of the preset without links, and loads by its path."""
     target = tmp_path / "volume" / "preset"
     fetched = run("fetch", "hf://team/fnet", "--to", target, **hub.environment(tmp_path / "home"))
     assert (fetched.returncode, fetched.stdout) == (0, f"{target}\n")
     expected = files_of(GOLDEN / "even")
-    for no_part in ("expected.npz", "texts.json"):
-        del expected[no_part]
+    for extra in ("expected.npz", "texts.json"):
+        del expected[extra]
     assert files_of(target) == expected
     assert not any(path.is_symlink() for path in target.rglob("*"))
     assert load_preset(str(target)).architecture.hidden_dim == 16
 
 
-def test_to_copy_again_changes_nothing_and_mends_what_is_missing(run: Run, tmp_path: Path) -> None:
-    """Into a folder that is mounted, empty or half filled; what else lies there is left alone."""
+def test_second_copy_restores_only_missing_files(run: Run, tmp_path: Path) -> None:
+    """Existing files and other directories stay unchanged."""
     target = tmp_path / "mounted"
     target.mkdir()
     (target / "lost+found").mkdir()
@@ -173,13 +173,13 @@ def test_to_copy_again_changes_nothing_and_mends_what_is_missing(run: Run, tmp_p
     assert (target / "lost+found").is_dir()
 
 
-def test_another_preset_is_replaced_only_when_asked(run: Run, tmp_path: Path) -> None:
-    """And then none of its files stays."""
+def test_another_preset_is_replaced_only_with_force(run: Run, tmp_path: Path) -> None:
+    """With `--force` no file of the previous preset remains."""
     target = tmp_path / "preset"
     shutil.copytree(GOLDEN / "even", target)
-    refused = run("fetch", GOLDEN / "sharded", "--to", target)
-    assert refused.returncode == 1
-    assert "--force" in refused.stderr
+    rejected = run("fetch", GOLDEN / "sharded", "--to", target)
+    assert rejected.returncode == 1
+    assert "--force" in rejected.stderr
     assert (target / WEIGHTS_FILE).exists()
     assert run("fetch", GOLDEN / "sharded", "--to", target, "--force").returncode == 0
     assert not (target / WEIGHTS_FILE).exists()
@@ -187,8 +187,8 @@ def test_another_preset_is_replaced_only_when_asked(run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-def test_without_a_network_it_is_told_in_one_line(run: Run, cache: Path, tmp_path: Path, offline: str) -> None:
-    """Exit code 1, whether the client is forbidden to ask or nobody answers; nothing is listed afterwards."""
+def test_failed_download_is_one_line(run: Run, cache: Path, tmp_path: Path, offline: str) -> None:
+    """The exit code is 1, offline and without a server, and the list shows no cached preset."""
     environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
     failed = run("fetch", "hf://team/fnet", **environ)
     assert (failed.returncode, failed.stdout) == (1, "")
@@ -200,18 +200,18 @@ def test_without_a_network_it_is_told_in_one_line(run: Run, cache: Path, tmp_pat
 # --- verify ---
 
 
-def test_a_whole_preset_is_told_check_by_check(run: Run) -> None:
-    """Exit code 0, the digest of the weights among it, no colours where nobody looks."""
+def test_verify_prints_each_passed_check(run: Run) -> None:
+    """The exit code is 0, and the output has the digest of the weights and no colors."""
     verified = run("verify", DEFAULT_PRESET)
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert all(line.startswith("whole  ") for line in verified.stdout.splitlines())
+    assert all(line.startswith("ok      ") for line in verified.stdout.splitlines())
     assert re.search(r"SHA-256 [0-9a-f]{64}\n", verified.stdout)
     document = json.loads(run("verify", DEFAULT_PRESET, "--json").stdout)
     assert document["whole"] is True
 
 
-def test_each_fault_is_a_line(run: Run, tmp_path: Path) -> None:
-    """On standard error, exit code 1."""
+def test_verify_prints_one_line_per_failure(run: Run, tmp_path: Path) -> None:
+    """Failures are printed on standard error, with exit code 1."""
     directory = tmp_path / "even"
     shutil.copytree(GOLDEN / "even", directory)
     (directory / WEIGHTS_FILE).write_bytes(b"no HDF5")
@@ -224,18 +224,21 @@ def test_each_fault_is_a_line(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("verify", directory, "--json").stdout)["whole"] is False
 
 
-def test_what_is_not_here_cannot_be_verified(run: Run) -> None:
-    """It is told how to have it."""
-    refused = run("verify", "f_net_base_en")
-    assert refused.returncode == 1
-    assert refused.stderr == "fnet-service: preset 'f_net_base_en': not here: fnet-service preset fetch f_net_base_en\n"
+def test_verify_fails_for_a_preset_that_is_not_downloaded(run: Run) -> None:
+    """The error names the command that downloads the preset."""
+    rejected = run("verify", "f_net_base_en")
+    assert rejected.returncode == 1
+    assert (
+        rejected.stderr
+        == "fnet-service: preset 'f_net_base_en': not downloaded; run fnet-service preset fetch f_net_base_en\n"
+    )
 
 
 # --- convert ---
 
 
 def assert_converted(directory: Path) -> None:
-    """Hold a converted network to what transformers computes."""
+    """Compare the outputs of a converted network with those of transformers."""
     preset = load_preset(str(directory))
     weights = read_weights(directory, preset.architecture)
     with np.load(GOLDEN / "hugging_face" / "outputs.npz") as stored:
@@ -245,8 +248,8 @@ def assert_converted(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("kinds", [["model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]])
-def test_a_checkpoint_of_the_hub_becomes_a_preset(run: Run, tmp_path: Path, kinds: list[str]) -> None:
-    """Weights that need torch are downloaded only where there are no others."""
+def test_checkpoint_of_a_hub_is_converted(run: Run, tmp_path: Path, kinds: list[str]) -> None:
+    """Pickled weights are downloaded only if no safetensors file exists."""
     source = tmp_path / "source"
     shutil.copytree(CHECKPOINT, source)
     for kind in {"model.safetensors", "pytorch_model.bin"} - set(kinds):
@@ -264,7 +267,7 @@ def test_a_checkpoint_of_the_hub_becomes_a_preset(run: Run, tmp_path: Path, kind
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["nowhere", "made"], 1, "no such directory"),
         (["kaggle://a/b/keras/c", "made"], 1, "expected the form hf://owner/name[@revision]"),
@@ -275,9 +278,9 @@ def test_a_checkpoint_of_the_hub_becomes_a_preset(run: Run, tmp_path: Path, kind
         ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a Hugging Face checkpoint's directory: config"),
     ],
 )
-def test_what_cannot_be_converted_is_told(run: Run, arguments: list[str | Path], code: int, told: str) -> None:
-    """In one line."""
-    refused = run("convert", *arguments)
-    assert (refused.returncode, refused.stdout) == (code, "")
-    assert told in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+def test_failed_conversion_is_one_line(run: Run, arguments: list[str | Path], code: int, message: str) -> None:
+    """The error is one line on standard error."""
+    rejected = run("convert", *arguments)
+    assert (rejected.returncode, rejected.stdout) == (code, "")
+    assert message in rejected.stderr
+    assert len(rejected.stderr.splitlines()) == 1

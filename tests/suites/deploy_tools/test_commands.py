@@ -1,4 +1,4 @@
-"""What pods are told to run is run here, as it is written but for the paths."""
+"""Commands of the Kubernetes manifests, run locally with other paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = 6
 
 
 def run(command: list[str], **environ: str) -> str:
-    """Run a command of this environment and return what it prints."""
+    """Run a command of this environment, and return its output."""
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     return subprocess.run(
         command,
@@ -38,27 +38,27 @@ def container(path: str, kind: str) -> dict[str, Any]:
     return dict(pod[kind][0])
 
 
-def test_the_job_s_pods_encode_every_file_once(tmp_path: Path) -> None:
-    """Each index takes its share; together they leave nothing out."""
+def test_pods_of_the_job_encode_every_file_once(tmp_path: Path) -> None:
+    """Each index encodes its share, and all shares together have all files."""
     (tmp_path / "in").mkdir()
     for number in range(FILES):
         lines = [json.dumps({"text": f"text {number} {line}"}) for line in range(3)]
         (tmp_path / "in" / f"part-{number}.jsonl").write_text("\n".join(lines) + "\n")
     encode = container("jobs/encode.yaml", "containers")
-    command = [*encode["command"], *(each.replace("/data", str(tmp_path)) for each in encode["args"])]
+    command = [*encode["command"], *(word.replace("/data", str(tmp_path)) for word in encode["args"])]
     completions = yaml.safe_load((KUBERNETES / "jobs/encode.yaml").read_text("utf-8"))["spec"]["completions"]
-    seen: set[str] = set()
+    outputs: set[str] = set()
     for index in range(completions):
         run(command, JOB_COMPLETION_INDEX=str(index))
         done = {file.name for file in (tmp_path / "out").iterdir()}
-        assert done > seen
-        seen = done
-    assert len(seen) == FILES
-    assert {pyarrow.parquet.read_metadata(tmp_path / "out" / name).num_rows for name in seen} == {3}
+        assert done > outputs
+        outputs = done
+    assert len(outputs) == FILES
+    assert {pyarrow.parquet.read_metadata(tmp_path / "out" / name).num_rows for name in outputs} == {3}
 
 
-def test_the_init_container_leaves_a_preset(tmp_path: Path) -> None:
-    """Where the service is told to look, once for all pods. The bundled preset stands for a hub's."""
+def test_init_container_fetches_the_preset_once(tmp_path: Path) -> None:
+    """A second run changes no file; the bundled preset replaces that of a hub."""
     fetch = container("components/preset/deployment.yaml", "initContainers")
     assert shutil.which(fetch["command"][0])
     words = [*fetch["command"], *fetch["args"]]

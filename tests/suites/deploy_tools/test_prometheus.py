@@ -1,4 +1,4 @@
-"""promtool takes rules and alerts, and a real Prometheus that watches the real service answers every query."""
+"""Prometheus rules, alerts and dashboard queries, with promtool and a server that scrapes the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboards/fnet-encode.json").read_text("utf-8"))
 PROMTOOL, SERVER = shutil.which("promtool") or "", shutil.which("prometheus") or ""
-# As Grafana would put them in for everything, with a window that seconds of traffic fill.
+# Values that Grafana inserts for all targets, with a window that a few seconds of traffic fill.
 VARIABLES = {"$namespace": ".*", "$job": "fnet-encode", "$instance": ".+", "$__rate_interval": "30s", "$__range": "1m"}
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/encode", {"texts": ["a cat on a mat", "the sea " * 30]}, 200),
@@ -36,7 +36,7 @@ REQUESTS: list[tuple[str, dict[str, Any], int]] = [
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Give the title of each panel of the dashboard with each of its queries."""
+    """Yield the title of each panel of the dashboard with each of its queries."""
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", []):
             expression = target["expr"]
@@ -46,28 +46,28 @@ def queries() -> Iterator[tuple[str, str]]:
             yield panel["title"], expression
 
 
-class Watch:
-    """A Prometheus that watches.
+class Prometheus:
+    """Client of a Prometheus server.
 
     Attributes:
-        url: Of its API.
+        url: URL of the server.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return what it answers."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
+        """Return the data of a response."""
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        assert response["status"] == "success", response
+        return response["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return what an expression gives now."""
+        """Return the current result of an expression."""
         return list(self.get("query", query=expression)["result"])
 
     def wait_for(self, expression: str) -> None:
-        """Return once an expression gives anything."""
+        """Wait until an expression has a result."""
         deadline = time.monotonic() + TIMEOUT
         while not self.query(expression):
             assert time.monotonic() < deadline, expression
@@ -75,17 +75,17 @@ class Watch:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def configuration(directory: Path, target: str) -> Path:
-    """Write the project's configuration, as it is but for the target and for pace; and its rules beside it."""
+    """Write the configuration and the rules of the project with another target and shorter intervals."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (service,) = [each for each in config["scrape_configs"] if each["job_name"] == "fnet-encode"]
+    (service,) = [scrape for scrape in config["scrape_configs"] if scrape["job_name"] == "fnet-encode"]
     service["static_configs"] = [{"targets": [target]}]
     config["scrape_configs"] = [service]
     (directory / "rules").mkdir()
@@ -100,8 +100,8 @@ def configuration(directory: Path, target: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watch(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
-    """A Prometheus with the project's rules, after some seconds of traffic of every kind."""
+def prometheus(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Start a Prometheus server with the rules of the project, and send requests of every kind."""
     directory = tmp_path_factory.mktemp("prometheus")
     address = f"127.0.0.1:{free_port()}"
     command = [
@@ -112,28 +112,28 @@ def watch(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wat
     ]
     with (directory / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            watch = Watch(f"http://{address}")
+            prometheus = Prometheus(f"http://{address}")
             deadline = time.monotonic() + TIMEOUT
-            while not _ready(watch):
+            while not _ready(prometheus):
                 assert process.poll() is None, (directory / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-            # Every series is there before the traffic that is to be seen as a rate.
+            # A rate needs every series to exist before the traffic.
             _traffic(served)
-            watch.wait_for('fnet_requests_total{status="422"}')
+            prometheus.wait_for('fnet_requests_total{status="422"}')
             for _ in range(5):
                 _traffic(served)
                 time.sleep(1)
-            watch.wait_for('rate(fnet_requests_total{route="/v1/encode", status="200"}[30s]) > 0')
-            watch.wait_for("job:fnet_request_slow:ratio_rate3d >= 0")
-            yield watch
+            prometheus.wait_for('rate(fnet_requests_total{route="/v1/encode", status="200"}[30s]) > 0')
+            prometheus.wait_for("job:fnet_request_slow:ratio_rate3d >= 0")
+            yield prometheus
         finally:
             process.terminate()
 
 
-def _ready(watch: Watch) -> bool:
+def _ready(prometheus: Prometheus) -> bool:
     try:
-        return httpx.get(f"{watch.url}/-/ready").status_code == httpx.codes.OK
+        return httpx.get(f"{prometheus.url}/-/ready").status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 
@@ -144,60 +144,60 @@ def _traffic(address: str) -> None:
             assert client.post(path, json=body).status_code == status, path
 
 
-def test_the_configuration_is_one() -> None:
-    """And the rules are, as promtool says."""
+def test_configuration_and_rules_are_valid() -> None:
+    """The checks of promtool pass."""
     for command in (["config", str(PROMETHEUS / "prometheus.yml")], ["rules", *map(str, RULES)]):
-        ran = subprocess.run(
+        completed = subprocess.run(
             [PROMTOOL, "check", *command], capture_output=True, text=True, check=False, timeout=TIMEOUT
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_alerts_fire_when_they_should() -> None:
-    """And only then: `deploy/prometheus/tests`, run by promtool."""
+def test_alerts_fire_as_specified() -> None:
+    """The rule tests in `deploy/prometheus/tests` pass."""
     command = [PROMTOOL, "test", "rules", *(file.name for file in TESTS)]
-    ran = subprocess.run(
+    completed = subprocess.run(
         command, cwd=PROMETHEUS / "tests", capture_output=True, text=True, check=False, timeout=5 * TIMEOUT
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_what_is_exposed_is_well_formed(served: str) -> None:
-    """The exposition is read by promtool, which has nothing to say about what is ours."""
-    exposed = httpx.get(f"http://{served}/metrics").text
-    ran = subprocess.run(
-        [PROMTOOL, "check", "metrics"], input=exposed, capture_output=True, text=True, check=False, timeout=TIMEOUT
+def test_exposition_is_well_formed(served: str) -> None:
+    """The output of promtool has no findings for the metrics of the project."""
+    exposition = httpx.get(f"http://{served}/metrics").text
+    completed = subprocess.run(
+        [PROMTOOL, "check", "metrics"], input=exposition, capture_output=True, text=True, check=False, timeout=TIMEOUT
     )
-    assert [line for line in ran.stderr.splitlines() if line.startswith("fnet_")] == []
+    assert [line for line in completed.stderr.splitlines() if line.startswith("fnet_")] == []
 
 
 @pytest.mark.parametrize(("title", "expression"), list(queries()))
-def test_every_panel_has_something_to_draw(watch: Watch, title: str, expression: str) -> None:
-    """After seconds of traffic, whatever it asks for."""
-    assert watch.query(expression), title
+def test_every_panel_has_data(prometheus: Prometheus, title: str, expression: str) -> None:
+    """Every query has a result after a few seconds of traffic."""
+    assert prometheus.query(expression), title
 
 
-def test_every_rule_is_evaluated(watch: Watch) -> None:
-    """Without an error, and what is recorded is there."""
-    rules = [rule for group in watch.get("rules")["groups"] for rule in group["rules"]]
+def test_every_rule_is_evaluated(prometheus: Prometheus) -> None:
+    """No rule has an error, and every recorded series exists."""
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == sum(
         len(group["rules"]) for file in RULES for group in yaml.safe_load(file.read_text())["groups"]
     )
     assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] != "ok"] == []
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    assert [name for name in recorded if not watch.query(name)] == []
+    assert [name for name in recorded if not prometheus.query(name)] == []
 
 
-def test_a_service_that_is_well_raises_no_alert(watch: Watch) -> None:
-    """None fires, and none is about to."""
-    assert watch.get("alerts")["alerts"] == []
+def test_healthy_service_raises_no_alert(prometheus: Prometheus) -> None:
+    """No alert is firing or pending."""
+    assert prometheus.get("alerts")["alerts"] == []
 
 
-def test_variables_find_their_values(watch: Watch) -> None:
-    """What the dashboard offers to choose from is there."""
+def test_dashboard_variables_have_values(prometheus: Prometheus) -> None:
+    """Every variable of the dashboard has values."""
     for variable in DASHBOARD["templating"]["list"][1:]:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
         for name, value in VARIABLES.items():
             selector = selector.replace(name, value)
-        values = watch.get(f"label/{label}/values", **{"match[]": selector})
+        values = prometheus.get(f"label/{label}/values", **{"match[]": selector})
         assert values or label == "namespace"

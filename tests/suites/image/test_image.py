@@ -1,7 +1,8 @@
-"""The image, built and run in a Docker engine as one would in earnest: small rights, small limits, real signals.
+"""The container image in a Docker engine, with restricted privileges, resource limits and signals.
 
-`make test-image` runs it against the engine of DOCKER_HOST. BUILD_ARGS go to `docker build`; COMPOSE_OVERRIDE is one
-more file for `docker compose`, for machines that have other images than the compose file names.
+`make test-image` runs these tests with the engine of DOCKER_HOST. BUILD_ARGS are passed to `docker build`.
+COMPOSE_OVERRIDE is an additional file for `docker compose`, for machines with other images than those of the compose
+file.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from tests.support.timeouts import TIMEOUT
 ROOT = Path(__file__).parents[3]
 DOCKER = shutil.which("docker") or "docker"
 MAKE = shutil.which("make") or "make"
-IMAGE = "fnet-encode-tried"
+IMAGE = "fnet-encode-test"
 TAG = f"{IMAGE}:local"
 MEGABYTE = 1_000_000
-# What a careful person gives it.
+# Restrictions of a hardened deployment.
 LIMITS = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "1500m", "--cpus", "1"]
 TEXTS = ["a cat sat down", "Interest rates rose by a quarter of a point.", "x " * 300]
 
 
-def tell(what: str) -> None:
-    """Print a figure where a person sees it."""
-    print(f"\n    {what}", flush=True)  # noqa: T201 - figures are half of what this is run for
+def report(figure: str) -> None:
+    """Print a figure."""
+    print(f"\n    {figure}", flush=True)  # noqa: T201 - the suite reports figures
 
 
 def docker(*arguments: str, check: bool = True, environ: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Run the client, which has to succeed unless told otherwise, and return what it writes."""
-    ran = subprocess.run(
+    """Run the Docker client, which must succeed if `check` is set, and return its output."""
+    completed = subprocess.run(
         [DOCKER, *arguments],
         capture_output=True,
         text=True,
@@ -54,47 +55,47 @@ def docker(*arguments: str, check: bool = True, environ: Mapping[str, str] = Map
         env={**os.environ, **environ},
         cwd=ROOT,
     )
-    assert ran.returncode == 0 or not check, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr if not check else ran.stdout.strip()
+    assert completed.returncode == 0 or not check, completed.stdout + completed.stderr
+    return completed.stdout + completed.stderr if not check else completed.stdout.strip()
 
 
 class Container:
     """A running container of the image.
 
     Attributes:
-        name: Its name.
-        began: When it was started, on the monotonic clock.
+        name: Name of the container.
+        started: Start on the monotonic clock, in seconds.
     """
 
     def __init__(self, *options: str, command: tuple[str, ...] = ()) -> None:
-        self.name = f"fnet-tried-{uuid.uuid4().hex[:8]}"
-        self.began = time.monotonic()
+        self.name = f"fnet-test-{uuid.uuid4().hex[:8]}"
+        self.started = time.monotonic()
         docker("run", "--detach", "--name", self.name, "--publish", "127.0.0.1::8000", *options, TAG, *command)
 
     @property
     def url(self) -> str:
-        """Where its service is reached."""
+        """URL of the service."""
         return f"http://{docker('port', self.name, '8000/tcp').splitlines()[0]}"
 
     def inspect(self, path: str) -> Any:
-        """Return what the engine knows of it."""
+        """Return a field of the description by `docker inspect`."""
         return json.loads(docker("inspect", "--format", f"{{{{json {path}}}}}", self.name))
 
     def logs(self) -> str:
-        """Return all it wrote."""
+        """Return the whole log."""
         return docker("logs", self.name, check=False)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Return its log lines of one event."""
-        found = [json.loads(line) for line in self.logs().splitlines() if line.startswith("{")]
-        return [line for line in found if line["event"] == name]
+        """Return the log lines of an event."""
+        events = [json.loads(line) for line in self.logs().splitlines() if line.startswith("{")]
+        return [event for event in events if event["event"] == name]
 
     def inside(self, *command: str) -> str:
-        """Run a command in it."""
+        """Run a command in the container."""
         return docker("exec", self.name, *command)
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
-        """Return once a condition holds; the container must not end before, nor the wait last for ever."""
+        """Wait until a condition holds; fail if the container ends or the time is up."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.logs()
@@ -102,34 +103,34 @@ class Container:
             time.sleep(0.05)
 
     def ready(self) -> float:
-        """Wait until it is ready and return the seconds that took from its start."""
+        """Wait until the service is ready, and return the seconds since the start."""
         url = self.url
 
-        def answers() -> bool:
+        def is_ready() -> bool:
             try:
                 return httpx.get(f"{url}/health/ready", timeout=TIMEOUT).status_code == 200
             except httpx.TransportError:
                 return False
 
-        self.wait_until(answers)
-        return time.monotonic() - self.began
+        self.wait_until(is_ready)
+        return time.monotonic() - self.started
 
     def stop(self) -> tuple[int, float]:
-        """Stop it as an operator does, and return its exit code and the seconds it took."""
-        began = time.monotonic()
+        """Stop the container, and return its exit code and the seconds that it took."""
+        started = time.monotonic()
         docker("stop", "--time", "40", self.name)
-        return int(self.inspect(".State.ExitCode")), time.monotonic() - began
+        return int(self.inspect(".State.ExitCode")), time.monotonic() - started
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove the container and its volumes."""
         docker("rm", "--force", "--volumes", self.name, check=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def image() -> str:
-    """The image, made by the project's own target, and its bill of materials."""
-    began = time.monotonic()
-    ran = subprocess.run(
+    """Build the image and its bill of materials with `make image`."""
+    started = time.monotonic()
+    completed = subprocess.run(
         [MAKE, "--no-print-directory", "image", f"IMAGE={IMAGE}"],
         cwd=ROOT,
         capture_output=True,
@@ -137,8 +138,8 @@ def image() -> str:
         timeout=1800,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
-    tell(f"made in {time.monotonic() - began:.0f} s")
+    assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
+    report(f"built in {time.monotonic() - started:.0f} s")
     return TAG
 
 
@@ -158,38 +159,38 @@ def start() -> Iterator[Callable[..., Container]]:
 
 @pytest.fixture(scope="module")
 def running(start: Callable[..., Container]) -> Container:
-    """A container that is ready."""
+    """Start a container and wait until it is ready."""
     container = start()
-    tell(f"ready in {container.ready():.1f} s with one processor, 1500 MB, a read-only root and no cache")
+    report(f"ready in {container.ready():.1f} s with one CPU, 1500 MB, a read-only root and no cache")
     return container
 
 
 def in_image(*command: str) -> str:
-    """Run a command in a fresh container of the image."""
+    """Run a command in a new container of the image."""
     return docker("run", "--rm", "--network", "none", "--entrypoint", command[0], TAG, *command[1:])
 
 
 def pooled(url: str) -> np.ndarray[Any, Any]:
-    """Return what a service makes of the texts."""
+    """Return the pooled and mean outputs of the texts."""
     outputs = ["pooled_output", "mean_output"]
     body = {"texts": TEXTS, "outputs": outputs, "truncate": True}
-    answer = httpx.post(f"{url}/v1/encode", json=body, timeout=TIMEOUT)
-    assert answer.status_code == 200, answer.text
-    return np.array([answer.json()[output] for output in outputs], np.float32)
+    response = httpx.post(f"{url}/v1/encode", json=body, timeout=TIMEOUT)
+    assert response.status_code == 200, response.text
+    return np.array([response.json()[output] for output in outputs], np.float32)
 
 
-# === What is in it ===
+# === Contents ===
 
 
-def test_it_is_small() -> None:
-    """900 MB at most, in float32 on JAX; what an index serves compressed is far less."""
+def test_image_size_is_bounded() -> None:
+    """The uncompressed image has at most 900 MB."""
     size = int(docker("image", "inspect", "--format", "{{.Size}}", TAG)) / MEGABYTE
-    tell(f"{size:.0f} MB")
+    report(f"{size:.0f} MB")
     assert size <= 900
 
 
-def test_it_says_what_it_is() -> None:
-    """By the labels of the Open Container Initiative; nobody's root, and nothing between engine and process."""
+def test_image_configuration() -> None:
+    """The image has the OCI labels, a user other than root, and the command as its entry point."""
     config = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", TAG))
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels["title"] == "FNet Encode"
@@ -201,58 +202,58 @@ def test_it_says_what_it_is() -> None:
     assert list(config["ExposedPorts"]) == ["8000/tcp"]
 
 
-def test_it_holds_nothing_that_builds() -> None:
-    """Neither a compiler nor its inputs, no cache of pip, no tests of libraries; licences are there."""
-    found = in_image("sh", "-c", "command -v gcc cc make git curl; ls /root/.cache /source /wheels 2>/dev/null; true")
-    assert found == ""
+def test_image_has_no_build_tools() -> None:
+    """The image has no compiler, no cache of pip and no tests of libraries, but their license files."""
+    output = in_image("sh", "-c", "command -v gcc cc make git curl; ls /root/.cache /source /wheels 2>/dev/null; true")
+    assert output == ""
     script = "find /opt/fnet -type d -name tests -o -name '*.pxd' -o -name 'hatchling*' -o -name 'pip-*'"
     assert in_image("sh", "-c", script) == ""
     assert int(in_image("sh", "-c", "find /opt/fnet -iname 'licen[cs]e*' | wc -l")) > 40
     bytecode = int(in_image("sh", "-c", "find /opt/fnet -name '*.pyc' -print0 | xargs -0 cat | wc -c")) / MEGABYTE
-    tell(f"{bytecode:.0f} MB of bytecode")
+    report(f"{bytecode:.0f} MB of bytecode")
     assert bytecode < 40
 
 
-def test_the_bill_of_materials_names_everything() -> None:
-    """Every distribution with the hash of its archive and its licence, and the base image's packages."""
+def test_bill_of_materials_is_complete() -> None:
+    """Each distribution has hash and license, and the packages of the base image are listed."""
     bill = json.loads((ROOT / "dist/sbom.cdx.json").read_text("utf-8"))
     assert json.loads(in_image("cat", "/usr/share/fnet-encode/sbom.cdx.json")) == bill
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["name"] == "fnet-encode"
-    python = [each for each in bill["components"] if each.get("purl", "").startswith("pkg:pypi/")]
+    python = [component for component in bill["components"] if component.get("purl", "").startswith("pkg:pypi/")]
     script = "import importlib.metadata as m; print(*{d.name + '=' + d.version for d in m.distributions()})"
     installed = set(in_image("python", "-c", script).split())
-    assert {f"{each['name']}={each['version']}" for each in python} == {
-        each for each in installed if not each.startswith("fnet-encode=")
+    assert {f"{component['name']}={component['version']}" for component in python} == {
+        package for package in installed if not package.startswith("fnet-encode=")
     }
     locked = (ROOT / "requirements/serve.txt").read_text("utf-8")
     for component in python:
         (digest,) = component["hashes"]
         assert f"--hash=sha256:{digest['content']}" in locked, component["name"]
         assert component["licenses"], component["name"]
-    debian = [each for each in bill["components"] if each.get("purl", "").startswith("pkg:deb/")]
+    debian = [component for component in bill["components"] if component.get("purl", "").startswith("pkg:deb/")]
     listed = in_image("dpkg-query", "--show", "--showformat=${Package}=${Version} ").split()
-    assert {f"{each['name']}={each['version']}" for each in debian} == set(listed)
-    tell(f"bill of materials: {len(python)} of Python's distributions, {len(debian)} of the base image's packages")
+    assert {f"{component['name']}={component['version']}" for component in debian} == set(listed)
+    report(f"bill of materials: {len(python)} Python distributions, {len(debian)} packages of the base image")
 
 
-# === How it runs ===
+# === Operation ===
 
 
-def test_it_encodes_as_anywhere(running: Container, start: Callable[..., Container]) -> None:
-    """The same bits with one processor as with two; a process of this machine, whose JAX may be another, is as near."""
+def test_outputs_do_not_depend_on_cpus_or_machine(running: Container, start: Callable[..., Container]) -> None:
+    """One and two CPUs give the same bits; a local process, whose JAX may differ, is close."""
     two = start("--cpus", "2")
     two.ready()
-    ours = pooled(running.url)
-    assert np.array_equal(ours, pooled(two.url))
+    outputs = pooled(running.url)
+    assert np.array_equal(outputs, pooled(two.url))
     two.remove()
-    theirs = _pooled_by_a_process_here()
-    off = np.abs(ours - theirs).max()
-    tell(f"bits equal to those of a process here: {np.array_equal(ours, theirs)}, at most {off:.1e} off")
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    expected = _pooled_by_local_process()
+    difference = np.abs(outputs - expected).max()
+    report(f"bits equal to a local process: {np.array_equal(outputs, expected)}, maximum difference {difference:.1e}")
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
-def _pooled_by_a_process_here() -> np.ndarray[Any, Any]:
+def _pooled_by_local_process() -> np.ndarray[Any, Any]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FNET_")}
     command = [
         str(Path(sysconfig.get_path("scripts")) / "fnet-service"),
@@ -271,13 +272,13 @@ def _pooled_by_a_process_here() -> np.ndarray[Any, Any]:
             if event["event"] == "ready":
                 break
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        found = pooled(url)
+        outputs = pooled(url)
         process.terminate()
-    return found
+    return outputs
 
 
-def test_it_is_nobody_and_writes_nothing(running: Container) -> None:
-    """Not root, no capability, and a cache that cannot be written costs the cache alone."""
+def test_container_runs_without_privileges(running: Container) -> None:
+    """The process is not root, has no capability, and works without a writable cache."""
     status = running.inside("cat", "/proc/1/status")
     assert re.search(r"^Uid:\s+10001\s+10001\s+10001", status, re.MULTILINE)
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
@@ -286,56 +287,56 @@ def test_it_is_nobody_and_writes_nothing(running: Container) -> None:
     assert "Traceback" not in running.logs()
 
 
-def test_it_turns_healthy(running: Container) -> None:
-    """By its own command, which needs no other program."""
+def test_container_becomes_healthy(running: Container) -> None:
+    """The health check uses the command of the image."""
     running.wait_until(lambda: running.inspect(".State.Health.Status") == "healthy")
     assert json.loads(running.inside("fnet-service", "health"))["state"] == "ready"
 
 
-def test_threads_follow_the_limit(running: Container) -> None:
-    """One processor is one thread of each kind; under load the kernel seldom halts it."""
+def test_threads_follow_the_cpu_limit(running: Container) -> None:
+    """One CPU gives one thread of each kind, which the kernel seldom throttles."""
     processors = os.cpu_count() or 1
     if processors > 1:
-        (line,) = running.events("processors limited")
-        assert line["processors"] == 1
+        (line,) = running.events("CPU affinity limited")
+        assert line["usable_cpus"] == 1
     names = running.inside("sh", "-c", "cat /proc/1/task/*/comm").split()
     assert names.count("tf_XLAEigen") == 1
-    periods, halted = _throttled(running)
+    periods, throttled = _throttled(running)
     body = {"texts": TEXTS[:2], "outputs": ["pooled_output"]}
     with httpx.Client(base_url=running.url, timeout=TIMEOUT) as client:
         end = time.monotonic() + 5
         while time.monotonic() < end:
             assert client.post("/v1/encode", json=body).status_code == 200
-    more_periods, more_halted = _throttled(running)
-    tell(f"one client, 5 s: halted in {more_halted - halted} of {more_periods - periods} periods")
-    assert more_halted - halted < (more_periods - periods) / 2
+    more_periods, more_throttled = _throttled(running)
+    report(f"one client, 5 s: throttled in {more_throttled - throttled} of {more_periods - periods} periods")
+    assert more_throttled - throttled < (more_periods - periods) / 2
 
 
 def _throttled(container: Container) -> tuple[int, int]:
     files = "cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null"
-    found = dict(line.split() for line in container.inside("sh", "-c", f"{files}; true").splitlines())
-    return int(found["nr_periods"]), int(found["nr_throttled"])
+    statistics = dict(line.split() for line in container.inside("sh", "-c", f"{files}; true").splitlines())
+    return int(statistics["nr_periods"]), int(statistics["nr_throttled"])
 
 
-def test_its_memory_has_a_bound(running: Container) -> None:
-    """After long texts by the hundred, from many clients at once, it is far from the limit."""
+def test_memory_is_bounded(running: Container) -> None:
+    """Hundreds of long texts from concurrent clients stay below the memory limit."""
     body = {"token_ids": [[7 + n] * 512 for n in range(32)], "outputs": ["sequence_output"]}
     with ThreadPoolExecutor(8) as clients:
-        answers = list(
+        statuses = list(
             clients.map(
                 lambda _: httpx.post(f"{running.url}/v1/encode", json=body, timeout=TIMEOUT).status_code, range(8)
             )
         )
-    assert set(answers) == {200}
-    found = re.findall(r"^Vm(?:HWM|RSS):\s+(\d+) kB$", running.inside("cat", "/proc/1/status"), re.MULTILINE)
-    peak, now = (int(each) / 1000 for each in found)
-    tell(f"memory: {now:.0f} MB, at most {peak:.0f} MB")
+    assert set(statuses) == {200}
+    values = re.findall(r"^Vm(?:HWM|RSS):\s+(\d+) kB$", running.inside("cat", "/proc/1/status"), re.MULTILINE)
+    peak, now = (int(value) / 1000 for value in values)
+    report(f"memory: {now:.0f} MB, peak {peak:.0f} MB")
     assert not running.inspect(".State.OOMKilled")
     assert peak < 1400
 
 
-def test_a_stop_lets_accepted_work_finish(start: Callable[..., Container]) -> None:
-    """SIGTERM as process 1: what is in flight is answered, and the exit code is 0."""
+def test_sigterm_completes_accepted_requests(start: Callable[..., Container]) -> None:
+    """Requests in flight get their responses, and the exit code is 0."""
     container = start()
     container.ready()
     body = {"token_ids": [[7 + n] * 512 for n in range(96)], "outputs": ["pooled_output"]}
@@ -344,23 +345,23 @@ def test_a_stop_lets_accepted_work_finish(start: Callable[..., Container]) -> No
         container.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
         code, seconds = container.stop()
         assert in_flight.result(TIMEOUT).status_code == 200
-    tell(f"stopped with work in flight: exit code {code} after {seconds:.1f} s")
+    report(f"stopped with work in flight: exit code {code} after {seconds:.1f} s")
     assert code == 0
 
 
-def test_it_may_be_stopped_while_it_begins(start: Callable[..., Container]) -> None:
-    """Nobody waits for a process that ignores what it does not handle yet."""
+def test_sigterm_during_start_ends_the_process(start: Callable[..., Container]) -> None:
+    """The process ends before the engine kills it."""
     container = start()
     time.sleep(1.0)
     code, seconds = container.stop()
-    tell(f"stopped a second after its start: exit code {code} after {seconds:.1f} s")
+    report(f"stopped a second after its start: exit code {code} after {seconds:.1f} s")
     assert code == 0
     assert seconds < 20
 
 
-def test_a_cache_is_kept_in_a_volume(start: Callable[..., Container]) -> None:
-    """A volume belongs to the image's user, and the next start finds compiled programs in it."""
-    volume = f"fnet-tried-{uuid.uuid4().hex[:8]}"
+def test_volume_keeps_the_cache(start: Callable[..., Container]) -> None:
+    """The user of the image owns the volume, and the next start uses its compiled programs."""
+    volume = f"fnet-test-{uuid.uuid4().hex[:8]}"
     options = ("--volume", f"{volume}:/var/cache/fnet")
     try:
         first = start(*options)
@@ -368,14 +369,14 @@ def test_a_cache_is_kept_in_a_volume(start: Callable[..., Container]) -> None:
         assert int(first.inside("sh", "-c", "find /var/cache/fnet/xla -type f | wc -l")) > 0
         first.remove()
         second = start(*options)
-        tell(f"ready in {cold:.1f} s with an empty cache, and in {second.ready():.1f} s with a full one")
+        report(f"ready in {cold:.1f} s with an empty cache, and in {second.ready():.1f} s with a full one")
         second.remove()
     finally:
         docker("volume", "rm", "--force", volume, check=False)
 
 
-def test_a_preset_may_be_mounted(start: Callable[..., Container]) -> None:
-    """And the container may run as any user."""
+def test_preset_is_mounted(start: Callable[..., Container]) -> None:
+    """The container also runs as another user."""
     bundled = ROOT / "model/bundled/fnet_mini_en"
     options = ("--user", "4711:4711", "--volume", f"{bundled}:/presets/mine:ro", "--env", "FNET_PRESET=/presets/mine")
     container = start(*options)
@@ -384,27 +385,27 @@ def test_a_preset_may_be_mounted(start: Callable[..., Container]) -> None:
     container.remove()
 
 
-def test_a_bad_setting_ends_it() -> None:
-    """With one line and exit code 2; empty settings, as compose files leave them, are none."""
-    ran = subprocess.run(
+def test_bad_setting_ends_the_container() -> None:
+    """The error is one line with exit code 2; empty settings count as unset."""
+    completed = subprocess.run(
         [DOCKER, "run", "--rm", "--env", "FNET_API_KEYS=", "--env", "FNET_DTYPE=float16", TAG],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
     )
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[-1].startswith("fnet-service: FNET_DTYPE: ")
+    assert completed.returncode == 2
+    assert completed.stderr.splitlines()[-1].startswith("fnet-service: FNET_DTYPE: ")
 
 
-# === What docs/docker.md says ===
+# === Commands of docs/docker.md ===
 
 
 @pytest.mark.parametrize(
     "command", re.findall(r"```sh\n(.*?)```", (ROOT / "docs/docker.md").read_text("utf-8"), re.DOTALL)
 )
-def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
-    """Those that start the service bring it up; those of compose are taken as they are, and not carried out."""
+def test_documented_commands_work(command: str, tmp_path: Path) -> None:
+    """Commands that start the service make it ready; commands of compose are only validated."""
     command = command.strip().replace("fnet-encode:local", TAG).replace("make image", f"make image IMAGE={IMAGE}")
     if "docker compose" in command:
         (tmp_path / "api_keys").touch()
@@ -414,7 +415,7 @@ def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
     if "-p 127.0.0.1:8000:8000" not in command:
         subprocess.run(["/bin/sh", "-ec", command], cwd=ROOT, check=True, timeout=900, capture_output=True)
         return
-    name = f"fnet-tried-{uuid.uuid4().hex[:8]}"
+    name = f"fnet-test-{uuid.uuid4().hex[:8]}"
     (tmp_path / "my_fnet").symlink_to(ROOT / "model/bundled/fnet_mini_en")
     command = command.replace("docker run", f"docker run --detach --name {name}").replace("$PWD", str(tmp_path))
     command = command.replace("127.0.0.1:8000:8000", "127.0.0.1::8000").replace("fnet-cache", name)
@@ -429,15 +430,15 @@ def test_every_command_is_taken(command: str, tmp_path: Path) -> None:
         docker("volume", "rm", "--force", name, check=False)
 
 
-# === With its neighbours ===
+# === Compose ===
 
 
-def test_compose_brings_up_all_of_it(tmp_path: Path) -> None:
-    """All containers turn healthy, a key from a file is asked for, and Prometheus finds the service, with its rules."""
+def test_compose_starts_all_services(tmp_path: Path) -> None:
+    """All containers become healthy, keys from the environment are required, and Prometheus scrapes the service."""
     override = ["-f", file] if (file := os.environ.get("COMPOSE_OVERRIDE")) else []
-    compose = ["compose", "-p", "fnet-tried", "-f", "docker-compose.yml", *override]
+    compose = ["compose", "-p", "fnet-test", "-f", "docker-compose.yml", *override]
     environ = {
-        "TAG": "tried",
+        "TAG": "test",
         "PORT": "0",
         "PROMETHEUS_PORT": "0",
         "GRAFANA_PORT": "0",
@@ -445,7 +446,7 @@ def test_compose_brings_up_all_of_it(tmp_path: Path) -> None:
         "CPUS": "1",
         "PRESETS": str(tmp_path),
     }
-    docker("tag", TAG, "fnet-encode:tried")
+    docker("tag", TAG, "fnet-encode:test")
     try:
         docker(*compose, "up", "--detach", "--no-build", "--wait", environ=environ)
         service, prometheus = (
@@ -458,14 +459,14 @@ def test_compose_brings_up_all_of_it(tmp_path: Path) -> None:
         end = time.monotonic() + TIMEOUT
         while True:
             targets = httpx.get(f"{prometheus}/api/v1/targets", timeout=TIMEOUT).json()["data"]["activeTargets"]
-            up = {each["labels"]["job"] for each in targets if each["health"] == "up"}
-            if any("fnet-encode:8000" in each["scrapeUrl"] and each["health"] == "up" for each in targets):
+            up = {target["labels"]["job"] for target in targets if target["health"] == "up"}
+            if any("fnet-encode:8000" in target["scrapeUrl"] and target["health"] == "up" for target in targets):
                 break
             assert time.monotonic() < end, targets
             time.sleep(0.5)
         rules = httpx.get(f"{prometheus}/api/v1/rules", timeout=TIMEOUT).json()["data"]["groups"]
         assert sum(len(group["rules"]) for group in rules) > 0
-        tell(f"Prometheus: {', '.join(sorted(up))} up, {sum(len(group['rules']) for group in rules)} rules")
+        report(f"Prometheus: {', '.join(sorted(up))} up, {sum(len(group['rules']) for group in rules)} rules")
     finally:
         docker(*compose, "down", "--volumes", "--timeout", "40", check=False, environ=environ)
-        docker("rmi", "fnet-encode:tried", check=False)
+        docker("rmi", "fnet-encode:test", check=False)

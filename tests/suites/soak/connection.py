@@ -1,4 +1,4 @@
-"""No more of an HTTP client than a load needs: it sends what it is told, also what no proper client would send."""
+"""A minimal HTTP client for load tests, which also sends malformed requests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back.
+class Response:
+    """An HTTP response.
 
     Attributes:
-        status: The HTTP status.
-        headers: By lower-case names.
-        body: The whole of it.
+        status: HTTP status.
+        headers: Values by lower-case name.
+        body: Complete body.
     """
 
     status: int
@@ -22,65 +22,69 @@ class Answer:
 
 
 class Connection:
-    """One connection, kept alive."""
+    """One persistent connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
 
     @property
     def closed(self) -> bool:
-        """Whether the other side has closed it."""
+        """Whether the server has closed the connection."""
         return self._reader.at_eof() or self._reader.exception() is not None
 
     @classmethod
     async def open(cls, port: int) -> Connection:
-        """Connect to a port of this machine."""
+        """Connect to a local port."""
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> None:
-        """Send a request; `_` in a header's name stands for `-`."""
+        """Send a request; `_` in a header name stands for `-`."""
         lines = [f"{method} {path} HTTP/1.1", "Host: soak", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await self.writer.drain()
 
-    async def receive(self) -> Answer:
-        """Read an answer to its end.
+    async def receive(self) -> Response:
+        """Read a complete response.
 
         Raises:
-            asyncio.IncompleteReadError: The connection ended before it.
+            asyncio.IncompleteReadError: The connection ended within the response.
         """
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if headers.get("transfer-encoding") == "chunked":
-            parts = []
+            chunks = []
             while size := int(await self._reader.readline(), 16):
-                parts.append(await self._reader.readexactly(size))
+                chunks.append(await self._reader.readexactly(size))
                 await self._reader.readexactly(2)
             await self._reader.readexactly(2)
-            return Answer(int(first.split()[1]), headers, b"".join(parts))
+            return Response(int(first.split()[1]), headers, b"".join(chunks))
         body = await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return Answer(int(first.split()[1]), headers, body)
+        return Response(int(first.split()[1]), headers, body)
 
-    async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-        """Send a request and read its answer."""
+    async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
+        """Send a request and read its response."""
         await self.send(method, path, body, **headers)
         return await self.receive()
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Abort the connection."""
         self.writer.transport.abort()
 
 
 class Client:
-    """Asks one thing after another over a connection that it keeps.
+    """Client that sends consecutive requests over a persistent connection.
 
-    A server may close a connection between two requests (RFC 9112, section 9.5), after an answer that says so or after
-    a while without any; then there is a new one for the next. One that ends after a request was sent is an error.
+    A server may close a connection between two requests (RFC 9112, section 9.5), after a response with
+    `Connection: close` or when it is idle. The next request then opens a new connection. A connection that ends after
+    a request was sent is an error.
 
     Args:
-        port: Where to ask, on this machine.
+        port: Local port of the server.
+
+    Attributes:
+        connections: Number of opened connections.
     """
 
     def __init__(self, port: int) -> None:
@@ -88,28 +92,28 @@ class Client:
         self._connection: Connection | None = None
         self.connections = 0
 
-    async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-        """Send a request and read its answer.
+    async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
+        """Send a request and read its response.
 
         Raises:
-            OSError: The connection could not be made, or broke.
-            asyncio.IncompleteReadError: It ended before the answer did.
+            OSError: The connection failed.
+            asyncio.IncompleteReadError: The connection ended within the response.
         """
         if self._connection is None or self._connection.closed:
             self.close()
             self._connection = await Connection.open(self._port)
             self.connections += 1
         try:
-            answer = await self._connection.ask(method, path, body, **headers)
+            response = await self._connection.request(method, path, body, **headers)
         except BaseException:
-            self.close()  # half an answer must not be taken for the next
+            self.close()  # the next request must not read the rest of this response
             raise
-        if answer.headers.get("connection") == "close":
+        if response.headers.get("connection") == "close":
             self.close()
-        return answer
+        return response
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Abort the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
