@@ -267,12 +267,12 @@ def test_a_checkpoint_of_the_hub_becomes_a_preset(run: Run, tmp_path: Path, kind
     ("arguments", "code", "told"),
     [
         (["nowhere", "made"], 1, "no such directory"),
-        (["kaggle://a/b/keras/c", "made"], 1, "expected the form hf://owner/name[@revision]"),
+        (["kaggle://a/b/keras/c", "made"], 1, "expected hf://owner/name[@revision]"),
         ([CHECKPOINT, "made", "--padding", "some"], 2, "--padding: 'some': expected none, max_length or a positive"),
         ([CHECKPOINT, "made", "--padding", "0"], 2, "--padding: '0'"),
-        ([CHECKPOINT, GOLDEN], 1, "is there already, and no preset; it is not replaced"),
+        ([CHECKPOINT, GOLDEN], 1, "already exists and is not a preset; choose another destination"),
         ([GOLDEN / "even", "made"], 1, "config.json: model_type is None, expected 'fnet'"),
-        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a Hugging Face checkpoint's directory: config"),
+        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with config"),
     ],
 )
 def test_what_cannot_be_converted_is_told(run: Run, arguments: list[str | Path], code: int, told: str) -> None:
