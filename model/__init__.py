@@ -1,7 +1,7 @@
 """FNet encoders: arrays in, arrays out.
 
-`FNetBackbone` is the readable Keras 3 reference, `PackedEncoder` the padding-free program that serves.
-Nothing here knows of HTTP; `service` is built on top of this package and never the other way round.
+`FNetBackbone` is the Keras 3 reference implementation. `PackedEncoder` is the padding-free encoder that the service
+runs. This package does not depend on HTTP: `service` imports `model`, and `model` never imports `service`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FNetBackbone", "FNetTokenizer", "PackedEncoder", "load_preset"]
 
-# Keras chooses its backend once, when it is first imported, and would choose TensorFlow.
+# Keras selects its backend once, at its first import, and defaults to TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-_HOMES = {
+_MODULES = {
     "FNetBackbone": "model.backbone",
     "FNetTokenizer": "model.tokenizer",
     "PackedEncoder": "model.encoder",
@@ -30,7 +30,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: Keras and JAX each cost more than a second."""
-    if name not in _HOMES:
+    """Import a public name on first access: Keras and JAX each take more than a second to import."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""What defines an FNet: seven numbers, and the variables that follow from them.
+"""The architecture of an FNet: its sizes, and the names and shapes of its variables.
 
 Source: Lee-Thorp et al., "FNet: Mixing Tokens with Fourier Transforms" (arXiv 2105.03824), section 3.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
-# Far above any FNet: a description that claims more is damaged, and to list its variables would take for ever.
-MOST_LAYERS = 10_000
+# Far above any FNet: a configuration with more layers is damaged, and its list of variables exhausts memory.
+MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +21,10 @@ class Architecture:
     Attributes:
         vocabulary_size: Number of token ids; valid ids are `[0, vocabulary_size)`.
         num_layers: Number of encoder layers, 0 or more.
-        hidden_dim: Size of every token's vector.
-        intermediate_dim: Size of the feed-forward layer's inner vector.
-        dropout: Share of values dropped while training, in `[0, 1)`.
-        max_sequence_length: Number of position vectors: the most tokens in a sequence.
+        hidden_dim: Size of the vector of a token.
+        intermediate_dim: Size of the inner feed-forward vector.
+        dropout: Dropout rate in training, in `[0, 1)`.
+        max_sequence_length: Number of position vectors, and so the maximum number of tokens in a sequence.
         num_segments: Number of segment ids; valid ids are `[0, num_segments)`.
     """
 
@@ -37,9 +37,9 @@ class Architecture:
     num_segments: int = 4
 
     def variable_shapes(self) -> dict[str, Shape]:
-        """Return every variable's name and shape, in the order of the forward pass.
+        """Return the name and shape of every variable, in the order of the forward pass.
 
-        Kernels are `[in, out]`, as Keras keeps them.
+        Kernels are `[in, out]`, as in Keras.
         """
         hidden, intermediate = self.hidden_dim, self.intermediate_dim
         shapes: dict[str, Shape] = {
@@ -67,5 +67,5 @@ class Architecture:
 
     @property
     def parameter_count(self) -> int:
-        """Number of trained values in all variables."""
+        """Number of trained parameters."""
         return sum(math.prod(shape) for shape in self.variable_shapes().values())

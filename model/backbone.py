@@ -1,4 +1,4 @@
-"""FNetBackbone in Keras 3, with the interface that Keras documents for keras_nlp and keras_hub."""
+"""FNetBackbone in Keras 3, with the documented interface of keras_nlp and keras_hub."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = ["FNetBackbone", "gelu_approximate"]
 
 
 class FNetBackbone(keras.Model):  # type: ignore[misc]
-    """An FNet encoder, without a task's head.
+    """An FNet encoder without a task head.
 
-    There is no padding mask: `<pad>` is a token like any other, so padding a sequence changes its outputs.
+    FNet has no padding mask: `<pad>` is an ordinary token, so padding changes the outputs of a sequence.
 
-    Source: arXiv 2105.03824, section 3. Pre-trained weights come as they are, without warranty.
+    Source: arXiv 2105.03824, section 3. Pre-trained weights are provided as is, without warranty.
 
     Args:
         vocabulary_size: Size of the token vocabulary.
         num_layers: Number of FNet layers.
         hidden_dim: Size of the encoding and pooler layers.
-        intermediate_dim: Size of the feed-forward layer's inner vector.
-        dropout: Dropout probability of the embeddings and of every layer.
-        max_sequence_length: Number of trained positions: the longest sequence it takes.
-        num_segments: Number of values that `segment_ids` can take.
-        dtype: A dtype or `keras.DTypePolicy` of the computations and weights. Mixing and layer normalisation compute
-            in float32 whatever it is.
+        intermediate_dim: Size of the inner feed-forward vector.
+        dropout: Dropout rate of the embeddings and of every layer.
+        max_sequence_length: Number of positions, and so the maximum number of tokens in a sequence.
+        num_segments: Number of segment ids; valid ids are `[0, num_segments)`.
+        dtype: A dtype or `keras.DTypePolicy` of computations and weights. Mixing and layer normalization always
+            compute in float32.
 
     Call arguments, a dictionary:
         token_ids: `[batch, length]` int32.
@@ -131,7 +131,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
 
     @property
     def token_embedding(self) -> Any:
-        """The layer that embeds token ids; called with `reverse=True` it maps vectors to scores of the vocabulary."""
+        """The layer that embeds token ids; with `reverse=True` it maps vectors to vocabulary logits."""
         return self.get_layer("token_embedding")
 
     @property
@@ -146,22 +146,22 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
 
     @property
     def hidden_dim(self) -> int:
-        """Size of every output vector."""
+        """Size of the output vectors."""
         return self.architecture.hidden_dim
 
     @property
     def intermediate_dim(self) -> int:
-        """Size of the feed-forward layer's inner vector."""
+        """Size of the inner feed-forward vector."""
         return self.architecture.intermediate_dim
 
     @property
     def dropout(self) -> float:
-        """Dropout probability."""
+        """Dropout rate."""
         return self.architecture.dropout
 
     @property
     def max_sequence_length(self) -> int:
-        """Longest sequence it takes, in tokens."""
+        """Maximum number of tokens in a sequence."""
         return self.architecture.max_sequence_length
 
     @property
@@ -170,7 +170,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         return self.architecture.num_segments
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, as `config.json` keeps them."""
+        """Return the constructor arguments, as stored in `config.json`."""
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -185,8 +185,8 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> FNetBackbone:  # noqa: ARG003 - Keras's signature
-        """Build a model from what `get_config` returned."""
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> FNetBackbone:  # noqa: ARG003 - the signature of Keras
+        """Build a model from a configuration that `get_config` returned."""
         arguments = dict(config)
         if isinstance(arguments.get("dtype"), dict):
             arguments["dtype"] = keras.dtype_policies.get(arguments["dtype"])
@@ -198,7 +198,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
 
         Args:
             architecture: The network.
-            **kwargs: Further constructor arguments, and those that replace the architecture's.
+            **kwargs: Further constructor arguments, which override those of the architecture.
         """
         fields = {name: getattr(architecture, name) for name in Architecture.__dataclass_fields__}
         return cls(**{**fields, **kwargs})
@@ -207,7 +207,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
     def from_preset(
         cls,
         preset: str | Path,
-        load_weights: bool = True,  # noqa: FBT001, FBT002 - Keras documents it as a positional argument
+        load_weights: bool = True,  # noqa: FBT001, FBT002 - positional in the interface of Keras
         **kwargs: Any,
     ) -> FNetBackbone:
         """Build a model from a preset.
@@ -215,18 +215,18 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         Args:
             preset: A bundled or built-in name, `kaggle://owner/model/keras/variation[/version]`,
                 `hf://owner/name[@revision]`, or a local directory.
-            load_weights: Whether to load the weights, or leave them at their random start.
-            **kwargs: Constructor arguments that replace the preset's. Without `dtype` the network gets Keras's own
-                dtype policy, whichever it was saved with, as in keras-hub.
+            load_weights: Whether to load the weights rather than initialize them at random.
+            **kwargs: Constructor arguments that override those of the preset. Without `dtype`, the network has the
+                global dtype policy of Keras and not the saved one, as in keras-hub.
 
         Raises:
-            PresetError: The preset cannot be had or is damaged.
+            PresetError: The preset is unknown or damaged, or its download failed.
         """
         description = load_preset(str(preset))
-        known = Architecture.__dataclass_fields__
-        given = {name: value for name, value in kwargs.items() if name in known}
-        architecture = dataclasses.replace(description.architecture, **given)
-        # Before the network is built: a configuration that lies may describe one that no memory holds.
+        fields = Architecture.__dataclass_fields__
+        overrides = {name: value for name, value in kwargs.items() if name in fields}
+        architecture = dataclasses.replace(description.architecture, **overrides)
+        # Weights are checked before the network is built, since a damaged configuration may exhaust the memory.
         weights = read_weights(description.directory, architecture) if load_weights else None
         model = cls.from_architecture(architecture, **kwargs)
         if weights is not None:
@@ -234,10 +234,10 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         return model
 
     def save_to_preset(self, preset_dir: str | Path) -> None:
-        """Write `config.json`, `metadata.json` and the weights, as keras-hub reads them.
+        """Write `config.json`, `metadata.json` and the weights in the format of keras-hub.
 
         Args:
-            preset_dir: The directory, made where it is missing; other files in it are left alone.
+            preset_dir: The directory, created if it is missing; other files in it are not changed.
         """
         directory = Path(preset_dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -246,17 +246,17 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         keras_config.write(directory / "metadata.json", keras_config.metadata_of(self.architecture))
 
     def named_weights(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return every variable as float32, by the names of `Architecture.variable_shapes`."""
+        """Return all variables as float32, keyed by the names of `Architecture.variable_shapes`."""
         return {
             name: np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
             for name, variable in self.named_variables().items()
         }
 
     def assign_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Set every variable, cast to its own dtype.
+        """Set all variables, cast to their dtypes.
 
         Args:
-            weights: Arrays by the names of `Architecture.variable_shapes`.
+            weights: Arrays keyed by the names of `Architecture.variable_shapes`.
         """
         for name, variable in self.named_variables().items():
             variable.assign(weights[name])
@@ -264,7 +264,7 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
     def encode_one(
         self, token_ids: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return one sequence's outputs, alone and unpadded, as float32.
+        """Return the outputs of one unpadded sequence, as float32.
 
         Args:
             token_ids: `[n]` int32.
@@ -277,12 +277,12 @@ class FNetBackbone(keras.Model):  # type: ignore[misc]
         return outputs["sequence_output"][0].astype(np.float32), outputs["pooled_output"][0].astype(np.float32)
 
     def named_variables(self) -> dict[str, Any]:
-        """Map the names of `Architecture.variable_shapes` to this model's variables."""
+        """Return the variables of this model, keyed by the names of `Architecture.variable_shapes`."""
         variables = {}
         for layer in self.layers:
             name = layer.name.replace("f_net_layer_", "layers/")
             for variable in layer.weights:
-                # Keras gives a sublayer's variable the path model/layer/sublayer/variable.
+                # In Keras, the path of a sublayer's variable is model/layer/sublayer/variable.
                 sublayer = variable.path.split("/")[-2]
                 inner = f"{sublayer}/" if name.startswith("layers/") else ""
                 variables[f"{name}/{inner}{variable.name}"] = variable

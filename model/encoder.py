@@ -1,7 +1,7 @@
-"""The packed encoder: FNet over rows of many sequences, nothing padded, every program compiled before it is needed.
+"""The packed encoder: FNet over rows of many sequences, without padding, with programs compiled in advance.
 
-It computes what `FNetBackbone` computes (`model.backbone` is the reference, `model.selftest` compares them), with the
-programs of one backend (`model.backends`).
+Its outputs equal those of `FNetBackbone`; the self-test (`model.selftest`) compares it with the NumPy reference. It
+runs the programs of one backend (`model.backends`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _ignore(_done: int, _of: int) -> None:
 
 
 class NonFiniteOutputError(ArithmeticError):
-    """A row's output holds NaN or infinity."""
+    """An output holds NaN or infinity."""
 
 
 class Tokens(NamedTuple):
@@ -45,17 +45,17 @@ class Tokens(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """A key that equal sequences share, and no others."""
-        # Both have the same length, so that the two halves cannot be confused.
+        """A key that is equal for equal sequences only."""
+        # Both halves have equal length, so the concatenation is unambiguous.
         return self.token_ids.tobytes() + self.segment_ids.tobytes()
 
 
 class EncoderInput(NamedTuple):
-    """A sequence, and which outputs of it are computed.
+    """A sequence and its requested outputs.
 
     Attributes:
         tokens: The sequence.
-        outputs: At least one output.
+        outputs: The requested outputs, at least one.
     """
 
     tokens: Tokens
@@ -64,17 +64,17 @@ class EncoderInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """The outputs of one sequence that were requested; each is an array of its own, read-only.
+    """The requested outputs of one sequence, as separate read-only arrays.
 
     Attributes:
-        arrays: By name: `sequence_output` `[n, h]`, `pooled_output` and `mean_output` `[h]`, float32.
+        arrays: Keyed by name: `sequence_output` `[n, h]`, `pooled_output` and `mean_output` `[h]`, float32.
     """
 
     arrays: Mapping[Output, Float32s]
 
     @property
     def sequence_output(self) -> Float32s:
-        """`[n, h]` float32. Raises KeyError where it was not requested, as the others do."""
+        """`[n, h]` float32. Raises KeyError if it was not requested, as the other properties do."""
         return self.arrays["sequence_output"]
 
     @property
@@ -94,24 +94,24 @@ class Encoding:
 
 
 class PackedEncoder:
-    """An FNet in one backend, and the row lengths that it runs. Use it from one thread at a time.
+    """An FNet encoder in one backend, with a set of row lengths. Use it from one thread at a time.
 
     Args:
         architecture: The network.
-        weights: Its variables, by the names of `Architecture.variable_shapes`.
-        dtype: Operands of the feed-forward products, where hidden and intermediate size are at least 64; all else is
-            float32.
-        backend: The library that runs it.
-        max_batch_tokens: Tokens of the longest row. A longer sequence runs in several chunks.
+        weights: Its variables, keyed by the names of `Architecture.variable_shapes`.
+        dtype: Dtype of the operands of the feed-forward products, if hidden and intermediate size are at least 64;
+            everything else is float32.
+        backend: The backend.
+        max_batch_tokens: Upper bound of the longest row, in tokens. A longer sequence runs in several chunks.
 
     Attributes:
-        architecture: As given.
-        dtype: As given.
-        backend: As given.
+        architecture: The network.
+        dtype: The dtype argument.
+        backend: The backend argument.
 
     Raises:
-        ModuleNotFoundError: The backend's library is not installed.
-        BackendError: The backend does not run the dtype, or not on this machine.
+        ModuleNotFoundError: The library of the backend is not installed.
+        BackendError: The backend does not support the dtype or this machine.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PackedEncoder:
         max_batch_tokens: int = 512,
     ) -> None:
         if dtype not in SUPPORTED_DTYPES[backend]:
-            raise BackendError(f"{backend} does not run {dtype}; it runs {', '.join(SUPPORTED_DTYPES[backend])}")
+            raise BackendError(f"{backend} does not support {dtype}; use one of {', '.join(SUPPORTED_DTYPES[backend])}")
         self.architecture = architecture
         self.dtype = dtype
         self.backend = backend
@@ -137,37 +137,37 @@ class PackedEncoder:
 
     @property
     def rows_per_run(self) -> int:
-        """Number of rows that one run takes, one on each device."""
+        """Number of rows per run, one per device."""
         return self._backend.rows_per_run
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices that it runs on."""
+        """Names of the devices."""
         return self._backend.devices
 
     def compile(self, progress: Callable[[int, int], None] = _ignore) -> None:
-        """Prepare every row length.
+        """Compile the programs of all row lengths.
 
         Args:
-            progress: Called with the number of row lengths that are ready, and of all.
+            progress: Called with the number of compiled row lengths, and the total.
         """
         progress(0, len(self.row_lengths))
         self._backend.compile(progress)
 
     def retain_row_lengths(self, lengths: Iterable[int]) -> None:
-        """Drop every row length but `lengths`; the longest has to stay."""
+        """Release all row lengths except `lengths`, which include the longest."""
         for length in set(self.row_lengths) - set(lengths):
             self._backend.release(length)
 
     def batch_builder(self) -> BatchBuilder:
-        """Return an empty builder for the batch of one run."""
+        """Return an empty builder for one batch."""
         return BatchBuilder(self.rows_per_run, self.row_lengths[-1])
 
     def encode(self, sequences: Sequence[Tokens], outputs: frozenset[Output] = ALL_OUTPUTS) -> list[Encoding]:
-        """Encode any number of sequences, in as many runs as they need.
+        """Encode any number of sequences in one or several runs.
 
         Raises:
-            ValueError: A sequence is empty or longer than the network's positions.
+            ValueError: A sequence is empty or longer than the maximum sequence length.
             NonFiniteOutputError: An output is not finite.
         """
         results: dict[int, Encoding] = {}
@@ -183,18 +183,18 @@ class PackedEncoder:
         """Run one batch.
 
         Args:
-            plan: Which rows the inputs form.
-            inputs: One for each sequence of the plan, in the order in which they were added to it.
-            lengths: Row lengths to choose from, ascending; all in use by default.
+            plan: The rows of the batch.
+            inputs: One per sequence of the plan, in the order of addition.
+            lengths: Row lengths to choose from, ascending; all by default.
 
         Raises:
-            ValueError: A sequence is empty or longer than the network's positions.
+            ValueError: A sequence is empty or longer than the maximum sequence length.
             NonFiniteOutputError: A row's output is not finite.
         """
         longest = self.architecture.max_sequence_length
         for size in (size for row in plan.rows for size in row.sizes):
             if not 1 <= size <= longest:
-                raise ValueError(f"a sequence has {size} tokens; between 1 and {longest} are needed")
+                raise ValueError(f"a sequence has {size} tokens, expected 1 to {longest}")
         rows = [_row_input(row, inputs) for row in plan.rows]
         lengths = lengths or self.row_lengths
         results: dict[int, Encoding] = {}
@@ -206,7 +206,7 @@ class PackedEncoder:
     def _outputs(
         self, row: Row, inputs: Sequence[EncoderInput], states: Float32s, lengths: Sequence[int]
     ) -> list[Encoding]:
-        """Reduce the states of a row, `[tokens, h]`, to the outputs that its members request."""
+        """Return the requested outputs of each sequence of a row with states `[tokens, h]`."""
         requested = [inputs[member].outputs for member in row.members]
         starts = row.starts
         first = [start for start, outputs in zip(starts, requested, strict=True) if "pooled_output" in outputs]
@@ -217,7 +217,7 @@ class PackedEncoder:
         for start, size, outputs in zip(starts, row.sizes, requested, strict=True):
             tokens = states[start : start + size]
             arrays: dict[Output, Float32s] = {}
-            # Copies, so that no result keeps the memory of its whole row.
+            # Copies, so that a result does not keep the memory of its row alive.
             if "sequence_output" in outputs:
                 arrays["sequence_output"] = tokens.copy()
             if "pooled_output" in outputs:
@@ -226,7 +226,7 @@ class PackedEncoder:
                 arrays["mean_output"] = tokens.mean(axis=0)
                 _require_finite(arrays["mean_output"])
             for array in arrays.values():
-                # Several requests may share it.
+                # Several requests may share the array.
                 array.setflags(write=False)
             encodings.append(Encoding(arrays))
         return encodings

@@ -1,21 +1,21 @@
-"""The one error that this package raises for its user's sake, and how it shows what was wrong."""
+"""The error for invalid presets and checkpoints, and the representation of values in its messages."""
 
 from __future__ import annotations
 
 import reprlib
 from typing import Any
 
-_MOST_SHOWN = 120
+_MAX_REPR_CHARACTERS = 120
 
 
 class PresetError(ValueError):
-    """A preset cannot be used.
+    """A preset or checkpoint cannot be used.
 
-    The message is one line that names the preset's file and field, and what would be right.
+    The message is one line that names the file and field, the invalid value and the expected one.
     """
 
 
-def shown(value: Any) -> str:
-    """Return a value as a message may show it: a file can hold anything, and of any length."""
+def short_repr(value: Any) -> str:
+    """Return a representation of bounded length: a value from a file may have any type and size."""
     text = reprlib.repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+    return text if len(text) <= _MAX_REPR_CHARACTERS else f"{text[: _MAX_REPR_CHARACTERS - 3]}..."

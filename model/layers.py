@@ -1,6 +1,6 @@
-"""The layers of FNet in Keras 3: what keras-hub calls by the same names, mixing by a plain `fft2`.
+"""The layers of FNet in Keras 3, with the names of keras-hub and mixing by `fft2`.
 
-This is the reference that reads top to bottom; `model.encoder` computes the same numbers for many sequences at once.
+This is the readable reference. `model.encoder` computes the same outputs for many sequences at once.
 """
 
 from __future__ import annotations
@@ -10,47 +10,47 @@ from typing import Any
 import keras
 from keras import ops
 
-# The paper's initialisation, and its epsilon (google-research/f_net, configs/base.py).
+# Initialization and epsilon of the paper (google-research/f_net, configs/base.py).
 INITIALIZER_STDDEV = 0.02
 LAYER_NORM_EPSILON = 1e-12
 
 
 def normal_initializer() -> Any:
-    """Return a new initialiser for kernels, biases and embeddings."""
+    """Return a new initializer for kernels, biases and embeddings."""
     return keras.initializers.RandomNormal(stddev=INITIALIZER_STDDEV)
 
 
 def gelu_approximate(x: Any) -> Any:
-    """GELU by its tanh approximation, which FNet was trained with."""
+    """Return the tanh approximation of GELU, with which FNet is trained."""
     return keras.activations.gelu(x, approximate=True)
 
 
 def fourier_mixing(x: Any) -> Any:
-    """Mix tokens and features: the real part of the unnormalised 2-D DFT (paper, section 3.2).
+    """Return the real part of the unnormalized 2-D DFT over tokens and features (paper, section 3.2).
 
     Args:
-        x: `[batch, length, hidden]`, any floating-point dtype. Computed in float32; note that the sum over all values
-            is one of the outputs, which float16 may not hold.
+        x: `[batch, length, hidden]`, any floating-point dtype. The transform is computed in float32. One of its outputs
+            is the sum over all values, which may exceed the range of float16.
 
     Returns:
         The same shape and dtype.
     """
-    wide = ops.cast(x, "float32")
-    real, _ = ops.fft2((wide, ops.zeros_like(wide)))
+    x_float32 = ops.cast(x, "float32")
+    real, _ = ops.fft2((x_float32, ops.zeros_like(x_float32)))
     return ops.cast(real, x.dtype)
 
 
 class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
-    """One trained vector for every position.
+    """Trained position embeddings.
 
     Args:
-        sequence_length: Number of positions, the longest sequence it takes.
+        sequence_length: Number of positions, and so the maximum length of a sequence.
 
     Call arguments:
         inputs: `[batch, length, hidden]`; only its shape matters.
 
     Returns:
-        `[batch, length, hidden]`, the same for every member of the batch.
+        `[batch, length, hidden]`, equal for all sequences of the batch.
     """
 
     def __init__(self, sequence_length: int, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
         self.sequence_length = sequence_length
 
     def build(self, inputs_shape: tuple[int | None, ...]) -> None:
-        """Make the `[sequence_length, hidden]` table."""
+        """Create the `[sequence_length, hidden]` table."""
         self.position_embeddings = self.add_weight(
             name="embeddings",
             shape=(self.sequence_length, inputs_shape[-1]),
@@ -71,9 +71,7 @@ class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
         """Return the first `length` rows of the table."""
         length = ops.shape(inputs)[1]
         if isinstance(length, int) and length > self.sequence_length:
-            raise ValueError(
-                f"a sequence of {length} tokens is longer than max_sequence_length, {self.sequence_length}"
-            )
+            raise ValueError(f"{length} tokens exceed max_sequence_length of {self.sequence_length}")
         table = ops.convert_to_tensor(self.position_embeddings)
         rows = table[:length] if isinstance(length, int) else ops.take(table, ops.arange(length), axis=0)
         return ops.broadcast_to(rows, ops.shape(inputs))
@@ -88,11 +86,11 @@ class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
 
 
 class FNetEncoder(keras.layers.Layer):  # type: ignore[misc]
-    """One FNet block: Fourier mixing, then feed-forward, each added to its input and normalised (paper, figure 1).
+    """One FNet block: mixing and feed-forward, each with residual connection and normalization (paper, figure 1).
 
     Args:
-        intermediate_dim: Size of the feed-forward layer's inner vector.
-        dropout: Share of the feed-forward output dropped while training.
+        intermediate_dim: Size of the inner feed-forward vector.
+        dropout: Dropout rate of the feed-forward output in training.
 
     Call arguments:
         inputs: `[batch, length, hidden]`.
@@ -108,9 +106,9 @@ class FNetEncoder(keras.layers.Layer):  # type: ignore[misc]
         self.dropout = dropout
 
     def build(self, inputs_shape: tuple[int | None, ...]) -> None:
-        """Make the sublayers for the input's hidden size."""
+        """Create the sublayers for the hidden size of the input."""
         hidden = inputs_shape[-1]
-        # The attributes' names are the paths of the weights in a preset's file.
+        # The attribute names are the paths of the variables in a weights file.
         self._mixing_layer_norm = self._layer_norm("mixing_layer_norm")
         self._intermediate_dense = self._dense(self.intermediate_dim, "intermediate_dense", gelu_approximate)
         self._output_dense = self._dense(hidden, "output_dense")
@@ -122,11 +120,11 @@ class FNetEncoder(keras.layers.Layer):  # type: ignore[misc]
         self._output_layer_norm.build(inputs_shape)
         self.built = True
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: FBT001 - Keras passes it so
+    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: FBT001 - the signature of Keras
         """Return the block's output."""
         mixed = self._mixing_layer_norm(inputs + fourier_mixing(inputs))
-        fed = self._output_dense(self._intermediate_dense(mixed))
-        return self._output_layer_norm(mixed + self._output_dropout(fed, training=training))
+        feed_forward = self._output_dense(self._intermediate_dense(mixed))
+        return self._output_layer_norm(mixed + self._output_dropout(feed_forward, training=training))
 
     def compute_output_shape(self, inputs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the input."""

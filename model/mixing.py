@@ -5,8 +5,8 @@ FNet's mixing sublayer is the real part of a two-dimensional DFT of one sequence
 `h // 2 + 1` frequencies are computed, and the others are mirrored.
 
 The transform along the hidden axis is token-wise, and one call serves the whole row. The transform along the sequence
-is a computation of its own for each sequence, so it cannot depend on the rest of the batch; sequences of equal length
-share a call. That changes no bit: the library transforms every vector by the same operations in the same order.
+is computed separately for each sequence, so it does not depend on the rest of the batch. Sequences of equal length
+share a call. This changes no bits: the library transforms each vector by the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import scipy.fft
 from model.arrays import Float32s
 from model.packing import Group, Row
 
-# With fewer tokens the transforms take less time than a second thread takes to start.
+# With fewer tokens, the transforms take less time than the start of a second thread.
 _MIN_PARALLEL_TOKENS = 192
 
 
@@ -32,9 +32,9 @@ class Share(NamedTuple):
     """Consecutive sequences of a row that one thread transforms.
 
     Attributes:
-        tokens: Their place in the row.
-        groups: The sequences; `start` counts from the first token of the share.
-        mirror: For position k of a sequence of n tokens the index of its position n - k, counted likewise.
+        tokens: Their range of tokens in the row.
+        groups: The sequences; `start` is relative to the first token of the share.
+        mirror: Index of position n - k for each position k of a sequence of n tokens, relative likewise.
     """
 
     tokens: slice
@@ -59,7 +59,7 @@ class FourierMixing:
         return [_share(groups) for groups in _divide(row.groups, row.tokens, threads)]
 
     def add(self, x: Float32s, layout: Sequence[Share], out: Float32s) -> None:
-        """Compute `x + Re(fft2(x))`, each sequence by itself.
+        """Compute `x + Re(fft2(x))` for each sequence.
 
         Args:
             x: `[T, h]`.
@@ -67,15 +67,15 @@ class FourierMixing:
             out: `[T, h]`, written for every token of a sequence.
         """
         first, *others = layout
-        # The library divides the vectors of a single large transform among threads of its own.
-        alone = self._pool is not None and not others and len(first.mirror) >= _MIN_PARALLEL_TOKENS
-        if alone:
-            self._mix_alone(x, first, out)
+        # The library divides the vectors of one large transform among its own threads.
+        is_single_large = self._pool is not None and not others and len(first.mirror) >= _MIN_PARALLEL_TOKENS
+        if is_single_large:
+            self._mix_in_parallel(x, first, out)
             return
         self._run(partial(_mix, x, share, out) for share in layout)
 
-    def _mix_alone(self, x: Float32s, share: Share, out: Float32s) -> None:
-        """Write one large sequence's result with all threads."""
+    def _mix_in_parallel(self, x: Float32s, share: Share, out: Float32s) -> None:
+        """Write the result of one large sequence with all threads."""
         x, out = x[share.tokens], out[share.tokens]
         real = _transform(x, share, self._threads)
         ends = np.linspace(0, len(x), self._threads + 1).astype(int)
@@ -83,7 +83,7 @@ class FourierMixing:
         self._run(partial(_add, x[part], real, part, share.mirror[part], out[part]) for part in parts)
 
     def _run(self, calls: Iterable[Callable[[], None]]) -> None:
-        """Run calls on all threads, the first one on this thread."""
+        """Run calls on all threads, the first on this thread."""
         first, *others = calls
         running = [self._pool.submit(call) for call in others] if self._pool else []
         first()
@@ -115,7 +115,7 @@ def _add(x: Float32s, real: Float32s, tokens: slice, mirror: npt.NDArray[np.intp
     Args:
         x: `[t, h]`.
         real: `[T, h // 2 + 1]`, of all tokens of the share.
-        tokens: Place of the t tokens among the T.
+        tokens: Range of the t tokens within the T.
         mirror: `[t]`, as in `Share`.
         out: `[t, h]`.
     """
@@ -128,24 +128,28 @@ def _add(x: Float32s, real: Float32s, tokens: slice, mirror: npt.NDArray[np.intp
 
 def _share(groups: Sequence[Group]) -> Share:
     first, last = groups[0], groups[-1]
-    moved = [Group(group.start - first.start, group.count, group.size) for group in groups]
-    starts = [group.start + group.size * number for group in moved for number in range(group.count)]
+    shifted = [Group(group.start - first.start, group.count, group.size) for group in groups]
+    starts = [group.start + group.size * number for group in shifted for number in range(group.count)]
     sizes = [group.size for group in groups for _ in range(group.count)]
     mirror = [start + (-np.arange(size)) % size for start, size in zip(starts, sizes, strict=True)]
-    return Share(slice(first.start, last.start + last.tokens), moved, np.concatenate(mirror))
+    return Share(slice(first.start, last.start + last.tokens), shifted, np.concatenate(mirror))
 
 
 def _divide(groups: Sequence[Group], tokens: int, count: int) -> list[list[Group]]:
-    """Divide sequences into at most `count` shares of about equally many tokens."""
+    """Divide sequences into at most `count` shares with about equal numbers of tokens."""
     shares: list[list[Group]] = [[]]
-    left = -(-tokens // count)
+    quota = -(-tokens // count)
     for group in groups:
         start, remaining = group.start, group.count
         while remaining:
-            taken = min(remaining, max(1, round(left / group.size))) if len(shares) < count else remaining
-            shares[-1].append(Group(start, taken, group.size))
-            start, remaining, left = start + taken * group.size, remaining - taken, left - taken * group.size
-            if left <= 0 and len(shares) < count:
+            added = min(remaining, max(1, round(quota / group.size))) if len(shares) < count else remaining
+            shares[-1].append(Group(start, added, group.size))
+            start, remaining, quota = (
+                start + added * group.size,
+                remaining - added,
+                quota - added * group.size,
+            )
+            if quota <= 0 and len(shares) < count:
                 shares.append([])
-                left = -(-tokens // count)
+                quota = -(-tokens // count)
     return [share for share in shares if share]

@@ -1,7 +1,7 @@
-"""Batch forming: which sequences run together, and where in a row each starts. Integers only.
+"""Batch forming: the assignment of sequences to rows and offsets, computed with integers only.
 
-A row holds the tokens of its sequences end to end. It has no gaps, and sequences may start anywhere: every sequence has
-a Fourier transform of its own (`model.mixing`), and what remains of a layer is token-wise.
+A row holds the tokens of its sequences end to end. It has no gaps, and sequences may start at any token: every sequence
+has its own Fourier transform (`model.mixing`), and the rest of a layer is token-wise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MIN_ROW_TOKENS = 8
 def row_lengths(max_batch_tokens: int) -> tuple[int, ...]:
     """Return the row lengths to compile, ascending: powers of two and, from 16 on, the midpoints between them.
 
-    A row of more than 16 tokens is then at least two thirds full.
+    Every row of more than 16 tokens is therefore at least two thirds full.
 
     Args:
         max_batch_tokens: Upper bound of the longest row; the shortest row is the minimum.
@@ -31,7 +31,7 @@ def row_lengths(max_batch_tokens: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of a row that pass the token-wise programs in one call.
+    """Consecutive tokens of a row that one call of the token-wise programs processes.
 
     Attributes:
         start: First token.
@@ -54,15 +54,15 @@ def chunks(tokens: int, lengths: Sequence[int]) -> tuple[Chunk, ...]:
     longest = lengths[-1]
     full = range(0, tokens - longest + 1, longest)
     split = [Chunk(start, longest, longest) for start in full]
-    done = len(full) * longest
-    if done < tokens:
-        split.append(Chunk(done, tokens - done, next(length for length in lengths if length >= tokens - done)))
+    start = len(full) * longest
+    if start < tokens:
+        split.append(Chunk(start, tokens - start, next(length for length in lengths if length >= tokens - start)))
     return tuple(split)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Consecutive sequences of equal length: one call transforms them all.
+    """Consecutive sequences of equal length, which one call transforms.
 
     Attributes:
         start: First token.
@@ -82,7 +82,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Sequences that lie end to end.
+    """Sequences that are packed end to end.
 
     Attributes:
         members: Indices of the sequences in the batch.
@@ -115,10 +115,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """A batch as it is run: at most one row per device.
+    """The rows of one batch, at most one row per device.
 
     Attributes:
-        rows: The rows, none of them empty.
+        rows: The rows; none is empty.
     """
 
     rows: tuple[Row, ...]
@@ -137,8 +137,8 @@ class BatchBuilder:
     """Collects sequences for one run.
 
     Args:
-        rows: Number of rows that run together.
-        capacity: Tokens of a row. A longer sequence takes a row of its own.
+        rows: Number of rows per run.
+        capacity: Tokens of a row. A longer sequence has its own row.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
@@ -148,7 +148,7 @@ class BatchBuilder:
         self._count = 0
 
     def add(self, size: int) -> bool:
-        """Add a sequence of `size` tokens to the first row with space for it; return whether there is one."""
+        """Add a sequence of `size` tokens to the first row with enough space; return whether one exists."""
         for number, used in enumerate(self._used):
             if used + size <= self._capacity or not used:
                 self._rows[number].append((size, self._count))
@@ -164,7 +164,7 @@ class BatchBuilder:
 
     def build(self) -> BatchPlan:
         """Return the plan; sequences are numbered in the order in which they were added."""
-        # Sorted, so that sequences of equal length become neighbors.
+        # Sorting makes sequences of equal length neighbors.
         filled = [sorted(row) for row in self._rows if row]
         return BatchPlan(tuple(Row(tuple(m for _, m in row), tuple(size for size, _ in row)) for row in filled))
 
@@ -174,20 +174,20 @@ def pack_all(sizes: Sequence[int], rows: int, capacity: int) -> list[tuple[Batch
 
     Args:
         sizes: Tokens of each sequence.
-        rows: Number of rows that run together.
+        rows: Number of rows per run.
         capacity: Tokens of a row.
 
     Returns:
-        Plans, each with the indices of the sequences that its members number.
+        Plans, each with the sequence index of each of its members.
     """
-    waiting = sorted(range(len(sizes)), key=lambda index: -sizes[index])
+    pending = sorted(range(len(sizes)), key=lambda index: -sizes[index])
     batches: list[tuple[BatchPlan, tuple[int, ...]]] = []
-    while waiting:
+    while pending:
         builder = BatchBuilder(rows, capacity)
         added: list[int] = []
-        left: list[int] = []
-        for index in waiting:
-            (added if not builder.full and builder.add(sizes[index]) else left).append(index)
+        rest: list[int] = []
+        for index in pending:
+            (added if not builder.full and builder.add(sizes[index]) else rest).append(index)
         batches.append((builder.build(), tuple(added)))
-        waiting = left
+        pending = rest
     return batches

@@ -1,10 +1,10 @@
-"""Kernels in 8-bit integers, without calibration data.
+"""Quantization of kernels to 8-bit integers, without calibration data.
 
-A kernel has one float32 scale per output feature. What quantization loses depends most on features that are much larger
-than others, so the scales of inputs are partly moved into the kernel first (Xiao et al., "SmoothQuant", arXiv
-2211.10438, with a migration strength of 0.5). Where that paper measures the inputs' magnitudes on sample texts, they
-are estimated here from the weights: the first product's inputs come out of a layer normalization, whose scale and
-offset are known, and the second's out of the first.
+A kernel has one float32 scale per output feature. Features of large magnitude dominate the quantization error, so the
+scales of inputs are partly moved into the kernel first (Xiao et al., "SmoothQuant", arXiv 2211.10438, with a migration
+strength of 0.5). That paper measures input magnitudes on sample texts. Here they are estimated from the weights: inputs
+of the first product are outputs of a layer normalization with known scale and offset, and inputs of the second product
+are outputs of the first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy.typing as npt
 from model.arrays import Float32s
 
 _INT8_MAX = 127
-# Standard deviations from the mean at which a feature's magnitude is taken.
+# The magnitude of a feature is estimated at this number of standard deviations.
 _DEVIATIONS = 2.0
-# Features that are estimated to be seldom active are taken as this active: the estimate is too rough for less, and
-# single tokens pay for it.
+# Lower bound of the estimated activation: the estimate is too coarse for smaller values, which increase the error of
+# single tokens.
 _MIN_ACTIVATION = 0.5
 
 
@@ -39,10 +39,10 @@ def quantize(kernel: Float32s) -> tuple[npt.NDArray[np.int8], Float32s]:
 
 
 def smoothing_factors(gamma: Float32s, beta: Float32s, kernel: Float32s, bias: Float32s) -> tuple[Float32s, Float32s]:
-    """Return by which factors the inputs of a layer's two products are divided, and the kernels' rows multiplied.
+    """Return the factors that divide the inputs of the two products of a layer, and multiply the rows of their kernels.
 
     Args:
-        gamma: `[h]`, scale of the layer normalization whose output the first product takes.
+        gamma: `[h]`, scale of the layer normalization before the first product.
         beta: `[h]`, its offset.
         kernel: `[h, m]`, of the first product.
         bias: `[m]`.
@@ -50,7 +50,7 @@ def smoothing_factors(gamma: Float32s, beta: Float32s, kernel: Float32s, bias: F
     Returns:
         Factors `[h]` for the first product and `[m]` for the second; the geometric mean of each is 1.
     """
-    # A normalized feature has mean 0 and deviation 1; features are taken as independent.
+    # A normalized feature has mean 0 and deviation 1; features are assumed to be independent.
     hidden = np.abs(beta) + _DEVIATIONS * np.abs(gamma)
     deviations = np.sqrt(np.square(gamma[:, None] * kernel).sum(axis=0))
     inner = np.maximum(bias + beta @ kernel + _DEVIATIONS * deviations, _MIN_ACTIVATION)

@@ -1,7 +1,7 @@
-"""FNet in thirty lines of NumPy: one sequence, nothing packed, nothing clever.
+"""The NumPy reference: FNet for one sequence, without packing.
 
-What an encoder is held to before it serves (`model.selftest`). It needs no framework, so starting does not wait for
-one; the tests hold it to `FNetBackbone`.
+The self-test compares encoders with it before they serve (`model.selftest`). It needs no framework, so the start does
+not wait for an import. Tests compare it with `FNetBackbone`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
 from model.presets.weights import Weights
 
-_EPSILON = 1e-12
-_STDDEV = 0.02
+_LAYER_NORM_EPSILON = 1e-12
+_INITIALIZER_STDDEV = 0.02
 
 
 def encode_one(
@@ -24,19 +24,19 @@ def encode_one(
 
     Args:
         architecture: The network.
-        weights: Its variables, by the names of `Architecture.variable_shapes`.
-        token_ids: `[n]`.
-        segment_ids: `[n]`.
+        weights: Its variables, keyed by the names of `Architecture.variable_shapes`.
+        token_ids: `[n]` int32.
+        segment_ids: `[n]` int32.
 
     Returns:
-        The sequence output `[n, h]` and the pooled output `[h]`.
+        The sequence output `[n, h]` and the pooled output `[h]`, float32.
     """
 
     def norm(x: Float32s, name: str) -> Float32s:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scaled = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
-        normalised: Float32s = scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
-        return normalised
+        centered = x - x.mean(axis=-1, keepdims=True)
+        scaled = centered / np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + np.float32(_LAYER_NORM_EPSILON))
+        normalized: Float32s = scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+        return normalized
 
     def dense(x: Float32s, name: str) -> Float32s:
         return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
@@ -53,19 +53,19 @@ def encode_one(
 
 
 def random_weights(architecture: Architecture, seed: int) -> dict[str, Float32s]:
-    """Return weights as a new `FNetBackbone` has them: normal with a deviation of 0.02, norms that change nothing."""
+    """Return the initial weights of an `FNetBackbone`: normal with a deviation of 0.02, and identity normalizations."""
     random = np.random.default_rng(seed)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for name, shape in architecture.variable_shapes().items():
         if name.endswith(("gamma", "norm/beta")):
             weights[name] = np.full(shape, name.endswith("gamma"), np.float32)
         else:
-            weights[name] = random.standard_normal(shape, np.float32) * np.float32(_STDDEV)
+            weights[name] = random.standard_normal(shape, np.float32) * np.float32(_INITIALIZER_STDDEV)
     return weights
 
 
 def _gelu(x: Float32s) -> Float32s:
-    """GELU by its tanh approximation, which FNet was trained with."""
+    """Return the tanh approximation of GELU, with which FNet is trained."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
     activated: Float32s = np.float32(0.5) * x * (1 + np.tanh(inner))
     return activated

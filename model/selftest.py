@@ -1,8 +1,8 @@
-"""The test that an encoder passes on the machine that serves, before it serves.
+"""The self-test of an encoder on the serving machine, before it serves.
 
-Two properties are verified. *Accurate*: a probe gives what the NumPy reference gives for it alone. *Batch-invariant*:
-it gives the same bits alone and in a batch, at any place, in every row length. Which routines a matrix library picks,
-and so how sums round, depends on processor, library and size: nothing about it is assumed, everything is measured.
+It verifies two properties. *Accurate*: the outputs of a probe equal those of the NumPy reference. *Batch-invariant*:
+the outputs have the same bits alone and in a batch, at any offset, in every row length. The routines of a matrix
+library, and so the rounding of sums, depend on processor, library and size. The self-test therefore measures both.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from model.dtypes import Dtype
 from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, PackedEncoder, Tokens
 from model.packing import BatchBuilder, BatchPlan, Row
 
-# The reference: a sequence alone, unpadded, to its sequence output [n, h] and pooled output [h].
+# Maps one unpadded sequence to its sequence output [n, h] and pooled output [h].
 Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
 
-# Largest error on unit-scale float32 outputs.
+# Maximum absolute error of unit-scale float32 outputs.
 FLOAT32_TOLERANCE = 1e-4
 
 
 class CosineBounds(NamedTuple):
-    """Lowest cosines to the float32 reference.
+    """Minimum cosines between outputs and the float32 reference.
 
     Attributes:
-        tokens: Of nearly all tokens: those above `quantile`.
-        quantile: Share of the tokens that may fall below `tokens`.
-        token: Of every token.
-        pooled: Of every pooled output.
+        tokens: Minimum for all tokens above `quantile`.
+        quantile: Fraction of the tokens that may be below `tokens`.
+        token: Minimum for every token.
+        pooled: Minimum for every pooled output.
     """
 
     tokens: float
@@ -50,15 +50,15 @@ COSINE_BOUNDS: dict[Dtype, CosineBounds] = {
 
 _SHORT_TOKENS = 5
 _MAX_FILLER_TOKENS = 7
-# The reference takes seconds for longer sequences.
-_MAX_COMPARED_TOKENS = 768
+# The NumPy reference takes seconds for longer sequences.
+_MAX_REFERENCE_TOKENS = 768
 _SEED = 20210509
-# Lengths of the probes whose bits are the fingerprint: the same for every configuration of an architecture.
+# Lengths of the fingerprint probes, equal for every configuration of an architecture.
 _FINGERPRINT_TOKENS = (1, 5, 24, 100)
 
 
 class SelfTestError(RuntimeError):
-    """The longest row does not compute what the reference does: there is nothing to serve with."""
+    """Outputs of the longest row differ from the reference, so the encoder cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class SelfTest:
 
     Attributes:
         row_lengths: Row lengths that passed, ascending.
-        disabled: Row lengths that failed, each with the reason.
+        disabled: Row lengths that failed, with the reason.
         batch_invariant: Whether results are bit-identical regardless of batch composition.
-        largest_error: Largest difference of an output to the reference's, relative to its scale where above 1.
+        largest_error: Largest difference from the reference, relative to the output scale where it is above 1.
         numerics: SHA-256 over the output bits of fixed probes.
-        tokens_per_second: Speed of a full run.
+        tokens_per_second: Throughput of a full run.
     """
 
     row_lengths: tuple[int, ...]
@@ -93,12 +93,12 @@ def compile_and_verify(
 
     Args:
         encoder: The encoder, not yet compiled.
-        reference: The plain network with the same weights.
-        batch_invariant: Whether bits are compared; without, only accuracy is verified.
+        reference: The reference network with the same weights.
+        batch_invariant: Whether to compare bits as well as accuracy.
         progress: Called with the number of row lengths that are compiled, and of all.
 
     Raises:
-        SelfTestError: The longest row does not compute what `reference` does.
+        SelfTestError: Outputs of the longest row differ from `reference`.
     """
     encoder.compile(progress)
     probes = _probes(encoder)
@@ -106,9 +106,9 @@ def compile_and_verify(
     expected, equal = _verify_longest(encoder, probes)
     invariant = batch_invariant and equal
     disabled: dict[int, str] = {}
-    # Where all rows give the bits of the longest, the accuracy of two probes there is that of all of them everywhere.
-    compared = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= _MAX_COMPARED_TOKENS]
-    pairs = [(expected[index], reference(probes[index])) for index in (compared[0], compared[-1])]
+    # If all rows have the bits of the longest, the accuracy of two probes in it holds for every row.
+    candidates = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= _MAX_REFERENCE_TOKENS]
+    pairs = [(expected[index], reference(probes[index])) for index in (candidates[0], candidates[-1])]
     error = float(np.max([_error(*pair) for pair in pairs]))
     if not are_accurate(pairs, encoder.dtype):
         raise SelfTestError(f"the row of {longest} tokens differs from the reference (largest error {error:.2g})")
@@ -126,42 +126,42 @@ def compile_and_verify(
         batch_invariant=invariant,
         largest_error=error,
         numerics=_fingerprint(encoder, invariant=invariant),
-        tokens_per_second=_speed(encoder),
+        tokens_per_second=_throughput(encoder),
     )
 
 
-def is_accurate(encoding: Encoding, truth: tuple[Float32s, Float32s], dtype: Dtype) -> bool:
-    """Whether the outputs of one sequence are within the dtype's bounds of the reference's."""
-    return are_accurate([(encoding, truth)], dtype)
+def is_accurate(encoding: Encoding, expected: tuple[Float32s, Float32s], dtype: Dtype) -> bool:
+    """Whether the outputs of one sequence are within the bounds of the dtype."""
+    return are_accurate([(encoding, expected)], dtype)
 
 
 def are_accurate(pairs: Sequence[tuple[Encoding, tuple[Float32s, Float32s]]], dtype: Dtype) -> bool:
-    """Whether the outputs of sequences are within the dtype's bounds of the reference's, their tokens taken together.
+    """Whether the outputs of sequences, pooled over all tokens, are within the bounds of the dtype.
 
     Args:
-        pairs: For each sequence its outputs, and the reference's.
-        dtype: Whose bounds hold.
+        pairs: For each sequence, its outputs and the reference outputs.
+        dtype: Selects the bounds.
     """
     if dtype == "float32":
-        return all(_error(encoding, truth) <= FLOAT32_TOLERANCE for encoding, truth in pairs)
+        return all(_error(encoding, expected) <= FLOAT32_TOLERANCE for encoding, expected in pairs)
     bounds = COSINE_BOUNDS[dtype]
-    tokens = np.concatenate([cosines(encoding.sequence_output, truth[0]) for encoding, truth in pairs])
-    pooled = np.array([cosines(encoding.pooled_output[None], truth[1][None])[0] for encoding, truth in pairs])
+    tokens = np.concatenate([cosines(encoding.sequence_output, expected[0]) for encoding, expected in pairs])
+    pooled = np.array([cosines(encoding.pooled_output[None], expected[1][None])[0] for encoding, expected in pairs])
     below = (~(tokens >= bounds.tokens)).mean()
     return bool(pooled.min() >= bounds.pooled and below <= bounds.quantile and tokens.min() >= bounds.token)
 
 
-def cosines(ours: Float32s, theirs: Float32s) -> Float32s:
-    """Return the cosine of each row of two arrays `[n, h]`."""
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    values: Float32s = (ours * theirs).sum(axis=1) / norms
+def cosines(a: Float32s, b: Float32s) -> Float32s:
+    """Return the cosines `[n]` of the rows of two arrays `[n, h]`."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    values: Float32s = (a * b).sum(axis=1) / norms
     return values
 
 
 def _verify_longest(encoder: PackedEncoder, probes: Sequence[Tokens]) -> tuple[dict[int, Encoding], bool]:
-    """Return the outputs of every probe in the longest row, and whether their bits are the same in every batch.
+    """Return the outputs of every probe in the longest row, and whether their bits are equal in every batch.
 
-    Every probe lies once behind shorter and once behind longer sequences; the shortest also alone, and in a row of its
+    Every probe runs once after shorter and once after longer sequences. The shortest also runs alone, and in a row of
     copies.
     """
     length = encoder.row_lengths[-1]
@@ -169,48 +169,48 @@ def _verify_longest(encoder: PackedEncoder, probes: Sequence[Tokens]) -> tuple[d
     expected: dict[int, Encoding] = {}
     equal = True
     for members in (order, order[::-1]):
-        waiting = members
-        while waiting:
-            results = _in_batch(encoder, probes, waiting, length)
+        pending = members
+        while pending:
+            results = _in_batch(encoder, probes, pending, length)
             for index, encoding in results:
-                equal &= _same_bits(encoding, expected.setdefault(index, encoding))
+                equal &= _equal_bits(encoding, expected.setdefault(index, encoding))
             used = {index for index, _ in results}
-            waiting = [index for index in waiting if index not in used]
+            pending = [index for index in pending if index not in used]
     for count in (1, length // len(probes[0].token_ids)):
         for encodings in _on_all_devices(encoder, [probes[0]] * count, length):
-            equal &= all(_same_bits(encoding, expected[0]) for encoding in encodings)
+            equal &= all(_equal_bits(encoding, expected[0]) for encoding in encodings)
     return expected, equal
 
 
 def _equal_in_batches(
     encoder: PackedEncoder, probes: Sequence[Tokens], expected: Mapping[int, Encoding], length: int
 ) -> bool:
-    """Whether the probes that fit a row length have the expected bits there, the longest of them first."""
+    """Whether all probes that fit a row length have the expected bits in it."""
     order = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= length]
     return all(
-        _same_bits(encoding, expected[index]) for index, encoding in _in_batch(encoder, probes, order[::-1], length)
+        _equal_bits(encoding, expected[index]) for index, encoding in _in_batch(encoder, probes, order[::-1], length)
     )
 
 
 def _in_batch(
     encoder: PackedEncoder, probes: Sequence[Tokens], members: Sequence[int], length: int
 ) -> list[tuple[int, Encoding]]:
-    """Run one row with as many of the members as it holds, on every device; return indices and outputs of these."""
-    batch, taken = _mixed_batch(encoder, [probes[index] for index in members], length)
+    """Run one row of members on every device; return the indices and outputs of those that fit."""
+    batch, indices = _mixed_batch(encoder, [probes[index] for index in members], length)
     return [
         (members[position], encoding)
         for encodings in _on_all_devices(encoder, batch, length)
-        for encoding, position in zip(encodings, taken, strict=True)
+        for encoding, position in zip(encodings, indices, strict=True)
         if position is not None
     ]
 
 
 def _accurate_in_batch(encoder: PackedEncoder, probes: Sequence[Tokens], reference: Reference, length: int) -> bool:
-    batch, taken = _mixed_batch(encoder, [probe for probe in probes if len(probe.token_ids) <= length][-2:], length)
+    batch, indices = _mixed_batch(encoder, [probe for probe in probes if len(probe.token_ids) <= length][-2:], length)
     return all(
         is_accurate(encoding, reference(tokens), encoder.dtype)
         for encodings in _on_all_devices(encoder, batch, length)
-        for encoding, tokens, position in zip(encodings, batch, taken, strict=True)
+        for encoding, tokens, position in zip(encodings, batch, indices, strict=True)
         if position is not None
     )
 
@@ -218,27 +218,27 @@ def _accurate_in_batch(encoder: PackedEncoder, probes: Sequence[Tokens], referen
 def _mixed_batch(
     encoder: PackedEncoder, probes: Sequence[Tokens], length: int
 ) -> tuple[list[Tokens], list[int | None]]:
-    """Return fillers and as many of the probes behind them as a row holds; at least the first of them.
+    """Return a batch that alternates fillers and probes, with at least the first probe.
 
     Returns:
-        The batch, and for each member the position of its probe; a filler has none.
+        The batch, and for each member the index of its probe, or None for a filler.
     """
     random = np.random.default_rng(length)
     batch: list[Tokens] = []
-    taken: list[int | None] = []
-    left = length
+    indices: list[int | None] = []
+    remaining = length
     for position, probe in enumerate(probes):
         size = len(probe.token_ids)
         filler = int(random.integers(1, min(_MAX_FILLER_TOKENS, encoder.architecture.max_sequence_length) + 1))
-        if size + filler <= left:
+        if size + filler <= remaining:
             batch += [_sequence(encoder, random, filler), probe]
-            taken += [None, position]
-            left -= size + filler
-    return (batch, taken) if batch else ([probes[0]], [0])
+            indices += [None, position]
+            remaining -= size + filler
+    return (batch, indices) if batch else ([probes[0]], [0])
 
 
 def _on_all_devices(encoder: PackedEncoder, batch: Sequence[Tokens], length: int) -> list[list[Encoding]]:
-    """Run a batch in a row of a given length on every device at once, and return the results of each."""
+    """Run a batch in one row of a length on every device at once, and return the results per device."""
     builder = BatchBuilder(1, length)
     for tokens in batch:
         builder.add(len(tokens.token_ids))
@@ -252,9 +252,9 @@ def _on_all_devices(encoder: PackedEncoder, batch: Sequence[Tokens], length: int
 
 
 def _fingerprint(encoder: PackedEncoder, *, invariant: bool) -> str:
-    """Return the SHA-256 over the bits of all outputs of fixed probes, each encoded alone.
+    """Return the SHA-256 over the output bits of fixed probes, each encoded alone.
 
-    Where bits depend on the batch, replicas are equal only in the same row lengths.
+    If bits depend on the batch, replicas are equal only with equal row lengths.
     """
     digest = hashlib.sha256()
     if not invariant:
@@ -269,8 +269,8 @@ def _fingerprint(encoder: PackedEncoder, *, invariant: bool) -> str:
     return digest.hexdigest()
 
 
-def _speed(encoder: PackedEncoder) -> float:
-    """Return the tokens per second of a full run."""
+def _throughput(encoder: PackedEncoder) -> float:
+    """Return the throughput of a full run, in tokens per second."""
     size = min(encoder.row_lengths[-1], encoder.architecture.max_sequence_length)
     sequence = _sequence(encoder, np.random.default_rng(_SEED), size)
     builder = encoder.batch_builder()
@@ -285,7 +285,7 @@ def _speed(encoder: PackedEncoder) -> float:
 
 
 def _probes(encoder: PackedEncoder) -> list[Tokens]:
-    """Return a short sequence, one that fills most of each row of a power of two, a full row, and several chunks."""
+    """Return a short probe, one per power-of-two row that fills most of it, a full row, and one of several chunks."""
     random = np.random.default_rng(_SEED)
     longest = encoder.architecture.max_sequence_length
     lengths = encoder.row_lengths
@@ -305,13 +305,13 @@ def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) 
     )
 
 
-def _same_bits(one: Encoding, other: Encoding) -> bool:
-    # Bits: -0.0 equals 0.0, and clients that compare answers see another number.
+def _equal_bits(one: Encoding, other: Encoding) -> bool:
+    # Compares bytes, since -0.0 == 0.0.
     return all(one.arrays[name].tobytes() == other.arrays[name].tobytes() for name in ALL_OUTPUTS)
 
 
-def _error(encoding: Encoding, truth: tuple[Float32s, Float32s]) -> float:
-    """Return the largest difference, relative to the outputs' scale where that is above 1."""
-    pairs = zip((encoding.sequence_output, encoding.pooled_output), truth, strict=True)
-    # NumPy's maximum, unlike Python's, is NaN where a value is.
-    return float(np.max([np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()) for ours, theirs in pairs]))
+def _error(encoding: Encoding, expected: tuple[Float32s, Float32s]) -> float:
+    """Return the largest difference, relative to the scale of the reference where it is above 1."""
+    pairs = zip((encoding.sequence_output, encoding.pooled_output), expected, strict=True)
+    # Unlike Python's `max`, NumPy's propagates NaN.
+    return float(np.max([np.abs(actual - true).max() / max(1.0, np.abs(true).max()) for actual, true in pairs]))

@@ -1,7 +1,7 @@
-"""Whether a preset is whole: its files, its shapes, its vocabulary, and what its network computes.
+"""Integrity checks of a preset: files, shapes, vocabulary and outputs of the network.
 
-A preset may tell of itself, in the block `fnet_service` of `metadata.json`: `sha256`, the digest of every file by its
-name, and `golden`, a sequence with the leading components of its outputs. `fingerprint` makes both.
+The block `fnet_service` of `metadata.json` may hold reference values: `sha256`, the digest of every file by name, and
+`golden`, a sequence with the leading components of its outputs. `fingerprint` computes both.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from model.reference import encode_one
 from model.selftest import FLOAT32_TOLERANCE
 from model.tokenizer import FNetTokenizer
 
-# These tell of the others, or are for people.
+# The metadata holds the digests, and people may edit the model card.
 _UNRECORDED = ("metadata.json", CARD_FILE)
-_GOLDEN_LENGTH = 16
+_GOLDEN_TOKENS = 16
 _COMPONENTS = 16
 _SEED = 20210509
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What it was.
-        finding: What was found, in a few words.
-        faults: What is wrong, a line each; none where all is right.
+        name: Subject of the check.
+        finding: Summary of the result.
+        faults: One line per problem; empty if the check passed.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Check:
 
 
 def verify(directory: Path, name: str | None = None) -> Iterator[Check]:
-    """Look a preset over, from the cheapest to the dearest check; what cannot be looked at after a fault is left out.
+    """Check a preset, cheapest check first; checks that depend on a failed one are skipped.
 
     Args:
         directory: The preset directory.
-        name: What to call it, as for `read_preset`.
+        name: Name of the preset, as for `read_preset`.
     """
     files, check = _try("files", lambda: _check_files(directory))
     yield check
@@ -72,7 +72,7 @@ def verify(directory: Path, name: str | None = None) -> Iterator[Check]:
 
 
 def fingerprint(directory: Path) -> dict[str, Any]:
-    """Return `sha256` and `golden` of a preset, as they are kept in the block `fnet_service` of its metadata.
+    """Return `sha256` and `golden` of a preset for the block `fnet_service` of its metadata.
 
     Raises:
         PresetError: The preset is damaged.
@@ -80,7 +80,7 @@ def fingerprint(directory: Path) -> dict[str, Any]:
     preset = read_preset(directory)
     architecture = preset.architecture
     random = np.random.default_rng(_SEED)
-    length = min(_GOLDEN_LENGTH, architecture.max_sequence_length)
+    length = min(_GOLDEN_TOKENS, architecture.max_sequence_length)
     token_ids = random.integers(0, architecture.vocabulary_size, length, np.int32)
     segment_ids = random.integers(0, architecture.num_segments, length, np.int32)
     outputs = _outputs(architecture, read_weights(directory, architecture), token_ids, segment_ids)
@@ -91,29 +91,29 @@ def fingerprint(directory: Path) -> dict[str, Any]:
     return {"sha256": digests, "golden": golden}
 
 
-def _try(name: str, look: Callable[[], tuple[Any, Check]]) -> tuple[Any, Check]:
+def _try(name: str, check: Callable[[], tuple[Any, Check]]) -> tuple[Any, Check]:
     try:
-        return look()
+        return check()
     except PresetError as error:
-        return None, Check(name, "at fault", (str(error),))
+        return None, Check(name, "failed", (str(error),))
     except OSError as error:
-        return None, Check(name, "at fault", (f"{error.filename}: {error.strerror}",))
+        return None, Check(name, "failed", (f"{error.filename}: {error.strerror}",))
 
 
 def _check_files(directory: Path) -> tuple[dict[str, Any], Check]:
     block = service_block(directory)
     recorded = block.get("sha256", {})
     if not isinstance(recorded, dict):
-        raise PresetError("metadata.json: fnet_service.sha256 is no object of files and digests")
-    here = preset_files(directory)
+        raise PresetError("metadata.json: fnet_service.sha256 is not an object of file names and digests")
+    present = preset_files(directory)
     faults = []
     for file, digest in recorded.items():
-        if file not in here:
-            faults.append(f"{file}: missing, although metadata.json tells its digest")
-        elif (found := file_digest(directory / file)) != digest:
-            faults.append(f"{file}: SHA-256 is {found}, metadata.json tells {digest}")
-    told = f"{len(recorded)} with a digest in metadata.json" if recorded else "no digests in metadata.json"
-    return block, Check("files", f"{len(here)}, {told}", tuple(faults))
+        if file not in present:
+            faults.append(f"{file}: missing, but metadata.json records its digest")
+        elif (actual := file_digest(directory / file)) != digest:
+            faults.append(f"{file}: SHA-256 is {actual}, expected {digest} by metadata.json")
+    digests = f"{len(recorded)} with a digest in metadata.json" if recorded else "no digests in metadata.json"
+    return block, Check("files", f"{len(present)}, {digests}", tuple(faults))
 
 
 def _check_description(directory: Path, name: str | None) -> tuple[Preset, Check]:
@@ -136,7 +136,7 @@ def _check_weights(preset: Preset) -> tuple[Weights, Check]:
 
 
 def _check_network(architecture: Architecture, weights: Weights) -> tuple[None, Check]:
-    """Run two sequences in one row of the packed encoder, and compare them with plain NumPy."""
+    """Run two sequences in one row of the packed encoder, and compare the outputs with the NumPy reference."""
     random = np.random.default_rng(_SEED)
     encoder = PackedEncoder(architecture, weights)
     longest = encoder.row_lengths[-1]
@@ -150,16 +150,20 @@ def _check_network(architecture: Architecture, weights: Weights) -> tuple[None, 
         )
         for length in lengths
     ]
-    worst = 0.0
+    largest_error = 0.0
     try:
         for tokens, encoding in zip(sequences, encoder.encode(sequences), strict=True):
             sequence_output, pooled_output = encode_one(architecture, weights, *tokens)
-            worst = max(worst, _error(encoding.sequence_output, sequence_output))
-            worst = max(worst, _error(encoding.pooled_output, pooled_output))
+            largest_error = max(largest_error, _error(encoding.sequence_output, sequence_output))
+            largest_error = max(largest_error, _error(encoding.pooled_output, pooled_output))
     except NonFiniteOutputError as error:
         raise PresetError(f"model.weights.h5: {error}") from error
-    finding = f"a row of {longest} tokens, within {worst:.1e} of plain NumPy"
-    faults = () if worst <= FLOAT32_TOLERANCE else (f"the packed encoder is {worst:.1e} from plain NumPy",)
+    finding = f"a row of {longest} tokens, within {largest_error:.1e} of the NumPy reference"
+    faults = (
+        ()
+        if largest_error <= FLOAT32_TOLERANCE
+        else (f"the packed encoder differs by {largest_error:.1e} from the NumPy reference",)
+    )
     return None, Check("network", finding, faults)
 
 
@@ -169,26 +173,26 @@ def _check_golden(architecture: Architecture, weights: Weights, golden: Any) -> 
         for field, below in (("token_ids", architecture.vocabulary_size), ("segment_ids", architecture.num_segments))
     ]
     if len(ids[0]) != len(ids[1]) or len(ids[0]) > architecture.max_sequence_length:
-        raise PresetError("metadata.json: fnet_service.golden: its ids are no sequence for this network")
+        raise PresetError("metadata.json: fnet_service.golden: the ids are not a sequence of this network")
     faults = []
-    worst = 0.0
+    largest_error = 0.0
     for output, values in _outputs(architecture, weights, *ids).items():
         expected = _numbers(golden, output, np.float32, None)
         if len(expected) > len(values):
             raise PresetError(f"metadata.json: fnet_service.golden.{output} is longer than hidden_dim")
         error = _error(values[: len(expected)], expected)
-        worst = max(worst, error)
+        largest_error = max(largest_error, error)
         if not error <= FLOAT32_TOLERANCE:
-            faults.append(f"model.weights.h5: {output} of the golden row is {error:.1e} from what metadata.json tells")
-    return None, Check("golden row", f"within {worst:.1e} of metadata.json", tuple(faults))
+            faults.append(f"model.weights.h5: {output} of the golden row differs by {error:.1e} from metadata.json")
+    return None, Check("golden row", f"within {largest_error:.1e} of metadata.json", tuple(faults))
 
 
 def _numbers(golden: Any, field: str, dtype: type, below: int | None) -> npt.NDArray[Any]:
-    """Return a recorded list of numbers, those of ids within their range."""
+    """Return a recorded list of numbers; ids have to be in `[0, below)`."""
     values = golden.get(field) if isinstance(golden, Mapping) else None
     kinds = (int,) if below is not None else (int, float)
     if not (isinstance(values, list) and values and all(type(value) in kinds for value in values)):
-        raise PresetError(f"metadata.json: fnet_service.golden.{field} is no list of numbers")
+        raise PresetError(f"metadata.json: fnet_service.golden.{field} is not a list of numbers")
     if below is not None and not all(0 <= value < below for value in values):
         raise PresetError(f"metadata.json: fnet_service.golden.{field} holds an id outside [0, {below})")
     return np.asarray(values, dtype)
@@ -201,6 +205,6 @@ def _outputs(
     return {"pooled_output": pooled_output, "mean_output": sequence_output.mean(axis=0)}
 
 
-def _error(ours: Float32s, theirs: Float32s) -> float:
-    """Return the largest difference, relative to the outputs' scale where that is above 1."""
-    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
+def _error(actual: Float32s, expected: Float32s) -> float:
+    """Return the largest difference, relative to the scale of the expected values where it is above 1."""
+    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))

@@ -1,4 +1,4 @@
-"""The libraries that run the token-wise part of the network. Each is imported by name, when it is needed."""
+"""Backends: libraries that run the token-wise part of the network, imported on first use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from model.architecture import Architecture
 from model.backends.base import MIN_GROUP_SIZE, Backend, feed_forward_dtype
 from model.dtypes import BackendName, Dtype
 
-# What Linux calls the units that multiply 8-bit integers, and bfloat16.
+# CPU flags of Linux for units that multiply 8-bit integers, and bfloat16.
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-# Where a processor has units for both, bfloat16 is faster below: measured with hidden sizes of 384 and 768.
+# Below this size, bfloat16 is faster on processors with both units (measured with hidden sizes of 384 and 768).
 _MIN_INT8_HIDDEN_DIM = 512
 
 
@@ -20,10 +20,10 @@ def backend_type(name: BackendName) -> type[Backend]:
     """Return the class of a backend.
 
     Raises:
-        ModuleNotFoundError: Its library is not installed.
+        ModuleNotFoundError: The library of the backend is not installed.
     """
     if name == "openvino":
-        from model.backends.openvino_backend import OpenVinoBackend  # noqa: PLC0415 - an extra
+        from model.backends.openvino_backend import OpenVinoBackend  # noqa: PLC0415 - an optional dependency
 
         return OpenVinoBackend
     from model.backends.jax_backend import jax_backend_type  # noqa: PLC0415 - not needed by the other backend
@@ -32,25 +32,25 @@ def backend_type(name: BackendName) -> type[Backend]:
 
 
 def is_installed(backend: BackendName) -> bool:
-    """Return whether a backend's library can be imported."""
+    """Whether the library of a backend is installed."""
     return find_spec(backend) is not None
 
 
 def faster_choice(architecture: Architecture, backend: BackendName, dtype: Dtype) -> str | None:
-    """Return which settings run a network faster on this processor with what is installed, if any are known to.
+    """Return settings that are expected to run a network faster on this processor, or None.
 
     Args:
         architecture: The network.
-        backend: The backend that runs it, on a processor.
-        dtype: Its dtype.
+        backend: The current backend, on a CPU.
+        dtype: The current dtype.
     """
     if not is_installed("openvino"):
         return None
     flags = _processor_flags()
     sizes = architecture.hidden_dim, architecture.intermediate_dim
-    narrow = feed_forward_dtype(architecture, "int8") == "int8"
-    has_bfloat16 = narrow and bool(flags & _BFLOAT16_FLAGS)
-    has_int8 = narrow and bool(flags & _INT8_FLAGS) and not any(size % MIN_GROUP_SIZE for size in sizes)
+    supports_narrow = feed_forward_dtype(architecture, "int8") == "int8"
+    has_bfloat16 = supports_narrow and bool(flags & _BFLOAT16_FLAGS)
+    has_int8 = supports_narrow and bool(flags & _INT8_FLAGS) and not any(size % MIN_GROUP_SIZE for size in sizes)
     fastest: Dtype = "float32"
     if has_int8 and (architecture.hidden_dim >= _MIN_INT8_HIDDEN_DIM or not has_bfloat16):
         fastest = "int8"
@@ -62,6 +62,6 @@ def faster_choice(architecture: Architecture, backend: BackendName, dtype: Dtype
 
 
 def _processor_flags() -> set[str]:
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     return set(next((line for line in lines if line.startswith("flags")), "").split())

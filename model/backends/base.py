@@ -1,7 +1,7 @@
-"""What a backend computes: embeddings, one feed-forward layer, and pooling, for rows of fixed lengths.
+"""The interface of backends: embeddings, feed-forward layers and pooling for rows of fixed lengths.
 
-Everything here is token-wise. Mixing, which is not, is one transform per sequence on the host between two layers
-(`model.mixing`); a backend for accelerators mixes on the device instead and overrides `encode_rows`.
+These programs are token-wise. Mixing is one transform per sequence, on the host between two layers (`model.mixing`). A
+backend for accelerators overrides `encode_rows` and mixes on the device.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from model.packing import Chunk, Row, chunks
 from model.presets.weights import Weights
 
 LAYER_NORM_EPSILON = 1e-12
-# Matrix units sum 32 narrow terms at a time: with fewer than two such steps a narrow dtype brings no speed, and the
-# rounding errors of so few features do not average out.
+# Matrix units sum 32 terms of a narrow dtype per step. With fewer than two steps a narrow dtype is not faster, and
+# rounding errors do not average out.
 _MIN_NARROW_FEATURES = 64
 # Features that share a scale in int8; hidden and intermediate size have to be multiples of it.
 MIN_GROUP_SIZE = 32
 
 
 class BackendError(RuntimeError):
-    """A backend cannot run this network on this machine. The message is one line that says why and what to do."""
+    """A backend cannot run this network on this machine. The message is one line with the reason and the remedy."""
 
 
 class RowInput(NamedTuple):
-    """A row's tokens, and which of them form a sequence.
+    """The tokens of a row and its division into sequences.
 
     Attributes:
-        token_ids: `[T]`.
-        segment_ids: `[T]`.
-        positions: `[T]`, each token's position in its own sequence.
+        token_ids: `[T]` int32.
+        segment_ids: `[T]` int32.
+        positions: `[T]` int32, the position of each token in its sequence.
         row: The sequences.
     """
 
@@ -50,23 +50,23 @@ class RowInput(NamedTuple):
 
 
 class Backend(ABC):
-    """A network, ready to run in one library.
+    """A network in one library.
 
     Args:
         architecture: The network.
-        weights: Its variables, by the names of `Architecture.variable_shapes`.
-        dtype: Operands of the feed-forward products; all else is float32.
-        lengths: Row lengths that will be compiled, ascending.
+        weights: Its variables, keyed by the names of `Architecture.variable_shapes`.
+        dtype: Dtype of the operands of the feed-forward products; everything else is float32.
+        lengths: Row lengths to compile, ascending.
 
     Attributes:
         devices: Names of the devices.
-        rows_per_run: Number of rows that run together, one on each device.
+        rows_per_run: Number of rows per run, one per device.
     """
 
     devices: list[str]
     rows_per_run: int = 1
 
-    def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:  # noqa: ARG002 - what subclasses take
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:  # noqa: ARG002 - used by subclasses
         self.architecture = architecture
         self.lengths = tuple(lengths)
         self._mixing = FourierMixing(len(os.sched_getaffinity(0)))
@@ -74,24 +74,24 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, progress: Callable[[int, int], None]) -> None:
-        """Prepare all row lengths.
+        """Compile the programs of all row lengths.
 
         Args:
-            progress: Called with the number of row lengths that are ready, and of all.
+            progress: Called with the number of compiled row lengths, and the total.
         """
 
     def release(self, length: int) -> None:
-        """Free what was prepared for a row length."""
-        self.lengths = tuple(kept for kept in self.lengths if kept != length)
+        """Release the programs of a row length."""
+        self.lengths = tuple(other for other in self.lengths if other != length)
 
     @abstractmethod
     def embed(self, token_ids: Int32s, segment_ids: Int32s, positions: Int32s) -> Float32s:
         """Return the input of the first layer.
 
         Args:
-            token_ids: `[T]`, T a compiled row length.
-            segment_ids: `[T]`.
-            positions: `[T]`.
+            token_ids: `[T]` int32, where T is a compiled row length.
+            segment_ids: `[T]` int32.
+            positions: `[T]` int32.
 
         Returns:
             `[T, h]`.
@@ -103,16 +103,17 @@ class Backend(ABC):
 
         Args:
             layer: Index of the layer.
-            x: `[T, h]`, the layer's input plus its mixing, T a compiled row length. It may change after the call.
+            x: `[T, h]`, the layer's input plus its mixing, where T is a compiled row length. The caller may overwrite
+                it after the call.
 
         Returns:
-            `[T, h]`, `norm(z + W2 gelu(W1 z))` with `z = norm(x)`. Where a later layer follows, the next call for this
-            layer may overwrite it.
+            `[T, h]`, `norm(z + W2 gelu(W1 z))` with `z = norm(x)`. The next call for this layer may overwrite it,
+            except for the last layer.
         """
 
     @abstractmethod
     def pool(self, x: Float32s) -> Float32s:
-        """Return `tanh(W x)` of first tokens, `[T, h]` to `[T, h]`, T a compiled row length."""
+        """Return `tanh(W x)` of first tokens, `[T, h]` to `[T, h]`, where T is a compiled row length."""
 
     def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
         """Run all layers.
@@ -122,7 +123,7 @@ class Backend(ABC):
             lengths: Row lengths to choose from, ascending.
 
         Returns:
-            For each the sequence output of its tokens, `[tokens, h]`. It is not written to later.
+            The sequence output of each row, `[tokens, h]`, which later calls do not overwrite.
         """
         return [self._encode_row(row, lengths) for row in rows]
 
@@ -134,7 +135,7 @@ class Backend(ABC):
         return _in_chunks(parts, x.shape[1], lambda part: self.pool(padded[part]))[: len(x)]
 
     def _encode_row(self, row: RowInput, lengths: Sequence[int]) -> Float32s:
-        """Run all layers on one row: a transform per sequence, and token-wise programs per chunk."""
+        """Run all layers on one row, with one transform per sequence and token-wise programs per chunk."""
         tokens = row.row.tokens
         parts = chunks(tokens, lengths)
         total = parts[-1].start + parts[-1].length
@@ -151,18 +152,18 @@ class Backend(ABC):
         return x[:tokens]
 
     def _workspace(self, tokens: int) -> Float32s:
-        """Return an array for `tokens` rows, kept from one run to the next up to the longest row length."""
+        """Return an array of `tokens` rows, reused between runs up to the longest row length."""
         if tokens > self.lengths[-1]:
             return np.empty((tokens, self.architecture.hidden_dim), np.float32)
         if len(self._residual) < tokens:
             self._residual = np.empty((self.lengths[-1], self.architecture.hidden_dim), np.float32)
         return self._residual[:tokens]
 
-    @classmethod  # noqa: B027 - a backend may have nothing to keep
+    @classmethod  # noqa: B027 - optional
     def use_compilation_cache(cls, directory: Path) -> None:
-        """Keep compiled programs in a directory from now on, and reuse those that it holds."""
+        """Store compiled programs in a directory from now on, and reuse stored programs."""
 
-    @classmethod  # noqa: B027 - or nothing to compile
+    @classmethod  # noqa: B027 - optional
     def on_compilation(cls, callback: Callable[[], None]) -> None:
         """Call `callback` whenever a program is compiled in this process from now on."""
 
@@ -173,13 +174,13 @@ def _in_chunks(parts: Sequence[Chunk], hidden: int, call: Callable[[slice], Floa
         return call(slice(0, parts[0].length))
     output = np.empty((parts[-1].start + parts[-1].length, hidden), np.float32)
     for part in parts:
-        place = slice(part.start, part.start + part.length)
-        # Copied at once: the next call may overwrite what this one returned.
-        output[place] = call(place)
+        tokens = slice(part.start, part.start + part.length)
+        # Copied immediately, since the next call may overwrite the result.
+        output[tokens] = call(tokens)
     return output
 
 
 def feed_forward_dtype(architecture: Architecture, dtype: Dtype) -> Dtype:
-    """Return the dtype of a network's products, asked for `dtype`: small networks multiply in float32."""
+    """Return the dtype of the products of a network: `dtype`, or float32 for small networks."""
     smallest = min(architecture.hidden_dim, architecture.intermediate_dim)
     return dtype if smallest >= _MIN_NARROW_FEATURES else "float32"

@@ -1,7 +1,7 @@
-"""The network in JAX: a few small programs for every row length, compiled before they are needed.
+"""The JAX backend: a few programs per row length, compiled in advance.
 
-All layers share one program, called with each layer's weights, so compiling does not grow with depth and weights are
-arguments, never constants.
+All layers share one program that takes the weights of a layer as arguments, so the compile time does not grow with
+depth.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from model.backends.base import LAYER_NORM_EPSILON, Backend, RowInput, feed_forw
 from model.dtypes import Dtype
 from model.presets.weights import Weights
 
-# What identifies a kind of processor, on Intel's and AMD's and on ARM's.
+# Fields of /proc/cpuinfo that identify a processor type, on x86 and on ARM.
 _PROCESSOR_FIELDS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 _DEVICES = "devices"
 
@@ -64,7 +64,7 @@ class _Product(NamedTuple):
 
     Attributes:
         axis: The kernel's input axis: 0 as Keras stores it, `[in, out]`, or 1.
-        precision: What float32 operands are rounded to; nothing on processors.
+        precision: Precision of float32 operands; None on CPUs.
     """
 
     axis: int
@@ -93,7 +93,7 @@ class JaxBackend(Backend):
     def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:
         super().__init__(architecture, weights, dtype, lengths)
         device = jax.local_devices()[0]
-        self.devices = [_described(device)]
+        self.devices = [_device_name(device)]
         self._dtype = jnp.dtype(feed_forward_dtype(architecture, dtype))
         hidden, inner = architecture.hidden_dim, architecture.intermediate_dim
 
@@ -106,19 +106,19 @@ class JaxBackend(Backend):
         self._products = _Products(
             square, product(hidden, inner, self._dtype), product(inner, hidden, self._dtype), square
         )
-        self._embedder, self._layers, self._pooler = self._place(weights)
+        self._embedder, self._layers, self._pooler = self._to_device(weights)
         self._programs: dict[int, _Programs] = {}
 
     def compile(self, progress: Callable[[int, int], None]) -> None:
-        """Compile the programs of every row length; XLA does so outside the interpreter's lock."""
+        """Compile the programs of all row lengths in threads; XLA releases the interpreter lock."""
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            waiting = [pool.submit(self._compile_length, length) for length in self.lengths]
-            for done, compiled in enumerate(as_completed(waiting), start=1):
+            futures = [pool.submit(self._compile_length, length) for length in self.lengths]
+            for done, compiled in enumerate(as_completed(futures), start=1):
                 compiled.result()
-                progress(done, len(waiting))
+                progress(done, len(futures))
 
     def release(self, length: int) -> None:
-        """Free the programs of a row length."""
+        """Release the programs of a row length."""
         super().release(length)
         self._programs.pop(length, None)
 
@@ -137,12 +137,12 @@ class JaxBackend(Backend):
 
     @classmethod
     def use_compilation_cache(cls, directory: Path) -> None:
-        """Keep compiled programs in a directory of this kind of processor: another kind may not run them."""
-        described = Path("/proc/cpuinfo")
-        lines = described.read_text().splitlines() if described.exists() else [platform.machine()]
+        """Store compiled programs in a directory per processor type, since other types may not run them."""
+        cpu_info = Path("/proc/cpuinfo")
+        lines = cpu_info.read_text().splitlines() if cpu_info.exists() else [platform.machine()]
         kind = sorted({line for line in lines if line.startswith(_PROCESSOR_FIELDS)} or lines)
-        home = directory / hashlib.sha256("\n".join([jax.__version__, *kind]).encode()).hexdigest()[:16]
-        jax.config.update("jax_compilation_cache_dir", str(home))  # type: ignore[no-untyped-call]
+        cache = directory / hashlib.sha256("\n".join([jax.__version__, *kind]).encode()).hexdigest()[:16]
+        jax.config.update("jax_compilation_cache_dir", str(cache))  # type: ignore[no-untyped-call]
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # type: ignore[no-untyped-call]
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # type: ignore[no-untyped-call]
 
@@ -150,7 +150,7 @@ class JaxBackend(Backend):
     def on_compilation(cls, callback: Callable[[], None]) -> None:
         """Call `callback` whenever XLA compiles a program in this process from now on."""
 
-        def listen(event: str, duration_secs: float, **_details: str | int) -> None:  # noqa: ARG001 - called by name
+        def listen(event: str, duration_secs: float, **_details: str | int) -> None:  # noqa: ARG001 - passed by name
             if event == "/jax/core/compile/backend_compile_duration":
                 callback()
 
@@ -166,8 +166,8 @@ class JaxBackend(Backend):
             _compiled(partial(_pool, product=products.pooler), self._pooler, x),
         )
 
-    def _place(self, weights: Weights) -> tuple[_Embedder, list[_Layer], _Dense]:
-        """Put the weights on the device."""
+    def _to_device(self, weights: Weights) -> tuple[_Embedder, list[_Layer], _Dense]:
+        """Copy the weights to the device."""
         put, products = self._put, self._products
 
         def norm(name: str) -> _Affine:
@@ -200,10 +200,10 @@ class JaxBackend(Backend):
 
 
 class JaxDeviceBackend(JaxBackend):
-    """Runs a row on each device, with mixing on the devices: a copy to the host per layer would starve them.
+    """Runs one row per device, with mixing on the devices to avoid a copy to the host per layer.
 
-    Along the sequences mixing is a product with block-diagonal DFT matrices, one block per sequence, in float32. Rows
-    that exceed the longest row length run on the first device, with mixing on the host.
+    Along the sequence axis, mixing is a product with block-diagonal DFT matrices, one block per sequence, in float32.
+    Rows that exceed the longest row length run on the first device, with mixing on the host.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:
@@ -211,12 +211,12 @@ class JaxDeviceBackend(JaxBackend):
         self._mesh = Mesh(np.array(devices), (_DEVICES,))
         super().__init__(architecture, weights, dtype, lengths)
         self.rows_per_run = len(devices)
-        self.devices = [_described(device) for device in devices]
-        self._everywhere = jax.device_put((self._embedder, self._layers), NamedSharding(self._mesh, _split()))
+        self.devices = [_device_name(device) for device in devices]
+        self._replicated = jax.device_put((self._embedder, self._layers), NamedSharding(self._mesh, _split()))
         self._device_programs: dict[int, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     def release(self, length: int) -> None:
-        """Free the programs of a row length."""
+        """Release the programs of a row length."""
         super().release(length)
         self._device_programs.pop(length, None)
 
@@ -230,7 +230,7 @@ class JaxDeviceBackend(JaxBackend):
         if not rows:
             return []
         length = next(length for length in lengths if length >= max(row.row.tokens for row in rows))
-        # Devices without a row repeat the first.
+        # Devices without a row run a copy of the first row.
         filled = [*rows, *[rows[0]] * (self.rows_per_run - len(rows))]
         ids = np.zeros((3, self.rows_per_run, length), np.int32)
         dft = np.zeros((2, self.rows_per_run, length, length), np.float32)
@@ -240,11 +240,11 @@ class JaxDeviceBackend(JaxBackend):
                 block = slice(start, start + size)
                 dft[:, index, block, block] = _dft_matrices(size)
         embed, layer_of = self._device_programs[length]
-        embedder, layers = self._everywhere
+        embedder, layers = self._replicated
         x = embed(embedder, *ids)
-        placed = jax.device_put(list(dft), NamedSharding(self._mesh, _split(_DEVICES)))
+        sharded = jax.device_put(list(dft), NamedSharding(self._mesh, _split(_DEVICES)))
         for layer in layers:
-            x = layer_of(layer, x, *placed)
+            x = layer_of(layer, x, *sharded)
         states = np.asarray(x)
         return [states[index, : row.row.tokens] for index, row in enumerate(rows)]
 
@@ -256,49 +256,53 @@ class JaxDeviceBackend(JaxBackend):
             sharding = NamedSharding(self._mesh, _split(_DEVICES))
             return jax.ShapeDtypeStruct((self.rows_per_run, *sizes), of, sharding=sharding)  # type: ignore[no-untyped-call]
 
-        embedder, layers = self._everywhere
+        embedder, layers = self._replicated
         ids, dft = shape(length, of=jnp.int32), shape(length, length)
-        embed = self._on_each(partial(_embed, product=products.projection), embedder, ids, ids, ids)
+        embed = self._compile_sharded(partial(_embed, product=products.projection), embedder, ids, ids, ids)
         layer = (
-            self._on_each(partial(_mixed_layer, products=products), layers[0], shape(length, hidden), dft, dft)
+            self._compile_sharded(partial(_mixed_layer, products=products), layers[0], shape(length, hidden), dft, dft)
             if layers
             else _no_layer
         )
         self._device_programs[length] = embed, layer
 
-    def _on_each(self, function: Callable[..., Any], weights: Any, *arguments: Any) -> Callable[..., Any]:
-        """Compile a function of weights, which all devices have, and arguments, of which each has its own."""
+    def _compile_sharded(self, function: Callable[..., Any], weights: Any, *arguments: Any) -> Callable[..., Any]:
+        """Compile a function of replicated weights and arguments that are sharded over devices."""
 
-        def on_one(weights: Any, *arguments: Any) -> Any:
+        def on_device(weights: Any, *arguments: Any) -> Any:
             return function(weights, *(argument[0] for argument in arguments))[None]
 
-        split, whole = _split(_DEVICES), _split()
-        spread = jax.shard_map(
-            on_one, mesh=self._mesh, in_specs=(whole, *[split] * len(arguments)), out_specs=split, check_vma=False
+        split, replicated = _split(_DEVICES), _split()
+        sharded_function = jax.shard_map(
+            on_device,
+            mesh=self._mesh,
+            in_specs=(replicated, *[split] * len(arguments)),
+            out_specs=split,
+            check_vma=False,
         )
-        return _compiled(spread, weights, *arguments)
+        return _compiled(sharded_function, weights, *arguments)
 
 
 def jax_backend_type() -> type[JaxBackend]:
-    """Return the backend for the devices of this machine."""
+    """Return the backend class for the devices of this machine."""
     return JaxBackend if jax.local_devices()[0].platform == "cpu" else JaxDeviceBackend
 
 
-def _described(device: Any) -> str:
+def _device_name(device: Any) -> str:
     return f"{device.platform}:{device.id} {device.device_kind}"
 
 
 def _split(*axes: str) -> Split:
-    return Split(*axes)  # type: ignore[no-untyped-call] # JAX leaves this one out
+    return Split(*axes)  # type: ignore[no-untyped-call] # untyped in JAX
 
 
 def _put(array: npt.NDArray[Any], of: npt.DTypeLike, sharding: Any) -> Array:
-    placed: Array = jax.device_put(np.ascontiguousarray(array).astype(of), sharding)
-    return placed
+    sharded: Array = jax.device_put(np.ascontiguousarray(array).astype(of), sharding)
+    return sharded
 
 
 def _shape(*shape: int, of: Any = jnp.float32) -> Any:
-    return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # JAX leaves this one out
+    return jax.ShapeDtypeStruct(shape, of)  # type: ignore[no-untyped-call] # untyped in JAX
 
 
 def _compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
@@ -311,10 +315,10 @@ def _no_layer(*_arguments: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _input_axis(inputs: int, outputs: int, dtype: Any, lengths: Sequence[int]) -> int:
-    """Return on which axis a kernel keeps its inputs.
+    """Return the input axis of a kernel whose products do not depend on the number of tokens.
 
-    As Keras stores it, `[in, out]`, products are fastest, and their sums may depend on the number of tokens where there
-    are few. `[out, in]` is then slower and does not (measured on processors with AVX2 and AVX-512).
+    With `[in, out]`, as in Keras, products are fastest, but sums of few tokens may depend on their number. With
+    `[out, in]`, they do not (measured on processors with AVX2 and AVX-512).
     """
     random = np.random.default_rng(inputs)
     kernel = _put(random.standard_normal((inputs, outputs), np.float32), dtype, None)
@@ -327,9 +331,9 @@ def _input_axis(inputs: int, outputs: int, dtype: Any, lengths: Sequence[int]) -
 
 @lru_cache(maxsize=64)
 def _dft_matrices(size: int) -> Float32s:
-    """Return the cosine and the sine of `2πjk/n`, `[2, n, n]`."""
+    """Return the cosines and sines of `2πjk/n`, `[2, n, n]`."""
     positions = np.arange(size)
-    # Reduced modulo n as integers: large angles lose digits.
+    # Reduced modulo n as integers, since large angles lose precision.
     angles = 2 * np.pi / size * (np.outer(positions, positions) % size)
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
@@ -346,7 +350,7 @@ def _feed_forward(layer: _Layer, x: Array, *, products: _Products) -> Array:
 
 
 def _mixed_layer(layer: _Layer, x: Array, cosines: Array, sines: Array, *, products: _Products) -> Array:
-    """Return a whole layer's output: `Re(F_n Z) = C_n Re(Z) + S_n Im(Z)` with `Z = X F_h`."""
+    """Return the output of a layer with mixing: `Re(F_n Z) = C_n Re(Z) + S_n Im(Z)` with `Z = X F_h`."""
     spectrum = jnp.fft.fft(x, axis=1)
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     return _feed_forward(layer, x + exact(cosines, spectrum.real) + exact(sines, spectrum.imag), products=products)
@@ -361,8 +365,8 @@ def _dense(x: Array, dense: _Dense, product: _Product) -> Array:
 
 
 def _multiply(x: Array, kernel: Array, product: _Product = _AS_STORED) -> Array:
-    """Return the product in float32, its operands in the dtype of the kernel."""
-    # On processors any precision but the default selects a slower routine. To ask for float32 selects the fast
+    """Return the float32 product of operands in the dtype of the kernel."""
+    # On CPUs, any precision but the default selects a slower routine. The result type float32 selects the fast
     # bfloat16 routines.
     return lax.dot_general(
         x.astype(kernel.dtype),

@@ -1,8 +1,8 @@
-"""The network in OpenVINO, for processors of Intel and AMD: one model per layer, for rows of any length.
+"""The OpenVINO backend, for CPUs of Intel and AMD: one model per layer, for rows of any length.
 
-In bfloat16 the products and what is fused with them are bfloat16; the residual stream and normalization are float32. In
-int8 the kernels are quantized once, with one scale per output feature; activations are quantized by the library at run
-time, with one scale per token and group of features. Results of the products are float32.
+In bfloat16, products and operations fused with them are bfloat16; the residual stream and normalization are float32. In
+int8, kernels are quantized once, with one scale per output feature. OpenVINO quantizes activations at run time, with
+one scale per token and group of features. Results of the products are float32.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# OpenVINO's package reports its use over the network, from a forked process, when it is imported. Where the reporter
-# cannot be imported it does without.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as missing
+# The import of OpenVINO sends telemetry from a forked process. OpenVINO works without the telemetry module.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # marks the module as missing
 
 import openvino  # noqa: E402
 from openvino import opset15 as ops  # noqa: E402
@@ -35,25 +34,25 @@ from model.presets.weights import Weights  # noqa: E402
 from model.quantization import quantize, smoothing_factors  # noqa: E402
 
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
-# Features that share a scale. Larger groups are no faster and less accurate; a group that does not divide the features
-# is not quantized at all.
+# Numbers of features that share a scale. Larger groups are not faster and are less accurate. OpenVINO does not quantize
+# if the group size does not divide the number of features.
 _GROUP_SIZES = (128, 64, MIN_GROUP_SIZE)
-# Relative error above which a product was quantized: rounding to 8 bits costs 1e-3 and more, to float32 1e-6.
+# Relative error above which a product was quantized: rounding to 8 bits causes at least 1e-3, to float32 1e-6.
 _MIN_QUANTIZATION_ERROR = 1e-4
 _PROBE_TOKENS = 8
-# Later layers amplify what the first ones lose: in int8 these, at most half of all, are computed in bfloat16, or in
-# float32 on a processor without units for it.
+# Later layers amplify the errors of the first ones. In int8, this number of first layers, at most half of all, runs in
+# bfloat16, or in float32 on CPUs without bfloat16 units.
 _WIDE_LAYERS = 2
-# Tokens of a row that pass a layer in one call, so that its intermediate results stay in the processor's cache: 8-bit
-# products are fast enough to wait for memory otherwise. Products of wider types are faster with more tokens.
+# Tokens per call of a layer in int8, so that intermediate results stay in the CPU cache: memory limits 8-bit products
+# otherwise. Products of wider dtypes are faster with more tokens.
 _INT8_TOKENS = 256
 
 
 class OpenVinoBackend(Backend):
-    """Implements `model.backends.base.Backend`.
+    """Runs on the CPU, with mixing on the host.
 
     Raises:
-        BackendError: The dtype is int8, and the processor or the network's sizes do not allow it.
+        BackendError: The dtype is int8, and the processor or the sizes of the network do not support it.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights, dtype: Dtype, lengths: Sequence[int]) -> None:
@@ -61,7 +60,7 @@ class OpenVinoBackend(Backend):
         core = openvino.Core()
         self.devices = [f"cpu:0 {core.get_property('CPU', 'FULL_DEVICE_NAME')}"]
         dtypes = _layer_dtypes(architecture, feed_forward_dtype(architecture, dtype), core)
-        self._piece = _INT8_TOKENS if "int8" in dtypes else self.lengths[-1]
+        self._tokens_per_call = _INT8_TOKENS if "int8" in dtypes else self.lengths[-1]
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
         def request(model: Any, hints: dict[str, str]) -> Any:
@@ -79,7 +78,7 @@ class OpenVinoBackend(Backend):
             _check_quantization(weights, hints | _layer_hints(architecture, "int8"))
 
     def compile(self, progress: Callable[[int, int], None]) -> None:
-        """Run every model once in every row length: kernels are generated when a length is first seen."""
+        """Run every model once per row length, since OpenVINO generates kernels at the first run of a length."""
         for done, length in enumerate(self.lengths, start=1):
             ids = np.zeros(length, np.int32)
             x = self.embed(ids, ids, ids)
@@ -95,12 +94,12 @@ class OpenVinoBackend(Backend):
     def feed_forward(self, layer: int, x: Float32s) -> Float32s:
         """See the base class."""
         request = self._layers[layer]
-        if len(x) <= self._piece:
+        if len(x) <= self._tokens_per_call:
             return _infer(request, x, shared=layer + 1 < len(self._layers))
         output = np.empty_like(x)
-        for start in range(0, len(x), self._piece):
-            piece = slice(start, start + self._piece)
-            output[piece] = _infer(request, x[piece], shared=True)
+        for start in range(0, len(x), self._tokens_per_call):
+            tokens = slice(start, start + self._tokens_per_call)
+            output[tokens] = _infer(request, x[tokens], shared=True)
         return output
 
     def pool(self, x: Float32s) -> Float32s:
@@ -112,16 +111,16 @@ def _infer(request: Any, *inputs: Any, shared: bool = False) -> Float32s:
     """Run a model.
 
     Args:
-        request: The model and its memory.
+        request: An inference request of the model.
         inputs: Arrays.
-        shared: Whether the output stays in the request's memory, which its next run overwrites.
+        shared: Whether the output is a view that the next run overwrites.
     """
     output: Float32s = request.infer(list(inputs), share_inputs=True, share_outputs=shared)[0]
     return output
 
 
 def _layer_dtypes(architecture: Architecture, dtype: Dtype, core: Any) -> list[Dtype]:
-    """Return the dtype of each layer's products."""
+    """Return the dtype of the products of each layer."""
     if dtype != "int8":
         return [dtype] * architecture.num_layers
     wide: Dtype = "bfloat16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
@@ -139,21 +138,21 @@ def _layer_model(weights: Weights, layer: str, dtype: Dtype) -> Any:
 
 
 def _check_quantization(weights: Weights, hints: dict[str, str]) -> None:
-    """Verify that products are computed in 8 bits: the library computes in float32 where it cannot.
+    """Verify that products run in 8 bits, since OpenVINO falls back to float32.
 
     Raises:
-        BackendError: They are not.
+        BackendError: Products do not run in 8 bits.
     """
     random = np.random.default_rng(0)
-    # Random kernels: next to the residual connection, the layer's own may be too small to show a rounding error.
+    # Random kernels, since trained ones may be too small next to the residual connection to show a rounding error.
     names = [f"layers/0/{name}/kernel" for name in ("intermediate_dense", "output_dense")]
     kernels = {name: random.standard_normal(weights[name].shape, np.float32) for name in names}
     model = _int8_feed_forward_model({**weights, **kernels}, "layers/0")
     x = random.standard_normal((_PROBE_TOKENS, weights[names[0]].shape[0]), np.float32)
     core = openvino.Core()
     quantized, exact = (
-        core.compile_model(model, "CPU", tried)([x])[0]
-        for tried in (hints, hints | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"})
+        core.compile_model(model, "CPU", candidate)([x])[0]
+        for candidate in (hints, hints | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"})
     )
     if np.linalg.norm(quantized - exact) <= _MIN_QUANTIZATION_ERROR * np.linalg.norm(exact):
         raise BackendError(
@@ -174,7 +173,7 @@ def _group_size(architecture: Architecture) -> int:
 
 
 def _embedding_model(weights: Weights) -> Any:
-    """Build token ids, segment ids and positions, each `[T]`, to the projected embeddings `[T, h]`."""
+    """Build the model of token ids, segment ids and positions, each `[T]`, to projected embeddings `[T, h]`."""
     token_ids, segment_ids, positions = (ops.parameter([-1], np.int32) for _ in range(3))
 
     def lookup(name: str, ids: Any) -> Any:
@@ -187,19 +186,19 @@ def _embedding_model(weights: Weights) -> Any:
 
 
 def _feed_forward_model(weights: Weights, layer: str) -> Any:
-    """Build a layer without its mixing, `[T, h]` to `[T, h]`."""
+    """Build the model of a layer without mixing, `[T, h]` to `[T, h]`."""
     x = ops.parameter([-1, len(weights[f"{layer}/mixing_layer_norm/gamma"])], np.float32)
     mixed = _norm(x, weights, f"{layer}/mixing_layer_norm")
     inner = ops.gelu(_dense(mixed, weights, f"{layer}/intermediate_dense"), "tanh")
-    fed = _dense(inner, weights, f"{layer}/output_dense")
-    # An activation that changes nothing is fused with the product, and makes it write float32 under the bfloat16 hint.
-    fed = ops.prelu(fed, _floats(np.ones(1, np.float32)))
-    output = _norm(ops.add(mixed, fed), weights, f"{layer}/output_layer_norm")
+    output = _dense(inner, weights, f"{layer}/output_dense")
+    # An identity activation that is fused with the product makes it write float32 under the bfloat16 hint.
+    output = ops.prelu(output, _floats(np.ones(1, np.float32)))
+    output = _norm(ops.add(mixed, output), weights, f"{layer}/output_layer_norm")
     return openvino.Model([ops.result(output)], [x], "feed_forward")
 
 
 def _int8_feed_forward_model(weights: Weights, layer: str) -> Any:
-    """Build the same layer with kernels in int8."""
+    """Build the model of a layer without mixing, `[T, h]` to `[T, h]`, with int8 kernels."""
     gamma, beta = weights[f"{layer}/mixing_layer_norm/gamma"], weights[f"{layer}/mixing_layer_norm/beta"]
     kernels = [weights[f"{layer}/{name}/kernel"] for name in ("intermediate_dense", "output_dense")]
     biases = [weights[f"{layer}/{name}/bias"] for name in ("intermediate_dense", "output_dense")]
@@ -207,17 +206,17 @@ def _int8_feed_forward_model(weights: Weights, layer: str) -> Any:
     x = ops.parameter([-1, len(gamma)], np.float32)
     normalized = ops.mvn(x, _integers([-1]), True, LAYER_NORM_EPSILON, "inside_sqrt")
     mixed = ops.add(ops.multiply(normalized, _floats(gamma)), _floats(beta))
-    fed = ops.add(ops.multiply(normalized, _floats(gamma / hidden)), _floats(beta / hidden))
-    fed = ops.matmul(fed, _int8_kernel(kernels[0] * hidden[:, None]), False, True)
-    fed = ops.multiply(ops.gelu(ops.add(fed, _floats(biases[0][None])), "tanh"), _floats(1 / inner))
-    fed = ops.matmul(fed, _int8_kernel(kernels[1] * inner[:, None]), False, True)
-    fed = ops.add(fed, _floats(biases[1][None]))
-    output = _norm(ops.add(mixed, fed), weights, f"{layer}/output_layer_norm")
+    output = ops.add(ops.multiply(normalized, _floats(gamma / hidden)), _floats(beta / hidden))
+    output = ops.matmul(output, _int8_kernel(kernels[0] * hidden[:, None]), False, True)
+    output = ops.multiply(ops.gelu(ops.add(output, _floats(biases[0][None])), "tanh"), _floats(1 / inner))
+    output = ops.matmul(output, _int8_kernel(kernels[1] * inner[:, None]), False, True)
+    output = ops.add(output, _floats(biases[1][None]))
+    output = _norm(ops.add(mixed, output), weights, f"{layer}/output_layer_norm")
     return openvino.Model([ops.result(output)], [x], "int8_feed_forward")
 
 
 def _pooling_model(weights: Weights) -> Any:
-    """Build the pooler, `[T, h]` to `[T, h]`."""
+    """Build the model of the pooler, `[T, h]` to `[T, h]`."""
     x = ops.parameter([-1, len(weights["pooled_dense/bias"])], np.float32)
     return openvino.Model([ops.result(ops.tanh(_dense(x, weights, "pooled_dense")))], [x], "pool")
 

@@ -1,1 +1,1 @@
-"""Checkpoints of other libraries to presets. Only the command line imports it."""
+"""Conversion of checkpoints of other libraries to presets. Only the command line imports this package."""

@@ -1,4 +1,4 @@
-"""A Hugging Face FNet checkpoint becomes a preset directory, whole or not at all."""
+"""Conversion of a Hugging Face FNet checkpoint to a preset directory, atomically."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _DTYPES: dict[str, npt.DTypeLike] = {"float32": np.float32, "bfloat16": ml_dtype
 
 
 def locate_checkpoint(source: str, cache_dir: Path | None = None) -> Path:
-    """Return the local directory of a checkpoint, downloading it where it must be.
+    """Return the local directory of a checkpoint, downloading it if needed.
 
-    Weights as `torch.save` wrote them are downloaded only where there are no others.
+    Weights in the format of `torch.save` are downloaded only if there are no safetensors files.
 
     Args:
         source: `hf://owner/name[@revision]` or a directory.
-        cache_dir: Where downloads are kept; see `model.presets.preset.default_cache_dir`.
+        cache_dir: Directory of downloads; see `model.presets.preset.default_cache_dir`.
 
     Raises:
-        PresetError: There is no such directory, or the download failed.
+        PresetError: The directory does not exist, or the download failed.
     """
     if "://" not in source:
         if not Path(source).is_dir():
-            raise PresetError(f"{source!r}: no such directory; expected one, or hf://owner/name[@revision]")
+            raise PresetError(f"{source!r}: no such directory; pass a directory or hf://owner/name[@revision]")
         return Path(source)
     directory = download_files(source, OTHER_FILES + SAFETENSORS_FILES, cache_dir)
     if not any((directory / file).is_file() for file in SAFETENSORS_FILES[:2]):
@@ -67,29 +67,31 @@ def convert(
 ) -> None:
     """Convert a checkpoint.
 
-    Everything is written into a directory beside the destination, read back, and only then given its name.
+    The preset is written to a temporary directory next to the destination, verified, and then renamed.
 
     Args:
-        source: The checkpoint's directory.
-        destination: The preset directory to make; its name becomes the preset's.
-        dtype: How the weights are kept; they compute in what is asked for when they are loaded.
-        tokenizer: Whether the preset has one; without, it takes token ids only.
-        padding: Default padding of texts; the most positions by default, as keras-hub pads.
-        pooling: Which output is a text's embedding.
+        source: Directory of the checkpoint.
+        destination: The preset directory to create; its name becomes the name of the preset.
+        dtype: Dtype of the stored weights; it does not affect the dtype of computation.
+        tokenizer: Whether to convert the tokenizer; without one, the preset accepts only token ids.
+        padding: Default padding of texts; the number of positions by default, as in keras-hub.
+        pooling: Output that is the embedding of a text.
         description: One sentence for people.
-        force: Whether a preset that is at `destination` is replaced.
-        progress: Told what is being done.
+        force: Whether to replace a preset at `destination`.
+        progress: Called with a description of each step.
 
     Raises:
-        PresetError: The checkpoint cannot be read, is of another model or has a tokenizer that no preset can have;
-            `destination` is taken; or writing failed.
+        PresetError: The checkpoint is not readable, is of another model or has an unsupported tokenizer; `destination`
+            exists; or writing failed.
     """
-    _check_free(destination, force=force)
+    _check_destination(destination, force=force)
     _check_source(source)
-    read_architecture(source)  # told first, if it is another model's
+    read_architecture(source)  # before the slower steps, to reject other models
     vocabulary = read_vocabulary(source) if tokenizer else None
     if tokenizer and vocabulary is None:
-        raise PresetError(f"{source}: holds neither spiece.model nor tokenizer.json; a preset without takes ids only")
+        raise PresetError(
+            f"{source}: holds neither spiece.model nor tokenizer.json; use --without-tokenizer for token ids only"
+        )
     architecture, weights = read_hugging_face(
         source, lambda done, of: progress(f"reading {done} of {of} variables of {source}")
     )
@@ -103,7 +105,7 @@ def convert(
                 with np.errstate(over="raise"):
                     write_weights(directory / WEIGHTS_FILE, weights, _DTYPES[dtype])
             except FloatingPointError as error:
-                raise PresetError(f"the weights hold values that {dtype} cannot; take float32 or bfloat16") from error
+                raise PresetError(f"the weights exceed the range of {dtype}; use float32 or bfloat16") from error
             keras_config.write(directory / "config.json", keras_config.network(architecture))
             if vocabulary is not None:
                 (directory / VOCABULARY_FILE).parent.mkdir(parents=True)
@@ -118,12 +120,12 @@ def convert(
                 block["padding"] = padding
             metadata = keras_config.metadata_of(architecture, fnet_service=block)
             keras_config.write(directory / "metadata.json", metadata)
-            progress("reading back what was written")
+            progress("verifying the preset")
             metadata["fnet_service"] |= fingerprint(directory)
             keras_config.write(directory / "metadata.json", metadata)
             if (preset := read_preset(directory)).has_tokenizer:
                 FNetTokenizer.from_preset(preset)
-            _place(directory, destination, Path(work))
+            _replace_directory(directory, destination, Path(work))
     except OSError as error:
         raise PresetError(f"{error.filename or destination}: {error.strerror or error}") from error
 
@@ -131,22 +133,22 @@ def convert(
 def _check_source(source: Path) -> None:
     if not (source / "config.json").is_file():
         raise PresetError(
-            f"{source}: has no config.json; expected a Hugging Face checkpoint's directory: config.json, "
+            f"{source}: has no config.json; expected a directory of a Hugging Face checkpoint with config.json, "
             "model.safetensors or pytorch_model.bin, and spiece.model or tokenizer.json"
         )
 
 
-def _check_free(destination: Path, *, force: bool) -> None:
+def _check_destination(destination: Path, *, force: bool) -> None:
     if not destination.exists():
         return
     if not destination.is_dir() or (any(destination.iterdir()) and not (destination / "config.json").is_file()):
-        raise PresetError(f"{destination}: is there already, and no preset; it is not replaced")
+        raise PresetError(f"{destination}: already exists and is not a preset; choose another destination")
     if any(destination.iterdir()) and not force:
-        raise PresetError(f"{destination}: is there already; --force replaces it")
+        raise PresetError(f"{destination}: already exists; use --force to replace it")
 
 
-def _place(directory: Path, destination: Path, work: Path) -> None:
-    """Give the finished directory its name; what had it goes with the working directory, once the new one is there."""
+def _replace_directory(directory: Path, destination: Path, work: Path) -> None:
+    """Rename the finished directory; a preset that it replaces is deleted with the temporary directory."""
     if destination.exists():
         destination.rename(work / "replaced")
         try:

@@ -1,7 +1,7 @@
-"""The vocabulary of a Hugging Face checkpoint as a SentencePiece model, which is what a preset keeps.
+"""Conversion of the vocabulary of a Hugging Face checkpoint to a SentencePiece model.
 
-`spiece.model` is one already. `tokenizer.json` holds the same pieces and scores in other words, as long as it is a
-unigram model; what cannot be said in SentencePiece's words is refused, never left out without a word.
+`spiece.model` is one already. `tokenizer.json` of a unigram model holds the same pieces and scores. Settings that
+SentencePiece does not support are rejected rather than dropped.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.errors import PresetError, shown
+from model.errors import PresetError, short_repr
 from model.tokenizer import FNetTokenizer
 
 _SENTENCEPIECE, _TOKENIZER, _OPTIONS = "spiece.model", "tokenizer.json", "tokenizer_config.json"
-_MOST_BYTES = 64 << 20
+_MAX_JSON_BYTES = 64 << 20
 
 
 def read_vocabulary(directory: Path) -> bytes | None:
-    """Return a checkpoint's vocabulary as a serialised SentencePiece model, or nothing where it has none.
+    """Return the vocabulary of a checkpoint as a serialized SentencePiece model, or None without one.
 
     Raises:
-        PresetError: It is damaged, lacks a special token, or does with texts what a preset's tokenizer does not.
+        PresetError: The vocabulary is damaged, lacks a special token, or has unsupported settings.
     """
     if not any((directory / file).is_file() for file in (_SENTENCEPIECE, _TOKENIZER)):
         return None
@@ -37,7 +37,7 @@ def read_vocabulary(directory: Path) -> bytes | None:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, PresetError):
                 raise
-            problem = f"not a unigram tokenizer as transformers writes it: {type(error).__name__} {error}"
+            problem = f"not a unigram tokenizer of transformers: {type(error).__name__} {error}"
             raise PresetError(f"{file}: {problem}") from error
     try:
         FNetTokenizer(proto)
@@ -47,16 +47,16 @@ def read_vocabulary(directory: Path) -> bytes | None:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    for field, wanted in (("do_lower_case", False), ("keep_accents", True)):
-        if options.get(field, wanted) is not wanted:
-            problem = f"{field} is {shown(options[field])}, which a SentencePiece vocabulary cannot be told"
-            raise PresetError(f"{_OPTIONS}: {problem}; expected {str(wanted).lower()}")
+    for field, supported in (("do_lower_case", False), ("keep_accents", True)):
+        if options.get(field, supported) is not supported:
+            problem = f"{field} is {short_repr(options[field])}, which SentencePiece vocabularies do not support"
+            raise PresetError(f"{_OPTIONS}: {problem}; expected {str(supported).lower()}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise PresetError(f"{path.name}: larger than {_MOST_BYTES:,} bytes")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise PresetError(f"{path.name}: larger than {_MAX_JSON_BYTES:,} bytes")
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, PresetError):
@@ -68,15 +68,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _sentencepiece(document: dict[str, Any]) -> bytes:
-    """Return a SentencePiece model with the pieces, scores and normalisation of a `tokenizer.json`."""
-    from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - protobuf, for this alone
+    """Return a SentencePiece model with the pieces, scores and normalization of a `tokenizer.json`."""
+    from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - imports protobuf
 
-    protos: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    protos: Any = sentencepiece_model_pb2  # its classes are created at import
     model = document["model"]
-    # Files from before a type was told are known by what they hold.
+    # Older files do not state their type.
     if model.get("type", "Unigram") != "Unigram" or model.get("byte_fallback"):
-        kind = "one with byte_fallback" if model.get("byte_fallback") else shown(model["type"])
-        raise PresetError(f"{_TOKENIZER}: its model is {kind}, expected a plain 'Unigram'; bring spiece.model instead")
+        kind = "one with byte_fallback" if model.get("byte_fallback") else short_repr(model["type"])
+        raise PresetError(
+            f"{_TOKENIZER}: the model is {kind}, expected 'Unigram' without byte_fallback; provide spiece.model instead"
+        )
     pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
     added = {int(token["id"]): token for token in document.get("added_tokens") or []}
     for token_id in sorted(added):
@@ -89,7 +91,7 @@ def _sentencepiece(document: dict[str, Any]) -> bytes:
         if token_id == model["unk_id"]:
             kind = kinds.UNKNOWN
         elif token_id in added:
-            # A control piece is never found in a text, a user's own always.
+            # SentencePiece never matches control pieces in a text, and always matches user-defined pieces.
             kind = kinds.CONTROL if added[token_id].get("special") else kinds.USER_DEFINED
         proto.pieces.add(piece=piece, score=score, type=kind)
     names = [piece for piece, _ in pieces]
@@ -110,12 +112,12 @@ def _sentencepiece(document: dict[str, Any]) -> bytes:
 
 
 def _flat(step: Any, inner: str) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a normaliser or pre-tokenizer, which may be a sequence of them."""
+    """Yield the steps of a normalizer or pre-tokenizer, whose sequences may be nested."""
     if step is None:
         return
     if step["type"] == "Sequence":
-        for each in step[inner]:
-            yield from _flat(each, inner)
+        for child in step[inner]:
+            yield from _flat(child, inner)
     else:
         yield step
 
@@ -126,11 +128,11 @@ def _charsmap(normalizer: Any) -> bytes:
         match step["type"]:
             case "Precompiled":
                 charsmap = base64.b64decode(step["precompiled_charsmap"] or "")
-            # Quotation marks, which keras-hub's tokenizer leaves as they are, and spaces, which SentencePiece joins.
+            # keras-hub does not replace quotation marks, and SentencePiece merges spaces.
             case "Replace" | "Strip":
                 pass
             case kind:
-                problem = f"it normalises texts by {shown(kind)}, which a SentencePiece vocabulary cannot be told"
+                problem = f"the normalizer is {short_repr(kind)}, which SentencePiece vocabularies do not support"
                 raise PresetError(f"{_TOKENIZER}: {problem}")
     return charsmap
 
@@ -140,6 +142,8 @@ def _adds_prefix(pre_tokenizer: Any) -> bool:
         if step["type"] == "Metaspace":
             return bool(step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True))
         if step["type"] != "WhitespaceSplit":
-            problem = f"it splits texts by {shown(step['type'])}, which a SentencePiece vocabulary cannot be told"
+            problem = (
+                f"the pre-tokenizer is {short_repr(step['type'])}, which SentencePiece vocabularies do not support"
+            )
             raise PresetError(f"{_TOKENIZER}: {problem}")
     return True

@@ -1,11 +1,11 @@
-"""Tensors of a file that `torch.save` wrote, read without torch and without unpickling.
+"""Reading of tensors from `torch.save` files, without torch and without unpickling.
 
-Such a file is a zip archive (torch 1.6 and later): `data.pkl` tells names, types and shapes, and each storage is an
-entry of raw bytes. The pickle is a program for a small stack machine that may call anything. Here its instructions are
-read as data: strings, numbers and containers are built, a name stays a name, and a call is noted down instead of made.
-What a list of tensors does not need is refused.
+Such a file is a zip archive (torch 1.6 and later): `data.pkl` holds names, types and shapes, and each storage is an
+entry of raw bytes. A pickle is a program for a stack machine that may call any function. This module interprets its
+instructions as data: it builds strings, numbers and containers, and records imports and calls without executing them.
+It rejects instructions that a dictionary of tensors does not need.
 
-Sources: Python's `pickletools`, which documents every instruction; the serialization notes of PyTorch.
+Sources: Python's `pickletools`, which documents the instructions; the serialization notes of PyTorch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from model.errors import PresetError
 
-_MOST_PICKLED_BYTES = 64 << 20
+_MAX_PICKLE_BYTES = 64 << 20
 _STORAGES: dict[str, npt.DTypeLike] = {
     "torch FloatStorage": np.float32,
     "torch HalfStorage": np.float16,
@@ -35,58 +35,58 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """What a pickle would import: a module and a name in it, with a space between."""
+    """A recorded import: module and name, separated by a space."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What a pickle would call, and with what."""
+    """A recorded call."""
 
     function: object
     arguments: object
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """What a pickle says of bytes that lie beside it: a tuple of its kind, type, key, device and number of values."""
+class _StorageReference:
+    """A reference to a storage: a tuple of kind, type, key, device and number of values."""
 
-    described: Any
+    fields: Any
 
 
 class TorchFile:
-    """A file of tensors. Use it as a context manager.
+    """A file of named tensors. Use it as a context manager.
 
     Args:
         path: The file.
 
     Raises:
-        PresetError: It is damaged, of the form before torch 1.6, or holds something else than named tensors.
+        PresetError: The file is damaged, was written before torch 1.6, or is not a dictionary of tensors.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.name
         try:
             self._archive = zipfile.ZipFile(path)
-        except Exception as error:  # of damage, zipfile raises a dozen types
-            problem = "damaged, or written before torch 1.6; save it anew as safetensors"
+        except Exception as error:  # zipfile raises many types for damaged files
+            problem = "damaged, or written before torch 1.6; save it as safetensors"
             raise PresetError(f"{self._file}: not a zip archive: {problem}") from error
         try:
             names = self._archive.namelist()
             (pickled,) = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
             self._root = pickled.removesuffix("data.pkl")
-            # Releases before 2.1 do not tell.
+            # Releases before 2.1 do not state the byte order.
             order = self._entry("byteorder", 16) if f"{self._root}byteorder" in names else b"little"
-            described = _described(self._entry("data.pkl", _MOST_PICKLED_BYTES))
+            tensors = _read_pickle(self._entry("data.pkl", _MAX_PICKLE_BYTES))
         except Exception as error:
-            # A pickle that lies makes containers and stack behave in any way; no code of its own ever runs.
+            # An invalid pickle may raise any error while containers are built; its code never runs.
             self._archive.close()
-            raise PresetError(f"{self._file}: damaged or no list of tensors: {_reason(error)}") from error
+            raise PresetError(f"{self._file}: damaged or not a dictionary of tensors: {_reason(error)}") from error
         if order != b"little":
             self._archive.close()
-            raise PresetError(f"{self._file}: its byte order is not little-endian")
-        self._tensors: dict[str, object] = {str(name): tensor for name, tensor in described.items()}
+            raise PresetError(f"{self._file}: the byte order is not little-endian; save it on a little-endian machine")
+        self._tensors: dict[str, object] = {str(name): tensor for name, tensor in tensors.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -95,14 +95,14 @@ class TorchFile:
         self._archive.close()
 
     def names(self) -> list[str]:
-        """Return the names of everything in the file."""
+        """Return the names of all entries of the dictionary."""
         return list(self._tensors)
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """Return a tensor, in the type that it is kept in.
+        """Return a tensor in its stored dtype.
 
         Raises:
-            PresetError: It is none, of another type than floating-point numbers, or its bytes are damaged.
+            PresetError: The entry is not a floating-point tensor, or its bytes are damaged.
         """
         try:
             return self._read(self._tensors[name])
@@ -111,38 +111,38 @@ class TorchFile:
         except Exception as error:
             raise PresetError(f"{self._file}: tensor {name}: {_reason(error)}") from error
 
-    def _read(self, described: Any) -> npt.NDArray[Any]:
-        if isinstance(described, _Call) and described.function == _Name("torch._utils _rebuild_parameter"):
-            described = described.arguments[0]  # type: ignore[index]
-        if not (isinstance(described, _Call) and described.function == _Name("torch._utils _rebuild_tensor_v2")):
-            raise ValueError("is no tensor")
-        stored, offset, shape, strides = described.arguments[:4]  # type: ignore[index]
-        _, kind, key, _, count = stored.described
+    def _read(self, tensor: Any) -> npt.NDArray[Any]:
+        if isinstance(tensor, _Call) and tensor.function == _Name("torch._utils _rebuild_parameter"):
+            tensor = tensor.arguments[0]  # type: ignore[index]
+        if not (isinstance(tensor, _Call) and tensor.function == _Name("torch._utils _rebuild_tensor_v2")):
+            raise ValueError("is not a tensor")
+        storage, offset, shape, strides = tensor.arguments[:4]  # type: ignore[index]
+        _, kind, key, _, count = storage.fields
         if kind.text not in _STORAGES:
             raise ValueError(f"is a {kind.text}, expected floating-point numbers")
         numbers = [count, offset, *shape, *strides]
         if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
-            raise ValueError("has sizes that are no sizes")
+            raise ValueError("has invalid sizes or strides")
         dtype = np.dtype(_STORAGES[kind.text])
         size = count * dtype.itemsize
         raw = self._entry(f"data/{key}", size)
         last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
-        # A tensor larger than its storage would repeat values without end.
+        # A tensor larger than its storage would repeat values.
         if len(raw) != size or not 0 < math.prod(shape) <= count or last >= count:
-            raise ValueError("does not lie within its bytes")
+            raise ValueError("exceeds the bytes of its storage")
         values = np.frombuffer(raw, dtype)[offset:]
         steps = [stride * dtype.itemsize for stride in strides]
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps, writeable=False))
 
-    def _entry(self, name: str, most: int) -> bytes:
+    def _entry(self, name: str, max_bytes: int) -> bytes:
         entry = self._archive.getinfo(self._root + name)
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > most:
-            raise ValueError(f"{name} is compressed, or larger than {most:,} bytes")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > max_bytes:
+            raise ValueError(f"{name} is compressed, or larger than {max_bytes:,} bytes")
         return self._archive.read(entry)
 
 
 class _RestrictedUnpickler:
-    """The stack machine that a pickle is written for, building containers and calling nothing."""
+    """The stack machine of pickles, which builds containers and calls nothing."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -150,10 +150,10 @@ class _RestrictedUnpickler:
         self._memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Do what one instruction says.
+        """Interpret one instruction.
 
         Raises:
-            ValueError: A list of tensors does not need it.
+            ValueError: A dictionary of tensors does not need the instruction.
         """
         pop, push = self.stack.pop, self.stack.append
         match name:
@@ -168,22 +168,22 @@ class _RestrictedUnpickler:
             case "GLOBAL":
                 push(_Name(argument))
             case "STACK_GLOBAL":
-                named = pop()
-                push(_Name(f"{pop()} {named}"))
+                attribute = pop()
+                push(_Name(f"{pop()} {attribute}"))
             case "REDUCE":
                 arguments = pop()
                 function = pop()
-                # The one thing that is made rather than noted down: a dictionary.
+                # An ordered dictionary is the only call that is replaced by its result.
                 push({} if function == _Name("collections OrderedDict") else _Call(function, arguments))
             case "BUILD":
-                pop()  # attributes of an object, which nothing here has
+                pop()  # object attributes, which no value has here
             case "BINPERSID":
-                push(_Stored(pop()))
+                push(_StorageReference(pop()))
             case _:
                 self._build(name)
 
     def _build(self, name: str) -> None:
-        """Do what an instruction says that makes or fills a container, or a constant."""
+        """Interpret an instruction for a container or a constant."""
         push = self.stack.append
         match name:
             case "PROTO" | "FRAME" | "STOP":
@@ -197,33 +197,33 @@ class _RestrictedUnpickler:
             case "EMPTY_LIST":
                 push([])
             case "TUPLE":
-                push(tuple(self._taken(self._marks.pop())))
+                push(tuple(self._pop_from(self._marks.pop())))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                push(tuple(self._taken(len(self.stack) - int(name[-1]))))
+                push(tuple(self._pop_from(len(self.stack) - int(name[-1]))))
             case "SETITEM" | "SETITEMS":
-                items = self._taken(self._marks.pop() if name == "SETITEMS" else len(self.stack) - 2)
+                items = self._pop_from(self._marks.pop() if name == "SETITEMS" else len(self.stack) - 2)
                 self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
             case "APPEND" | "APPENDS":
-                items = self._taken(self._marks.pop() if name == "APPENDS" else len(self.stack) - 1)
+                items = self._pop_from(self._marks.pop() if name == "APPENDS" else len(self.stack) - 1)
                 self.stack[-1].extend(items)
             case _:
-                raise ValueError(f"its pickle has the instruction {name}, which a list of tensors does not need")
+                raise ValueError(f"the pickle has the unsupported instruction {name}")
 
-    def _taken(self, start: int) -> list[Any]:
-        taken = self.stack[start:]
+    def _pop_from(self, start: int) -> list[Any]:
+        items = self.stack[start:]
         del self.stack[start:]
-        return taken
+        return items
 
 
-def _described(pickled: bytes) -> dict[Any, Any]:
-    """Return what a pickle would make of a dictionary of tensors, its calls noted down."""
+def _read_pickle(pickled: bytes) -> dict[Any, Any]:
+    """Return the dictionary of a pickle, with recorded calls as values."""
     machine = _RestrictedUnpickler()
     for instruction, argument, _ in pickletools.genops(pickled):
         machine.step(instruction.name, argument)
-    (described,) = machine.stack
-    if not isinstance(described, dict):
-        raise TypeError("its pickle holds no dictionary")
-    return described
+    (root,) = machine.stack
+    if not isinstance(root, dict):
+        raise TypeError("the pickle does not hold a dictionary")
+    return root
 
 
 def _reason(error: Exception) -> str:

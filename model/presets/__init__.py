@@ -1,1 +1,1 @@
-"""Presets: directories of a configuration, a vocabulary and weights, as keras-hub writes them."""
+"""Presets: directories with a configuration, a vocabulary and weights, in the format of keras-hub."""

@@ -1,4 +1,4 @@
-"""The files of a preset: which they are, what they weigh in SHA-256, and how they are copied."""
+"""The files of a preset: names, sizes, digests and copying."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from pathlib import Path
 from model.errors import PresetError
 from model.presets.preset import PRESET_FILES
 
-# A directory without it is no preset: it comes last, so that a copy that broke off is told.
-_LAST = "config.json"
+# Copied last: a directory without it is not a preset, so an interrupted copy is detected.
+_LAST_FILE = "config.json"
 
 
 def preset_files(directory: Path) -> list[str]:
-    """Return the names of a preset's files, relative to its directory; others that lie there are none of it."""
-    found = {path for pattern in PRESET_FILES for path in directory.glob(pattern) if path.is_file()}
-    return sorted(path.relative_to(directory).as_posix() for path in found)
+    """Return the names of the files of a preset, relative to its directory; other files are ignored."""
+    paths = {path for pattern in PRESET_FILES for path in directory.glob(pattern) if path.is_file()}
+    return sorted(path.relative_to(directory).as_posix() for path in paths)
 
 
 def size_of(directory: Path) -> int:
-    """Return the bytes of a preset's files."""
+    """Return the size of the files of a preset, in bytes."""
     return sum((directory / name).stat().st_size for name in preset_files(directory))
 
 
 def file_digest(path: Path) -> str:
-    """Return a file's SHA-256, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def copy_preset(source: Path, destination: Path, *, force: bool = False) -> list[str]:
-    """Make a directory hold a preset's files, as plain files.
+    """Copy the files of a preset to a directory, as plain files.
 
-    A file that is there already and equal stays, so that to copy again, or after a copy broke off, costs little. No
-    file is ever seen half written, and `config.json` comes last.
+    Equal files are not copied again, so that an interrupted copy resumes. Each file is replaced atomically, and
+    `config.json` is written last.
 
     Args:
         source: The preset directory.
-        destination: The directory, made where it is missing; files of no preset in it are left alone.
-        force: Whether files of another preset are replaced.
+        destination: The directory, created if it is missing; files that are not preset files are not changed.
+        force: Whether to replace files of another preset.
 
     Returns:
-        The names of the files that were written.
+        The names of the written files.
 
     Raises:
-        PresetError: A file cannot be written, or files of another preset are there and `force` is not given.
+        PresetError: A file cannot be written, or the directory has files of another preset and `force` is false.
     """
-    names = sorted(preset_files(source), key=lambda name: (name == _LAST, name))
+    names = sorted(preset_files(source), key=lambda name: (name == _LAST_FILE, name))
     try:
         if destination.exists() and destination.samefile(source):
             return []
-        wanted = [name for name in names if not _equal(source / name, destination / name)]
-        foreign = [name for name in preset_files(destination) if name in wanted or name not in names]
+        changed = [name for name in names if not _equal(source / name, destination / name)]
+        foreign = [name for name in preset_files(destination) if name in changed or name not in names]
         if foreign and not force:
             raise PresetError(
-                f"{destination / foreign[0]}: is there already, and of another preset; --force replaces it"
+                f"{destination / foreign[0]}: already exists and belongs to another preset; use --force to replace it"
             )
         for name in foreign:
             (destination / name).unlink()
-        for name in wanted:
+        for name in changed:
             target = destination / name
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished = target.with_name(f"{target.name}.part")
@@ -67,7 +67,7 @@ def copy_preset(source: Path, destination: Path, *, force: bool = False) -> list
             unfinished.replace(target)
     except OSError as error:
         raise PresetError(f"{error.filename2 or error.filename or destination}: {error.strerror}") from error
-    return wanted
+    return changed
 
 
 def _equal(one: Path, other: Path) -> bool:

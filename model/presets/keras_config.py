@@ -1,4 +1,4 @@
-"""The JSON files of a preset, as keras-hub writes them."""
+"""The JSON files of a preset, in the format of keras-hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from model.architecture import Architecture
 
-# The release whose layout this is: keras-hub compares it with its own before it reads on.
+# The release whose format this is; keras-hub compares it with its own version when it loads a preset.
 KERAS_HUB_VERSION = "0.32.0"
 
 
@@ -23,7 +23,7 @@ def network(architecture: Architecture) -> dict[str, Any]:
 
 def backbone(config: dict[str, Any]) -> dict[str, Any]:
     """Return `config.json` of a network whose constructor takes `config`."""
-    return _serialised("backbone", "FNetBackbone", config)
+    return _serialized("backbone", "FNetBackbone", config)
 
 
 def metadata_of(architecture: Architecture, **blocks: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def metadata_of(architecture: Architecture, **blocks: dict[str, Any]) -> dict[st
 
     Args:
         architecture: The network.
-        **blocks: What else is to be told, `fnet_service` above all.
+        **blocks: Further fields, such as `fnet_service`.
     """
     return {
         "keras_version": metadata.version("keras"),
@@ -43,7 +43,7 @@ def metadata_of(architecture: Architecture, **blocks: dict[str, Any]) -> dict[st
 
 
 def tokenizer() -> dict[str, Any]:
-    """Return `tokenizer.json`; the vocabulary lies beside it."""
+    """Return `tokenizer.json`, which refers to the vocabulary file."""
     config = {
         "name": "f_net_tokenizer",
         "trainable": True,
@@ -54,14 +54,14 @@ def tokenizer() -> dict[str, Any]:
         "add_bos": False,
         "add_eos": False,
     }
-    return _serialised("tokenizer", "FNetTokenizer", config)
+    return _serialized("tokenizer", "FNetTokenizer", config)
 
 
 def preprocessor(length: int) -> dict[str, Any]:
     """Return `preprocessor.json`.
 
     Args:
-        length: Tokens that keras-hub pads and cuts texts to.
+        length: Number of tokens to which keras-hub pads and truncates texts.
     """
     config = {
         "name": "f_net_text_classifier_preprocessor",
@@ -72,15 +72,15 @@ def preprocessor(length: int) -> dict[str, Any]:
         "sequence_length": length,
         "truncate": "round_robin",
     }
-    return _serialised("text_classifier_preprocessor", "FNetTextClassifierPreprocessor", config)
+    return _serialized("text_classifier_preprocessor", "FNetTextClassifierPreprocessor", config)
 
 
 def write(file: Path, document: dict[str, Any]) -> None:
-    """Write a document as keras-hub writes it."""
+    """Write a document with the formatting of keras-hub."""
     file.write_text(json.dumps(document, indent=4) + "\n")
 
 
-def _serialised(module: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
+def _serialized(module: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "module": f"keras_hub.src.models.f_net.f_net_{module}",
         "class_name": name,

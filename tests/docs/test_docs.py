@@ -31,7 +31,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", GENERATE["PAGES"])
-def test_the_reference_is_as_the_code(page: str) -> None:
+def test_reference_is_as_the_code(page: str) -> None:
     """`docs/reference/generate.py` would write what is there: no setting, metric, error or command is missing."""
     assert (DOCS / "reference" / page).read_text("utf-8") == GENERATE["text"](page)
 
@@ -51,7 +51,7 @@ def test_every_program_prints_what_it_says(
     programmed(program, served, tmp_path)
 
 
-def test_the_search_finds_what_the_tutorial_says(served: str, typed: Typed, tmp_path: Path) -> None:
+def test_search_finds_what_the_tutorial_says(served: str, typed: Typed, tmp_path: Path) -> None:
     """The nearest paragraph stands in the page that it names."""
     (command,) = [each for each in blocks("tutorial.md", "sh") if "search.py" in each]
     assert "finetune.md: " in typed(command.strip(), served, tmp_path).splitlines()[0]

@@ -145,7 +145,7 @@ def test_training_lowers_the_loss(finished: Finished) -> None:
     assert int(shapes) == 3
 
 
-def test_the_preset_is_complete(finished: Finished) -> None:
+def test_preset_is_complete(finished: Finished) -> None:
     """All six files are there, the tokenizer's unchanged, and the description says what it is."""
     found = {str(path.relative_to(finished.preset)) for path in finished.preset.rglob("*") if path.is_file()}
     kept = {"tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm"}
@@ -172,7 +172,7 @@ def test_every_variable_was_trained(finished: Finished) -> None:
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
 
 
-def test_the_service_serves_what_was_trained(finished: Finished, address: str) -> None:
+def test_service_serves_what_was_trained(finished: Finished, address: str) -> None:
     """It goes by its name, and the guide's request gets the Keras model's own vectors."""
     info = httpx.get(f"http://{address}/v1/info").json()
     assert (info["preset"], info["trained"], info["padding"]) == ("my_fnet", True, "none")
@@ -192,7 +192,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "examples" / "finetune.py"))
 
 
-def test_the_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path: Path) -> None:
+def test_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path: Path) -> None:
     """The guide's rows, a quoted comma included, with the shorter text first."""
     (tmp_path / "pairs.csv").write_text(EXAMPLE)
     tokenizer = FNetTokenizer.from_preset("fnet_mini_en")
@@ -206,7 +206,7 @@ def test_the_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path:
 
 
 @pytest.mark.parametrize("row", ["a\tb", "a\tb\tmuch", "a\tb\t1.1", "a\tb\tnan", "a"])
-def test_a_bad_row_is_named(script: dict[str, Any], tmp_path: Path, row: str) -> None:
+def test_bad_row_is_named(script: dict[str, Any], tmp_path: Path, row: str) -> None:
     """The file, the line and what was expected."""
     file = tmp_path / "pairs.tsv"
     file.write_text(f'text_a\ttext_b\tscore\n"a\tb\t1\n{row}\n')
@@ -221,7 +221,7 @@ def test_nothing_is_written_over(script: dict[str, Any], tmp_path: Path) -> None
         script["main"].main([str(tmp_path / "pairs.csv"), "--out", str(tmp_path)], standalone_mode=False)
 
 
-def test_the_vocabulary_may_be_frozen(script: dict[str, Any], tiny_preset: Path) -> None:
+def test_vocabulary_may_be_frozen(script: dict[str, Any], tiny_preset: Path) -> None:
     """As the guide advises: the table stays to the bit, and the rest is trained."""
     assert "`backbone.token_embedding.trainable = False`" in GUIDE
     backbone = FNetBackbone.from_preset(tiny_preset, dropout=0.0)

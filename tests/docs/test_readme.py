@@ -29,8 +29,8 @@ def address(serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str
         yield address
 
 
-def test_the_first_command_serves_and_the_next_answers(address: str, typed: Typed, tmp_path: Path) -> None:
-    """`make serve` serves the bundled preset, and the first curl gets two normalised vectors."""
+def test_first_command_serves_and_the_next_answers(address: str, typed: Typed, tmp_path: Path) -> None:
+    """`make serve` serves the bundled preset, and the first curl gets two normalized vectors."""
     assert COMMANDS[0] == "make serve"
     answer = json.loads(typed(COMMANDS[1], address, tmp_path))
     assert answer["usage"]["sequences"] == 2
@@ -45,7 +45,7 @@ def test_every_command_succeeds(command: str, address: str, typed: Typed, tmp_pa
     assert printed or list(tmp_path.iterdir())
 
 
-def test_the_program_prints_what_it_says(
+def test_program_prints_what_it_says(
     address: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
 ) -> None:
     """The comment behind its last line is what it prints."""

@@ -17,7 +17,7 @@ def numbers(pattern: str) -> list[int]:
     return [int(each.replace(",", "")) for each in ([found] if isinstance(found, str) else found)]
 
 
-def test_a_billion_texts_a_day() -> None:
+def test_billion_texts_a_day() -> None:
     """From texts a day to replicas, by the page's own formula."""
     (texts,) = numbers(r"^\| texts per day \| ([\d,]+) \|$")
     (per_second,) = numbers(r"^\| texts per second, at a constant rate \| ([\d,]+) \|$")

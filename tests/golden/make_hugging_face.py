@@ -39,7 +39,7 @@ def main(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     directory = out / "checkpoint"
     directory.mkdir(parents=True)
-    network = randomised(
+    network = randomized(
         transformers.FNetForPreTraining(
             transformers.FNetConfig(
                 vocab_size=260,
@@ -80,7 +80,7 @@ def main(out: Path) -> None:
     (out / "tokens.json").write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n")
 
 
-def randomised(network: Any) -> Any:
+def randomized(network: Any) -> Any:
     """Give a network weights in which no two variables and no variable's usual start are alike."""
     generator = torch.Generator().manual_seed(2105)
     with torch.no_grad():

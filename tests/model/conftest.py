@@ -17,14 +17,14 @@ from model.presets.weights import WEIGHTS_FILE, write_weights
 
 Array = npt.NDArray[Any]
 
-# The same examples at every run, and nothing depends on how fast the machine is.
+# The examples are the same in every run, and do not depend on the speed of the machine.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Architecture:
-    """A network small enough to be computed by hand, with no two sizes alike."""
+    """A tiny network whose sizes all differ."""
     return Architecture(
         vocabulary_size=40, num_layers=2, hidden_dim=12, intermediate_dim=20, max_sequence_length=24, num_segments=3
     )
@@ -32,7 +32,7 @@ def tiny() -> Architecture:
 
 @pytest.fixture(scope="session")
 def make_weights() -> Callable[..., dict[str, npt.NDArray[np.float32]]]:
-    """Random weights of an architecture: scales near 1, everything else small, as in a trained network."""
+    """Random weights of an architecture: scales near 1, and small values otherwise, as in a trained network."""
 
     def make(architecture: Architecture, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
         random = np.random.default_rng(seed)
@@ -46,9 +46,9 @@ def make_weights() -> Callable[..., dict[str, npt.NDArray[np.float32]]]:
 
 @pytest.fixture(scope="session")
 def oracle() -> Callable[..., tuple[Array, Array]]:
-    """The paper's network in float64 with NumPy's own FFT: one sequence to its sequence and pooled output."""
+    """The network of the paper in float64, with NumPy's FFT: maps one sequence to its sequence and pooled output."""
 
-    def normalise(x: Array, gamma: Array, beta: Array) -> Array:
+    def normalize(x: Array, gamma: Array, beta: Array) -> Array:
         scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
         return np.asarray(scaled * gamma + beta)
 
@@ -62,7 +62,7 @@ def oracle() -> Callable[..., tuple[Array, Array]]:
             return np.asarray(x @ w[f"{name}/kernel"] + w[f"{name}/bias"])
 
         def norm(x: Array, name: str) -> Array:
-            return normalise(x, w[f"{name}/gamma"], w[f"{name}/beta"])
+            return normalize(x, w[f"{name}/gamma"], w[f"{name}/beta"])
 
         x = w["token_embedding/embeddings"][token_ids] + w["segment_embedding/embeddings"][segment_ids]
         x = norm(x + w["position_embedding/embeddings"][: len(token_ids)], "embeddings_layer_norm")
@@ -79,17 +79,17 @@ def oracle() -> Callable[..., tuple[Array, Array]]:
 
 @pytest.fixture
 def quick_compilation() -> Iterator[None]:
-    """Compile JAX programs without most optimizations, which take longer than a few calls of tiny networks."""
-    import jax  # noqa: PLC0415 - most tests need none
+    """Disable most optimizations of JAX, which take longer than the calls of tiny networks."""
+    import jax  # noqa: PLC0415 - not used by most tests
 
-    jax.config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call] # JAX leaves this one out
+    jax.config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call] # untyped in JAX
     yield
     jax.config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
 def write_json() -> Callable[[Path, Any], None]:
-    """Write a document as JSON, its folder made where it is missing."""
+    """Write a JSON document, and create its directory if it is missing."""
 
     def write(path: Path, document: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def preset_directory(
     make_weights: Callable[..., dict[str, npt.NDArray[np.float32]]],
     write_json: Callable[[Path, Any], None],
 ) -> Path:
-    """A whole preset of the tiny network as keras-hub writes it, without an `fnet_service` block."""
+    """A complete preset of the tiny network in the format of keras-hub, without an `fnet_service` block."""
     directory = tmp_path / "tiny_en"
     config = {
         "name": "f_net_backbone",

@@ -1,4 +1,4 @@
-"""What defines a network decides its variables and their number."""
+"""The architecture determines the variables of a network and their number."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LARGE = Architecture(vocabulary_size=32000, num_layers=24, hidden_dim=1024, inte
     [("f_net_base_en", BASE, 82_861_056), ("f_net_large_en", LARGE, 236_945_408)],
 )
 def test_published_networks_have_their_published_sizes(name: str, architecture: Architecture, parameters: int) -> None:
-    """The base and the large network have as many parameters as keras-hub publishes."""
+    """The parameter counts of the base and large networks equal those of keras-hub."""
     assert architecture.parameter_count == parameters
     assert BUILT_IN_PRESETS[name]["metadata"]["params"] == parameters
 
 
-def test_defaults_are_those_that_keras_documents() -> None:
-    """Dropout, positions and segments need not be given."""
+def test_defaults_equal_those_of_keras() -> None:
+    """Dropout, positions and segments are optional."""
     assert (BASE.dropout, BASE.max_sequence_length, BASE.num_segments) == (0.1, 512, 4)
 
 
 def test_every_layer_has_eight_variables_around_nine_shared_ones() -> None:
-    """Variables grow by eight a layer, and there are nine without any layer."""
+    """A network has nine variables, and eight more per layer."""
     counts = [len(dataclasses.replace(BASE, num_layers=layers).variable_shapes()) for layers in (0, 1, 5)]
     assert counts == [9, 9 + 8, 9 + 5 * 8]
 
@@ -51,8 +51,8 @@ def test_kernels_are_input_by_output() -> None:
     assert shapes["segment_embedding/embeddings"] == (4, 768)
 
 
-def test_an_architecture_is_a_value() -> None:
-    """Equal numbers make equal architectures, which cannot be changed."""
+def test_architectures_compare_by_value_and_are_immutable() -> None:
+    """Architectures with equal sizes are equal, and their fields are read-only."""
     assert dataclasses.replace(BASE) == BASE
     with pytest.raises(dataclasses.FrozenInstanceError):
         BASE.num_layers = 3  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""FNetBackbone has the interface that Keras documents and computes what the paper says."""
+"""FNetBackbone has the interface documented by Keras, and computes the network of the paper."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ RANDOM = np.random.default_rng(6)
 
 
 def build(architecture: Architecture, **arguments: Any) -> FNetBackbone:
-    """Make a network of an architecture."""
+    """Return a network of an architecture."""
     return FNetBackbone(**dataclasses.asdict(architecture), **arguments)
 
 
 def inputs_of(architecture: Architecture, batch: int = 2, length: int = 6) -> dict[str, Array]:
-    """Return random ids as the network takes them."""
+    """Return random inputs of the network."""
     return {
         "token_ids": RANDOM.integers(0, architecture.vocabulary_size, (batch, length)).astype(np.int32),
         "segment_ids": RANDOM.integers(0, architecture.num_segments, (batch, length)).astype(np.int32),
@@ -49,7 +49,7 @@ def as_numpy(tensor: Any) -> Array:
 
 @pytest.fixture(scope="module")
 def backbone(tiny: Architecture, make_weights: MakeWeights) -> FNetBackbone:
-    """The tiny network; tests leave its weights alone."""
+    """The tiny network; tests do not change its weights."""
     network = build(tiny)
     network.assign_weights(make_weights(tiny))
     return network
@@ -58,7 +58,7 @@ def backbone(tiny: Architecture, make_weights: MakeWeights) -> FNetBackbone:
 # --- Interface ---
 
 
-def test_the_constructor_is_the_documented_one() -> None:
+def test_constructor_has_the_documented_signature() -> None:
     """Names, order and defaults are those of keras_nlp and keras_hub."""
     parameters = list(inspect.signature(FNetBackbone).parameters.values())
     assert [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == [
@@ -74,26 +74,26 @@ def test_the_constructor_is_the_documented_one() -> None:
     assert parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
 
 
-def test_from_preset_is_the_documented_one() -> None:
-    """A preset's name, whether to load its weights, and what to override."""
+def test_from_preset_has_the_documented_signature() -> None:
+    """The arguments are a preset, whether to load weights, and overrides."""
     parameters = inspect.signature(FNetBackbone.from_preset).parameters
     assert list(parameters) == ["preset", "load_weights", "kwargs"]
     assert parameters["load_weights"].default is True
 
 
-def test_it_is_the_packages_public_name() -> None:
-    """`model.FNetBackbone` is imported when it is asked for, and unknown names are still errors."""
+def test_package_exports_the_class() -> None:
+    """`model.FNetBackbone` is imported on first access, and unknown names raise AttributeError."""
     assert model.FNetBackbone is FNetBackbone
     assert not hasattr(model, "BertBackbone")
 
 
 def test_presets_are_listed() -> None:
-    """The class knows its built-in presets by name, with description and size."""
+    """The class lists its built-in presets with description and size."""
     assert set(FNetBackbone.presets) == {"f_net_base_en", "f_net_large_en"}
     assert FNetBackbone.presets["f_net_base_en"]["metadata"]["params"] == 82_861_056
 
 
-def test_arguments_can_be_read_back(backbone: FNetBackbone, tiny: Architecture) -> None:
+def test_constructor_arguments_are_attributes(backbone: FNetBackbone, tiny: Architecture) -> None:
     """Every constructor argument is an attribute of the same name."""
     for field in dataclasses.fields(Architecture):
         assert getattr(backbone, field.name) == getattr(tiny, field.name)
@@ -101,7 +101,7 @@ def test_arguments_can_be_read_back(backbone: FNetBackbone, tiny: Architecture) 
 
 
 def test_inputs_and_outputs_are_dictionaries(backbone: FNetBackbone, tiny: Architecture) -> None:
-    """`token_ids` and `segment_ids` in, `sequence_output` and `pooled_output` out, at any length."""
+    """Inputs and outputs have the documented keys and shapes at any length."""
     assert set(backbone.input) == {"token_ids", "segment_ids"}
     for length in (1, 6, 24):
         outputs = backbone.predict_on_batch(inputs_of(tiny, 2, length))
@@ -111,7 +111,7 @@ def test_inputs_and_outputs_are_dictionaries(backbone: FNetBackbone, tiny: Archi
         }
 
 
-def test_token_embedding_works_both_ways(backbone: FNetBackbone, make_weights: MakeWeights, tiny: Architecture) -> None:
+def test_token_embedding_is_reversible(backbone: FNetBackbone, make_weights: MakeWeights, tiny: Architecture) -> None:
     """The layer embeds ids and, reversed, scores the vocabulary."""
     table = make_weights(tiny)["token_embedding/embeddings"]
     ids = np.array([[3, 0, 39]], np.int32)
@@ -121,7 +121,7 @@ def test_token_embedding_works_both_ways(backbone: FNetBackbone, make_weights: M
     np.testing.assert_allclose(scores, vectors @ table.T, atol=1e-5)
 
 
-# --- What it computes ---
+# --- Outputs ---
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_token_embedding_works_both_ways(backbone: FNetBackbone, make_weights: M
     [{}, {"hidden_dim": 7, "intermediate_dim": 1}, {"num_segments": 1}, {"num_layers": 0}],
     ids=str,
 )
-def test_it_computes_what_the_paper_says(
+def test_outputs_equal_the_oracle(
     tiny: Architecture,
     make_weights: MakeWeights,
     oracle: Callable[..., tuple[Array, Array]],
     changes: dict[str, int],
 ) -> None:
-    """Outputs equal the oracle's in float64, for odd sizes, one segment and no layers too."""
+    """Outputs equal those of the float64 oracle, also for odd sizes, one segment and no layers."""
     architecture = dataclasses.replace(tiny, **changes)
     weights = make_weights(architecture)
     network = build(architecture)
@@ -150,7 +150,7 @@ def test_it_computes_what_the_paper_says(
 
 
 def test_members_of_a_batch_are_independent(backbone: FNetBackbone, tiny: Architecture) -> None:
-    """Each member of a batch gets what it gets alone."""
+    """Each sequence of a batch has the outputs that it has alone."""
     inputs = inputs_of(tiny)
     outputs = backbone.predict_on_batch(inputs)
     for member in range(2):
@@ -160,7 +160,7 @@ def test_members_of_a_batch_are_independent(backbone: FNetBackbone, tiny: Archit
 
 
 def test_padding_changes_the_outputs(backbone: FNetBackbone) -> None:
-    """There is no mask: a `<pad>` behind a sequence changes what comes before it, as in the paper."""
+    """A `<pad>` after a sequence changes the outputs of earlier tokens, since FNet has no mask."""
     short = np.array([4, 8, 9, 5], np.int32)
     padded = np.array([4, 8, 9, 5, 3, 3], np.int32)
     sequence, pooled = backbone.encode_one(short, np.zeros(4, np.int32))
@@ -170,7 +170,7 @@ def test_padding_changes_the_outputs(backbone: FNetBackbone) -> None:
 
 
 def test_segments_and_order_matter(backbone: FNetBackbone) -> None:
-    """Other segment ids, or the same tokens in another order, are another sequence."""
+    """Other segment ids or another order of tokens change the outputs."""
     ids, zeros = np.array([4, 8, 9, 5], np.int32), np.zeros(4, np.int32)
     _, pooled = backbone.encode_one(ids, zeros)
     _, other_segments = backbone.encode_one(ids, np.array([0, 0, 1, 1], np.int32))
@@ -179,9 +179,9 @@ def test_segments_and_order_matter(backbone: FNetBackbone) -> None:
     assert np.abs(pooled - other_order).max() > 0.001
 
 
-def test_a_sequence_longer_than_the_positions_is_refused(backbone: FNetBackbone, tiny: Architecture) -> None:
-    """The message has the length and the limit by its name."""
-    with pytest.raises(ValueError, match="a sequence of 25 tokens is longer than max_sequence_length, 24"):
+def test_sequence_longer_than_the_positions_is_refused(backbone: FNetBackbone, tiny: Architecture) -> None:
+    """The message contains the length and the name of the limit."""
+    with pytest.raises(ValueError, match="25 tokens exceed max_sequence_length of 24"):
         backbone(inputs_of(tiny, 1, 25))
 
 
@@ -206,16 +206,16 @@ def test_every_dtype_policy_works(
     outputs = network.predict_on_batch(inputs)
     assert {str(output.dtype) for output in outputs.values()} == {compute}
     for name, true in backbone.predict_on_batch(inputs).items():
-        found = outputs[name].astype(np.float32)
-        assert np.isfinite(found).all()
-        assert (found * true).sum() > 0.99 * np.linalg.norm(found) * np.linalg.norm(true)
+        actual = outputs[name].astype(np.float32)
+        assert np.isfinite(actual).all()
+        assert (actual * true).sum() > 0.99 * np.linalg.norm(actual) * np.linalg.norm(true)
 
 
 # --- Saving and loading ---
 
 
-def test_a_configuration_makes_an_equal_network(tiny: Architecture) -> None:
-    """`from_config(get_config())` has the same arguments, name and dtype, and the configuration is plain JSON."""
+def test_configuration_round_trip(tiny: Architecture) -> None:
+    """`from_config(get_config())` preserves arguments, name and dtype, and the configuration is plain JSON."""
     network = build(tiny, dtype="mixed_bfloat16", name="mine")
     config = json.loads(json.dumps(network.get_config()))
     again = FNetBackbone.from_config(config)
@@ -227,15 +227,15 @@ def test_a_configuration_makes_an_equal_network(tiny: Architecture) -> None:
 def test_weights_have_the_names_of_the_architecture(
     backbone: FNetBackbone, tiny: Architecture, make_weights: MakeWeights
 ) -> None:
-    """What is assigned by name is read back by name."""
+    """Weights assigned by name are read back by name."""
     weights = make_weights(tiny)
-    found = backbone.named_weights()
-    assert list(found) == list(tiny.variable_shapes())
-    assert all(np.array_equal(found[name], weights[name]) for name in weights)
+    actual = backbone.named_weights()
+    assert list(actual) == list(tiny.variable_shapes())
+    assert all(np.array_equal(actual[name], weights[name]) for name in weights)
 
 
-def test_a_saved_preset_loads_to_the_same_numbers(backbone: FNetBackbone, tiny: Architecture, tmp_path: Path) -> None:
-    """Saving and loading changes no bit of the outputs."""
+def test_saved_preset_has_equal_outputs(backbone: FNetBackbone, tiny: Architecture, tmp_path: Path) -> None:
+    """Saving and loading preserves the bits of the outputs."""
     backbone.save_to_preset(tmp_path / "new" / "preset")
     again = FNetBackbone.from_preset(tmp_path / "new" / "preset")
     inputs = inputs_of(tiny)
@@ -244,8 +244,10 @@ def test_a_saved_preset_loads_to_the_same_numbers(backbone: FNetBackbone, tiny: 
         assert np.array_equal(output, expected[name])
 
 
-def test_a_saved_preset_describes_itself(backbone: FNetBackbone, tiny: Architecture, tmp_path: Path) -> None:
-    """The files name the class as keras-hub registers it, and the sizes; other files are left alone."""
+def test_saved_preset_has_configuration_and_metadata(
+    backbone: FNetBackbone, tiny: Architecture, tmp_path: Path
+) -> None:
+    """The files contain the class name of keras-hub and the sizes; other files are not changed."""
     (tmp_path / "README.md").write_text("kept")
     backbone.save_to_preset(str(tmp_path))
     assert read_preset(tmp_path).architecture == tiny
@@ -257,18 +259,18 @@ def test_a_saved_preset_describes_itself(backbone: FNetBackbone, tiny: Architect
     assert (tmp_path / "README.md").read_text() == "kept"
 
 
-def test_a_preset_is_loaded_with_its_weights(
+def test_preset_is_loaded_with_its_weights(
     preset_directory: Path, tiny: Architecture, make_weights: MakeWeights
 ) -> None:
-    """A directory, as a path or as text, gives its network with its weights."""
+    """A directory is accepted as a path and as a string."""
     weights = make_weights(tiny)
     for handle in (preset_directory, str(preset_directory)):
-        found = FNetBackbone.from_preset(handle).named_weights()
-        assert all(np.array_equal(found[name], weights[name]) for name in weights)
+        actual = FNetBackbone.from_preset(handle).named_weights()
+        assert all(np.array_equal(actual[name], weights[name]) for name in weights)
 
 
-def test_without_weights_the_start_is_random(preset_directory: Path) -> None:
-    """`load_weights=False` does not even need a weights file, and no two networks are alike."""
+def test_weights_are_random_without_load_weights(preset_directory: Path) -> None:
+    """`load_weights=False` needs no weights file, and each network has other weights."""
     (preset_directory / "model.weights.h5").unlink()
     one, other = (FNetBackbone.from_preset(preset_directory, load_weights=False).named_weights() for _ in range(2))
     for name in ("token_embedding/embeddings", "layers/1/output_dense/kernel", "pooled_dense/bias"):
@@ -278,14 +280,14 @@ def test_without_weights_the_start_is_random(preset_directory: Path) -> None:
 
 
 def test_arguments_override_the_preset(preset_directory: Path) -> None:
-    """Keyword arguments replace the preset's, its dtype for example."""
+    """Keyword arguments override those of the preset, for example its dtype."""
     network = FNetBackbone.from_preset(preset_directory, dtype="bfloat16", dropout=0.3, name="mine")
     assert (network.dtype_policy.name, network.dropout, network.name) == ("bfloat16", 0.3, "mine")
     assert {weight.dtype for weight in network.weights} == {"bfloat16"}
 
 
-def test_a_preset_that_does_not_fit_is_refused(preset_directory: Path) -> None:
-    """Weights of one network are not loaded into another."""
+def test_preset_that_does_not_fit_is_refused(preset_directory: Path) -> None:
+    """Weights of another network are rejected."""
     with pytest.raises(PresetError, match=r"^model\.weights\.h5: "):
         FNetBackbone.from_preset(preset_directory, num_segments=2)
     with pytest.raises(PresetError, match="no such preset"):
@@ -295,8 +297,8 @@ def test_a_preset_that_does_not_fit_is_refused(preset_directory: Path) -> None:
 # --- Training ---
 
 
-def test_it_trains(tiny: Architecture) -> None:
-    """Two steps with a small head change every variable of the backbone, and the loss is finite."""
+def test_training_changes_every_variable(tiny: Architecture) -> None:
+    """Two steps with a small head change all variables of the backbone, and the loss is finite."""
     network = build(tiny)
     head = keras.layers.Dense(2)(network(network.input)["pooled_output"])
     classifier = keras.Model(network.input, head)
@@ -312,7 +314,7 @@ def test_it_trains(tiny: Architecture) -> None:
 
 
 def test_dropout_is_for_training_only(backbone: FNetBackbone, tiny: Architecture) -> None:
-    """Inference is the same each time; training drops values anew at each call."""
+    """Inference is deterministic, and training drops other values in each call."""
     inputs = inputs_of(tiny)
     calm = [as_numpy(backbone(inputs, training=False)["sequence_output"]) for _ in range(2)]
     assert np.array_equal(calm[0], calm[1])

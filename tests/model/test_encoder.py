@@ -1,4 +1,4 @@
-"""The packed encoder: accurate, bit-identical regardless of batch composition, with nothing compiled late."""
+"""The packed encoder is accurate, bit-identical regardless of batch composition, and compiled in advance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MakeWeights = Callable[..., Weights]
 Oracle = Callable[..., tuple[Array, Array]]
 
 MAX_BATCH_TOKENS = 64
-# Some of its row lengths, so that there is less to compile.
+# A subset of the row lengths, to compile less.
 ROW_LENGTHS = (24, 48, 64)
 # One token more than a row, a prime, rows without a remainder, and all positions.
 LONG_TOKENS = (65, 101, 128, 300)
@@ -71,7 +71,7 @@ def reference(oracle: Oracle, weights: Weights) -> Callable[[Tokens], tuple[Arra
 
 @pytest.fixture(scope="module")
 def backbone_outputs(weights: Weights) -> list[tuple[Tokens, tuple[Array, Array]]]:
-    """Sequences, and what the readable backbone with the same weights gives for each alone."""
+    """Sequences, and the outputs of the Keras backbone with the same weights for each alone."""
     backbone = FNetBackbone.from_architecture(MEDIUM)
     backbone.assign_weights(weights)
     random = np.random.default_rng(2)
@@ -85,7 +85,7 @@ def verified(
     reference: Callable[[Tokens], tuple[Array, Array]],
     compilations: list[int],
 ) -> tuple[PackedEncoder, SelfTest]:
-    """An encoder of each backend and dtype, verified as before serving, and the result of its self-test."""
+    """A verified encoder of each backend and dtype, and the result of its self-test."""
     backend, dtype = request.param
     encoder = PackedEncoder(MEDIUM, weights, dtype=dtype, backend=backend, max_batch_tokens=MAX_BATCH_TOKENS)
     encoder.retain_row_lengths(ROW_LENGTHS)
@@ -113,7 +113,7 @@ def compiled(
 
 
 def plan_of(sizes: Iterable[int]) -> BatchPlan:
-    """Return the plan of one row, in which sequences lie in the given order."""
+    """Return the plan of one row, with sequences in the given order."""
     sizes = tuple(sizes)
     return BatchPlan((Row(tuple(range(len(sizes))), sizes),))
 
@@ -187,7 +187,7 @@ def test_outputs_equal_those_of_the_backbone(
 def test_smallest_sizes_equal_the_oracle(
     tiny: Architecture, make_weights: MakeWeights, oracle: Oracle, changes: dict[str, int], backend: BackendName
 ) -> None:
-    """Odd hidden sizes, one segment, one position and no layers are no special cases."""
+    """Odd hidden sizes, one segment, one position and no layers are supported."""
     architecture = dataclasses.replace(tiny, **changes)
     weights = make_weights(architecture)
     encoder = compiled(architecture, weights, backend=backend, max_batch_tokens=8)
@@ -219,7 +219,7 @@ def test_networks_below_64_features_multiply_in_float32(backend: BackendName, hi
     "backend_and_dtype", [param for param in BACKENDS_AND_DTYPES if param.values[0][1] != "float32"]
 )
 def test_all_but_the_products_is_float32(weights: Weights, backend_and_dtype: tuple[BackendName, Dtype]) -> None:
-    """With layers whose products add nothing, narrow dtypes lose nothing: the residual stream is float32."""
+    """With products of zero, narrow dtypes are exact, since the residual stream is float32."""
     backend, dtype = backend_and_dtype
     zeros = {name: np.zeros_like(array) for name, array in weights.items() if name.endswith("output_dense/kernel")}
     tokens = sequence(np.random.default_rng(4), 20)
@@ -236,7 +236,7 @@ def test_all_but_the_products_is_float32(weights: Weights, backend_and_dtype: tu
 
 
 def test_bits_are_equal_alone_and_in_any_batch(encoder: PackedEncoder) -> None:
-    """Whatever shares the call, a sequence has the bits that it has alone, one of several chunks too."""
+    """A sequence has the same bits alone and in any batch, also if it runs in several chunks."""
     random = np.random.default_rng(2)
     for length in (*range(1, 65, 3), 101):
         tokens = sequence(random, length)
@@ -248,7 +248,7 @@ def test_bits_are_equal_alone_and_in_any_batch(encoder: PackedEncoder) -> None:
 
 
 def test_bits_are_equal_at_every_offset_of_a_row(encoder: PackedEncoder) -> None:
-    """Sequences may start at any token: no alignment is needed."""
+    """Sequences may start at any token, without alignment."""
     random = np.random.default_rng(3)
     tokens = sequence(random, 13)
     (expected,) = encoder.encode([tokens])
@@ -260,7 +260,7 @@ def test_bits_are_equal_at_every_offset_of_a_row(encoder: PackedEncoder) -> None
 
 
 def test_bits_are_equal_in_every_row_length(encoder: PackedEncoder) -> None:
-    """A short sequence, and one that takes several chunks of each."""
+    """A short sequence and one of several chunks have equal bits in all row lengths."""
     random = np.random.default_rng(4)
     for tokens in (sequence(random, 5), sequence(random, 61)):
         (expected,) = run(encoder, [tokens], encoder.row_lengths[-1])
@@ -269,14 +269,14 @@ def test_bits_are_equal_in_every_row_length(encoder: PackedEncoder) -> None:
 
 
 def test_bits_of_duplicates_are_equal(encoder: PackedEncoder) -> None:
-    """The same sequence several times in a call, and in the next call."""
+    """Copies of a sequence have equal bits within a call and in the next call."""
     tokens = sequence(np.random.default_rng(4), 20)
     encodings = encoder.encode([tokens] * 4) + encoder.encode([tokens])
     assert all(equal_bits(encoding, encodings[0]) for encoding in encodings)
 
 
 def test_bits_do_not_depend_on_the_outputs_that_others_request(encoder: PackedEncoder) -> None:
-    """Each output is the same whether it is computed alone, with others, or next to sequences that request others."""
+    """An output has equal bits alone, with other outputs, and next to sequences that request others."""
     random = np.random.default_rng(5)
     choices: list[frozenset[Output]] = [
         POOLED,
@@ -291,13 +291,13 @@ def test_bits_do_not_depend_on_the_outputs_that_others_request(encoder: PackedEn
         requested = choices[shift:] + choices[:shift]
         inputs = [EncoderInput(tokens, outputs) for tokens, outputs in zip(sequences, requested, strict=True)]
         encodings = encoder.run(plan_of((3, 9, 9, 12, 20)), inputs)
-        for encoding, outputs, whole in zip(encodings, requested, expected, strict=True):
+        for encoding, outputs, complete in zip(encodings, requested, expected, strict=True):
             assert encoding.arrays.keys() == outputs
-            assert all(encoding.arrays[name].tobytes() == whole.arrays[name].tobytes() for name in outputs)
+            assert all(encoding.arrays[name].tobytes() == complete.arrays[name].tobytes() for name in outputs)
 
 
 def test_row_is_filled_with_sequences_of_one_token(encoder: PackedEncoder) -> None:
-    """A row holds as many sequences as it has tokens, each with its bits."""
+    """A row holds one sequence per token, each with the bits that it has alone."""
     random = np.random.default_rng(9)
     sequences = [sequence(random, 1) for _ in range(encoder.row_lengths[-1])]
     builder = encoder.batch_builder()
@@ -312,7 +312,7 @@ def test_row_is_filled_with_sequences_of_one_token(encoder: PackedEncoder) -> No
 def test_bits_are_equal_for_other_maximum_batch_tokens(
     weights: Weights, backend_and_dtype: tuple[BackendName, Dtype]
 ) -> None:
-    """Long sequences, which run in chunks of 64 or of 128 tokens, and short ones."""
+    """Short sequences, and long ones in chunks of 64 or 128 tokens, have equal bits."""
     backend, dtype = backend_and_dtype
     random = np.random.default_rng(6)
     sequences = [sequence(random, length) for length in (7, 50, *LONG_TOKENS)]
@@ -329,7 +329,7 @@ def test_bits_are_equal_for_other_maximum_batch_tokens(
 
 
 def test_outputs_are_float32_of_each_sequences_own_length(encoder: PackedEncoder) -> None:
-    """No padding is returned, and no narrower dtype."""
+    """Outputs contain no padding, and are float32 in every dtype."""
     random = np.random.default_rng(6)
     lengths = (3, 64, 101)
     for length, encoding in zip(lengths, encoder.encode([sequence(random, n) for n in lengths]), strict=True):
@@ -360,7 +360,7 @@ def test_only_requested_outputs_are_computed(encoder: PackedEncoder, outputs: fr
 
 
 def test_outputs_own_their_memory_and_are_read_only(encoder: PackedEncoder) -> None:
-    """No result keeps the memory of its row, and none can be changed by a request that shares it."""
+    """A result does not share the memory of its row, and is read-only for requests that share it."""
     random = np.random.default_rng(9)
     for encoding in encoder.encode([sequence(random, length) for length in (5, 5, 64, 101)]):
         for array in encoding.arrays.values():
@@ -371,7 +371,7 @@ def test_outputs_own_their_memory_and_are_read_only(encoder: PackedEncoder) -> N
 
 
 def test_results_are_in_the_order_of_the_sequences(encoder: PackedEncoder) -> None:
-    """Sequences of several runs, and of none."""
+    """The order is preserved across several runs, and without sequences."""
     random = np.random.default_rng(8)
     sequences = [sequence(random, int(length)) for length in random.integers(1, 80, 40)]
     assert sum(len(tokens.token_ids) for tokens in sequences) > 2 * encoder.row_lengths[-1]
@@ -381,7 +381,7 @@ def test_results_are_in_the_order_of_the_sequences(encoder: PackedEncoder) -> No
 
 
 def test_run_returns_results_in_the_order_of_adding(encoder: PackedEncoder) -> None:
-    """A batch that a builder formed; sequences that it rejected take another run."""
+    """Results of a built batch are in the order of addition; rejected sequences need another run."""
     random = np.random.default_rng(14)
     sequences = [sequence(random, int(length)) for length in random.integers(1, 65, 30)]
     builder = encoder.batch_builder()
@@ -408,7 +408,7 @@ def test_equal_sequences_share_a_key() -> None:
 def test_only_retained_row_lengths_run(
     tiny: Architecture, make_weights: MakeWeights, oracle: Oracle, backend: BackendName
 ) -> None:
-    """Without a row length, its sequences run in the next longer one."""
+    """Sequences of a released row length run in the next longer one."""
     weights = make_weights(tiny)
     encoder = compiled(tiny, weights, backend=backend)
     assert list(encoder.row_lengths) == [8, 16]
@@ -421,14 +421,14 @@ def test_only_retained_row_lengths_run(
 
 
 def test_devices_are_named(encoder: PackedEncoder) -> None:
-    """A device's name has its platform, number and kind."""
+    """A device name contains platform, number and kind."""
     assert len(encoder.devices) == encoder.rows_per_run == 1
     assert encoder.devices[0].startswith("cpu:0 ")
 
 
 def test_dtype_that_the_backend_does_not_run_is_refused(weights: Weights) -> None:
-    """JAX has no 8-bit products that are faster than its float32."""
-    with pytest.raises(BackendError, match="jax does not run int8; it runs float32, bfloat16"):
+    """The error lists the supported dtypes."""
+    with pytest.raises(BackendError, match="jax does not support int8; use one of float32, bfloat16"):
         PackedEncoder(MEDIUM, weights, dtype="int8", backend="jax")
 
 
@@ -437,7 +437,7 @@ def test_dtype_that_the_backend_does_not_run_is_refused(weights: Weights) -> Non
 
 @pytest.mark.parametrize("sizes", [{"hidden_dim": 72}, {"intermediate_dim": 200}], ids=str)
 def test_int8_needs_multiples_of_32(sizes: dict[str, int]) -> None:
-    """The error names both sizes and the dtypes that run the network."""
+    """The error contains both sizes and the supported dtypes."""
     architecture = dataclasses.replace(MEDIUM, **sizes)
     with pytest.raises(BackendError) as caught:
         PackedEncoder(architecture, medium_weights(architecture), dtype="int8", backend="openvino")
@@ -450,7 +450,7 @@ def test_int8_needs_multiples_of_32(sizes: dict[str, int]) -> None:
 @needs_int8
 @pytest.mark.parametrize(("hidden", "intermediate"), [(64, 96), (128, 192), (256, 128)])
 def test_int8_runs_with_each_group_size(oracle: Oracle, hidden: int, intermediate: int) -> None:
-    """Groups of 32, 64 and 128 features."""
+    """Groups of 32, 64 and 128 features are accurate."""
     architecture = dataclasses.replace(MEDIUM, hidden_dim=hidden, intermediate_dim=intermediate)
     weights = medium_weights(architecture)
     encoder = compiled(architecture, weights, dtype="int8", backend="openvino")
@@ -461,7 +461,7 @@ def test_int8_runs_with_each_group_size(oracle: Oracle, hidden: int, intermediat
 
 @needs_int8
 def test_int8_is_accurate_with_features_of_different_magnitude(oracle: Oracle) -> None:
-    """Trained networks have features that are many times as large as others, among inputs of both products."""
+    """Outlier features among the inputs of both products, as in trained networks, stay within the bounds."""
     weights = medium_weights()
     random = np.random.default_rng(1)
     for layer in range(MEDIUM.num_layers):
@@ -480,7 +480,7 @@ def test_int8_is_accurate_with_features_of_different_magnitude(oracle: Oracle) -
 
 
 def test_int8_is_refused_where_products_are_not_quantized(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
-    """The library computes in floating point without a group size, as it does on processors without 8-bit units."""
+    """An encoder is refused if OpenVINO computes in floating point, as on CPUs without 8-bit units."""
     monkeypatch.setattr("model.backends.openvino_backend._group_size", lambda _architecture: 0)
     with pytest.raises(BackendError, match="int8 is not available on this processor"):
         PackedEncoder(MEDIUM, weights, dtype="int8", backend="openvino")
@@ -488,7 +488,7 @@ def test_int8_is_refused_where_products_are_not_quantized(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("changes", [{"num_layers": 0}, {"hidden_dim": 32}], ids=str)
 def test_int8_networks_without_products_to_quantize_are_float32(changes: dict[str, int]) -> None:
-    """No layers, or fewer than 64 features."""
+    """Networks without layers or with fewer than 64 features run in float32."""
     architecture = dataclasses.replace(MEDIUM, **changes)
     weights = medium_weights(architecture)
     tokens = sequence(np.random.default_rng(1), 12)
@@ -503,7 +503,7 @@ def test_int8_networks_without_products_to_quantize_are_float32(changes: dict[st
 
 
 def test_nothing_is_compiled_after_compile(encoder: PackedEncoder, compilations: list[int]) -> None:
-    """No mix of lengths and outputs makes XLA compile a program, sequences of several chunks included."""
+    """No mix of lengths and outputs compiles a program, also for sequences of several chunks."""
     assert compilations, "compiling is counted"
     before = len(compilations)
     random = np.random.default_rng(11)
@@ -517,7 +517,7 @@ def test_nothing_is_compiled_after_compile(encoder: PackedEncoder, compilations:
 def test_compilations_do_not_grow_with_depth(
     tiny: Architecture, make_weights: MakeWeights, compilations: list[int]
 ) -> None:
-    """All layers share a program, so that a row length has three."""
+    """All layers share a program, so a row length has three programs."""
     for layers in (1, 9):
         architecture = dataclasses.replace(tiny, num_layers=layers)
         encoder = PackedEncoder(architecture, make_weights(architecture), max_batch_tokens=8)
@@ -528,7 +528,7 @@ def test_compilations_do_not_grow_with_depth(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_progress_counts_row_lengths(tiny: Architecture, make_weights: MakeWeights, backend: BackendName) -> None:
-    """From none to all that are compiled."""
+    """Progress counts from zero to all row lengths."""
     encoder = PackedEncoder(tiny, make_weights(tiny), backend=backend, max_batch_tokens=16)
     progress: list[tuple[int, int]] = []
     encoder.compile(lambda done, of: progress.append((done, of)))
@@ -562,7 +562,7 @@ def test_output_that_is_not_finite_is_an_error(
 
 
 def test_mean_that_overflows_is_an_error(tiny: Architecture, make_weights: MakeWeights) -> None:
-    """Finite tokens may have a sum that is not."""
+    """The mean of finite tokens may overflow."""
     weights = make_weights(tiny)
     weights["layers/1/output_layer_norm/beta"][:] = 3e38
     encoder = compiled(tiny, weights, backend="openvino", max_batch_tokens=8)
@@ -593,7 +593,7 @@ def test_encoder_recovers_from_output_that_is_not_finite(
 
 @pytest.mark.parametrize("length", [0, 301])
 def test_sequence_without_tokens_or_positions_is_refused(encoder: PackedEncoder, length: int) -> None:
-    """A sequence is neither empty nor longer than the table of positions, which would be read out of bounds."""
+    """A sequence is neither empty nor longer than the position table."""
     random = np.random.default_rng(10)
-    with pytest.raises(ValueError, match=f"a sequence has {length} tokens; between 1 and 300 are needed"):
+    with pytest.raises(ValueError, match=f"a sequence has {length} tokens, expected 1 to 300"):
         encoder.encode([sequence(random, 5), sequence(random, length)])

@@ -1,6 +1,6 @@
-"""The golden presets, which keras-hub itself wrote, give here what they gave there.
+"""Outputs and token ids of the golden presets equal those of keras-hub.
 
-`tests/golden/make.py` wrote them, and says what the files hold.
+`tests/golden/make.py` writes the presets and documents their files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def expected(name: str) -> Iterator[Arrays]:
-    """Yield a golden preset's inputs and outputs, one batch for every length."""
+    """Yield inputs and outputs of a golden preset, one batch per length."""
     with np.load(GOLDEN / name / "expected.npz") as stored:
         arrays = dict(stored)
     lengths = sorted({int(key.split("/")[0]) for key in arrays})
@@ -43,44 +43,44 @@ def expected(name: str) -> Iterator[Arrays]:
 
 
 def computed(backbone: FNetBackbone, arrays: Arrays) -> Arrays:
-    """Return what the network computes for a batch, as float32."""
-    found = backbone.predict_on_batch({name: arrays[name] for name in ("token_ids", "segment_ids")})
-    return {name: found[name].astype(np.float32) for name in OUTPUTS}
+    """Return the outputs of the network for a batch, as float32."""
+    actual = backbone.predict_on_batch({name: arrays[name] for name in ("token_ids", "segment_ids")})
+    return {name: actual[name].astype(np.float32) for name in OUTPUTS}
 
 
 def packed(encoder: PackedEncoder, arrays: Arrays) -> Arrays:
-    """Return what the packed encoder computes for a batch whose sequences share rows."""
+    """Return the outputs of the packed encoder for a batch whose sequences share rows."""
     pairs = zip(arrays["token_ids"], arrays["segment_ids"], strict=True)
     encodings: list[Encoding] = encoder.encode([Tokens(ids, segments) for ids, segments in pairs])
     return {name: np.stack([getattr(encoding, name) for encoding in encodings]) for name in OUTPUTS}
 
 
-def assert_close(found: Arrays, arrays: Arrays, tolerance: float, prefix: str = "") -> None:
-    """Compare both outputs, shapes included."""
+def assert_close(actual: Arrays, arrays: Arrays, tolerance: float, prefix: str = "") -> None:
+    """Compare values and shapes of both outputs."""
     for name in OUTPUTS:
-        wanted = arrays[prefix + name]
-        assert found[name].dtype == np.float32
-        assert found[name].shape == wanted.shape
-        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=tolerance, err_msg=name)
+        expected_outputs = arrays[prefix + name]
+        assert actual[name].dtype == np.float32
+        assert actual[name].shape == expected_outputs.shape
+        np.testing.assert_allclose(actual[name], expected_outputs, rtol=0, atol=tolerance, err_msg=name)
 
 
-def assert_same_direction(found: Arrays, arrays: Arrays, least_cosine: float) -> None:
-    """Compare every vector of both outputs by its cosine."""
+def assert_same_direction(actual: Arrays, arrays: Arrays, min_cosine: float) -> None:
+    """Compare the cosine of every vector of both outputs with a minimum."""
     for name in OUTPUTS:
-        ours, theirs = found[name], arrays[name]
-        assert ours.shape == theirs.shape
-        norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
-        assert ((ours * theirs).sum(axis=-1) >= least_cosine * norms).all(), name
+        a, b = actual[name], arrays[name]
+        assert a.shape == b.shape
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        assert ((a * b).sum(axis=-1) >= min_cosine * norms).all(), name
 
 
 def texts(name: str, kind: str) -> list[dict[str, Any]]:
-    """Return a golden preset's cases: texts `tokenized`, or texts and pairs `packed`."""
+    """Return the cases of a golden preset: texts `tokenized`, or texts and pairs `packed`."""
     cases: list[dict[str, Any]] = json.loads((GOLDEN / name / "texts.json").read_text())[kind]
     return cases
 
 
 def verified(preset: Preset, backend: BackendName, dtype: Dtype = "float32") -> PackedEncoder:
-    """Return a preset's packed encoder, self-tested."""
+    """Return the packed encoder of a preset after its self-test."""
     weights = read_weights(preset.directory, preset.architecture)
     encoder = PackedEncoder(preset.architecture, weights, dtype=dtype, backend=backend, max_batch_tokens=16)
     compile_and_verify(encoder, lambda tokens: encode_one(preset.architecture, weights, *tokens))
@@ -90,8 +90,8 @@ def verified(preset: Preset, backend: BackendName, dtype: Dtype = "float32") -> 
 # --- The network ---
 
 
-def test_every_kind_of_preset_is_here() -> None:
-    """No file was lost on the way: an even and an odd size, shards, older paths, bfloat16, and two tokenizers."""
+def test_every_kind_of_preset_is_present() -> None:
+    """The golden presets cover even and odd sizes, shards, older paths, bfloat16 and two tokenizers."""
     assert NETWORKS == ["bfloat16", "even", "odd", "older_paths", "sharded", "waterfall"]
     assert TOKENIZERS == ["even", "waterfall"]
     assert len(list((GOLDEN / "sharded").glob("model_*.weights.h5"))) > 1
@@ -99,8 +99,8 @@ def test_every_kind_of_preset_is_here() -> None:
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", FLOAT32_NETWORKS)
-def test_the_backbone_computes_what_keras_hub_computes(name: str) -> None:
-    """A preset of keras-hub gives its outputs within float32's rounding, for every length from one token on."""
+def test_backbone_outputs_equal_keras_hub(name: str) -> None:
+    """Outputs are within float32 rounding for every length, from one token on."""
     backbone = FNetBackbone.from_preset(GOLDEN / name)
     for arrays in expected(name):
         assert_close(computed(backbone, arrays), arrays, 1e-5)
@@ -109,16 +109,16 @@ def test_the_backbone_computes_what_keras_hub_computes(name: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "name"), [("jax", "even"), ("jax", "odd"), *(("openvino", name) for name in FLOAT32_NETWORKS)]
 )
-def test_packed_encoder_computes_what_keras_hub_computes(name: str, backend: BackendName) -> None:
-    """Several sequences in a row, and those that run in several chunks."""
+def test_packed_encoder_outputs_equal_keras_hub(name: str, backend: BackendName) -> None:
+    """Sequences that share a row, and sequences of several chunks, are accurate."""
     encoder = verified(load_preset(str(GOLDEN / name)), backend)
     for arrays in expected(name):
         assert_close(packed(encoder, arrays), arrays, 1e-4)
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_bfloat16_weights_are_computed_with_in_float32() -> None:
-    """A preset saved in bfloat16 is loaded in float32 by default, and computes as keras-hub does then."""
+def test_bfloat16_weights_run_in_float32() -> None:
+    """A bfloat16 preset loads in float32 by default, with the outputs of keras-hub."""
     backbone = FNetBackbone.from_preset(GOLDEN / "bfloat16")
     assert backbone.dtype_policy.name == "float32"
     for arrays in expected("bfloat16"):
@@ -126,41 +126,41 @@ def test_bfloat16_weights_are_computed_with_in_float32() -> None:
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_a_bfloat16_preset_is_computed_in_bfloat16() -> None:
-    """Asked for bfloat16, it computes what keras-hub's bfloat16 network does, as far as eight bits go."""
+def test_bfloat16_preset_runs_in_bfloat16() -> None:
+    """In bfloat16, outputs equal those of keras-hub within bfloat16 rounding."""
     backbone = FNetBackbone.from_preset(GOLDEN / "bfloat16", dtype="bfloat16")
     for arrays in expected("bfloat16"):
-        found = computed(backbone, arrays)
-        assert_same_direction(found, arrays, 0.999)
-        assert_close(found, arrays, 0.1)
+        actual = computed(backbone, arrays)
+        assert_same_direction(actual, arrays, 0.999)
+        assert_close(actual, arrays, 0.1)
 
 
 @pytest.mark.parametrize("backend_and_dtype", BACKENDS_AND_DTYPES)
 def test_packed_encoder_runs_bfloat16_presets(backend_and_dtype: tuple[BackendName, Dtype]) -> None:
-    """Every dtype agrees with keras-hub's float32 outputs of the same weights."""
+    """Every dtype agrees with the float32 outputs of keras-hub for the same weights."""
     backend, dtype = backend_and_dtype
     encoder = verified(load_preset(str(GOLDEN / "bfloat16")), backend, dtype)
     for arrays in expected("bfloat16"):
-        wanted = {name: arrays[f"float32_{name}"] for name in OUTPUTS}
+        expected_outputs = {name: arrays[f"float32_{name}"] for name in OUTPUTS}
         if dtype == "float32":
-            assert_close(packed(encoder, arrays), wanted, 1e-4)
-        assert_same_direction(packed(encoder, arrays), wanted, 0.999)
+            assert_close(packed(encoder, arrays), expected_outputs, 1e-4)
+        assert_same_direction(packed(encoder, arrays), expected_outputs, 0.999)
 
 
 # --- The tokenizer ---
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_texts_become_the_same_ids(name: str) -> None:
-    """Whatever the script, the spaces and the special characters."""
+def test_token_ids_equal_keras_hub(name: str) -> None:
+    """Token ids are equal for all scripts, spaces and special characters."""
     tokenizer = FNetTokenizer.from_preset(GOLDEN / name)
     for case in texts(name, "tokenized"):
         assert tokenizer.tokenize(case["text"]) == case["token_ids"], case["text"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_texts_and_pairs_are_packed_the_same(name: str) -> None:
-    """Special tokens, segments, truncation and padding are those of keras-hub's preprocessor."""
+def test_packed_texts_and_pairs_equal_keras_hub(name: str) -> None:
+    """Special tokens, segments, truncation and padding equal those of the keras-hub preprocessor."""
     tokenizer = FNetTokenizer.from_preset(GOLDEN / name)
     for case in texts(name, "packed"):
         length = len(case["token_ids"])
@@ -169,18 +169,18 @@ def test_texts_and_pairs_are_packed_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_what_is_not_cut_is_packed_whole(name: str) -> None:
-    """Where the length sufficed, nothing is cut and only padding was added."""
+def test_texts_within_the_length_are_not_truncated(name: str) -> None:
+    """Texts within the length are only padded."""
     tokenizer = FNetTokenizer.from_preset(GOLDEN / name)
-    whole = [case for case in texts(name, "packed") if case["token_ids"][-1] == tokenizer.pad_token_id]
-    assert whole
-    for case in whole:
+    untruncated = [case for case in texts(name, "packed") if case["token_ids"][-1] == tokenizer.pad_token_id]
+    assert untruncated
+    for case in untruncated:
         tokens = tokenizer.pad(tokenizer.encode(case["text"], case["pair"]), len(case["token_ids"]))
         assert (tokens.token_ids, tokens.segment_ids) == (case["token_ids"], case["segment_ids"]), case
 
 
-def test_the_description_is_the_one_that_was_saved() -> None:
-    """Sizes, dtype, way of truncation, and the preprocessor's length as the default padding are read."""
+def test_description_equals_the_saved_one() -> None:
+    """Sizes, dtype, truncation, and the preprocessor length as default padding are read."""
     even, waterfall = (load_preset(str(GOLDEN / name)) for name in TOKENIZERS)
     assert (even.has_tokenizer, even.truncate, even.padding, even.dtype) == (True, "round_robin", 24, "float32")
     assert (even.architecture.hidden_dim, even.architecture.num_segments) == (16, 4)

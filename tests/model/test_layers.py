@@ -1,4 +1,4 @@
-"""The layers of the readable reference, each against NumPy in float64."""
+"""The Keras layers equal NumPy in float64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def as_numpy(tensor: Any) -> Array:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 6), (2, 5, 1), (3, 7, 9), (1, 16, 10)])
 def test_mixing_is_the_real_part_of_numpys_fft2(shape: tuple[int, ...]) -> None:
-    """Each member of a batch is transformed over its tokens and features, unnormalised."""
+    """Each sequence of a batch is transformed over tokens and features, without normalization."""
     x = RANDOM.normal(size=shape)
     np.testing.assert_allclose(
         as_numpy(fourier_mixing(ops.convert_to_tensor(x, "float32"))), np.fft.fft2(x).real, atol=1e-4
@@ -36,7 +36,7 @@ def test_mixing_is_the_real_part_of_numpys_fft2(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_mixing_keeps_the_dtype_and_computes_in_float32(dtype: str) -> None:
-    """Only the result is rounded: a sum of 4,096 ones is exact in every dtype."""
+    """The result alone is rounded: a sum of 4,096 ones is exact in every dtype."""
     mixed = fourier_mixing(ops.ones((1, 64, 64), dtype))
     assert str(mixed.dtype) == dtype
     expected = np.zeros((64, 64))
@@ -45,33 +45,33 @@ def test_mixing_keeps_the_dtype_and_computes_in_float32(dtype: str) -> None:
 
 
 def test_gelu_is_the_tanh_approximation() -> None:
-    """The activation is the one that FNet was trained with, which differs visibly from the exact one."""
+    """The activation is the tanh approximation, which differs measurably from the exact GELU."""
     x = np.linspace(-4, 4, 101)
     expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     np.testing.assert_allclose(as_numpy(gelu_approximate(ops.convert_to_tensor(x, "float32"))), expected, atol=1e-6)
 
 
 def test_positions_are_the_first_rows_of_the_table() -> None:
-    """Every member of a batch gets the same vectors, whatever its values."""
+    """Every sequence of a batch has the same position vectors, for any values."""
     layer = PositionEmbedding(10)
-    found = as_numpy(layer(ops.convert_to_tensor(RANDOM.normal(size=(2, 4, 3)), "float32")))
+    actual = as_numpy(layer(ops.convert_to_tensor(RANDOM.normal(size=(2, 4, 3)), "float32")))
     table = as_numpy(layer.position_embeddings)
     assert table.shape == (10, 3)
-    assert np.array_equal(found, np.stack([table[:4], table[:4]]))
+    assert np.array_equal(actual, np.stack([table[:4], table[:4]]))
 
 
-def test_a_sequence_may_have_all_positions_but_no_more() -> None:
-    """A sequence longer than the table is refused with both lengths."""
+def test_sequence_length_is_limited_by_the_positions() -> None:
+    """A sequence longer than the table is rejected with both lengths."""
     layer = PositionEmbedding(10)
     assert layer(ops.zeros((1, 10, 3))).shape == (1, 10, 3)
-    with pytest.raises(ValueError, match="a sequence of 11 tokens is longer than max_sequence_length, 10"):
+    with pytest.raises(ValueError, match="11 tokens exceed max_sequence_length of 10"):
         layer(ops.zeros((1, 11, 3)))
 
 
-def test_a_block_computes_what_the_paper_says(
+def test_block_equals_the_oracle(
     tiny: Architecture, make_weights: Callable[..., dict[str, Array]], oracle: Callable[..., tuple[Array, Array]]
 ) -> None:
-    """Mixing and feed-forward, each added to its input and normalised, as the oracle does it."""
+    """A block computes mixing and feed-forward, each with residual connection and normalization."""
     x = RANDOM.normal(size=(7, 12))
     weights = make_weights(tiny)
     layer = FNetEncoder(20)
@@ -79,7 +79,7 @@ def test_a_block_computes_what_the_paper_says(
     prefix = "layers/0/"
     names = [name for name in weights if name.startswith(prefix)]
     layer.set_weights([weights[name] for name in names])
-    # Embeddings and projection are made to hand `x` through unchanged, but for its normalisation.
+    # Embeddings and projection return `x` normalized and otherwise unchanged.
     hand = {name: weights[name] for name in names} | {
         "token_embedding/embeddings": x,
         "segment_embedding/embeddings": np.zeros((1, 12)),
@@ -92,20 +92,20 @@ def test_a_block_computes_what_the_paper_says(
         "pooled_dense/bias": np.zeros(12),
     }
     expected, _ = oracle(hand, np.arange(7), np.zeros(7, int))
-    normalised = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
-    found = as_numpy(layer(ops.convert_to_tensor(normalised[None], "float32")))[0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    normalized = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    actual = as_numpy(layer(ops.convert_to_tensor(normalized[None], "float32")))[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [PositionEmbedding(10, name="positions"), FNetEncoder(20, 0.3, name="block")])
-def test_layers_are_made_again_from_their_configuration(layer: Any) -> None:
-    """What `get_config` returns makes an equal layer."""
+def test_layer_configuration_round_trip(layer: Any) -> None:
+    """A layer built from `get_config` is equal."""
     config = layer.get_config()
     assert type(layer).from_config(config).get_config() == config
 
 
 def test_dropout_is_for_training_only() -> None:
-    """A block drops values while training and never else."""
+    """A block drops values in training only."""
     layer = FNetEncoder(20, dropout=0.5)
     x = ops.convert_to_tensor(RANDOM.normal(size=(1, 4, 6)), "float32")
     first, again = as_numpy(layer(x)), as_numpy(layer(x, training=False))

@@ -1,4 +1,4 @@
-"""Fourier mixing: the transform that float64 gives, with bits that depend on nothing but the sequence."""
+"""Fourier mixing equals the float64 transform, and its bits depend on the sequence alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def row_of(sizes: Sequence[int]) -> Row:
 
 
 def parts_of(sizes: Sequence[int]) -> Iterator[slice]:
-    """Yield where each sequence lies."""
+    """Yield the range of each sequence."""
     row = row_of(sizes)
     for start, size in zip(row.starts, sizes, strict=True):
         yield slice(start, start + size)
@@ -73,7 +73,7 @@ def test_mixing_equals_the_transform_in_float64(size: int, hidden: int, seed: in
 
 @pytest.mark.parametrize("threads", MIXINGS)
 def test_each_sequence_is_transformed_alone(threads: int) -> None:
-    """Sequences of several lengths equal the transforms of each, not of the row."""
+    """Results equal the transform of each sequence, not of the row."""
     sizes = [5, 5, 5, 7, 8, 8, 1, 1, 200, 31, 5]
     x = random_array(sum(sizes), 12)
     out = mixed(x, sizes, threads)
@@ -84,7 +84,7 @@ def test_each_sequence_is_transformed_alone(threads: int) -> None:
 
 @pytest.mark.parametrize("threads", MIXINGS)
 def test_padding_is_not_written(threads: int) -> None:
-    """Tokens behind the last sequence do not change."""
+    """Tokens after the last sequence do not change."""
     x, out = random_array(250, 6), np.full((250, 6), 7, np.float32)
     mixing = MIXINGS[threads]
     mixing.add(x, mixing.layout(row_of([40, 40, 50, 50, 50])), out)
@@ -99,7 +99,7 @@ def test_padding_is_not_written(threads: int) -> None:
     offset=st.integers(0, 3),
 )
 def test_bits_depend_on_the_sequence_alone(runs: list[tuple[int, int]], hidden: int, threads: int, offset: int) -> None:
-    """A sequence has the same bits alone and in a row, at any place of row and memory, with any number of threads."""
+    """A sequence has the same bits alone and in a row, at any offset of row and memory, with any number of threads."""
     sizes = [size for count, size in runs for _ in range(count)]
     x = random_array(offset + sum(sizes) + 3, hidden)[offset:]
     out = mixed(x, sizes, threads)
@@ -110,7 +110,7 @@ def test_bits_depend_on_the_sequence_alone(runs: list[tuple[int, int]], hidden: 
 @pytest.mark.parametrize("threads", MIXINGS)
 @pytest.mark.parametrize(("size", "hidden"), [(3001, 8), (2048, 7), (193, 384)])
 def test_bits_of_a_long_sequence_do_not_depend_on_threads(size: int, hidden: int, threads: int) -> None:
-    """One sequence, which the threads share, has the bits of one thread, and so have two of that length."""
+    """One or two long sequences have equal bits with one thread and with several."""
     x = random_array(2 * size + 5, hidden)
     first, second = (mixed_alone(x[start : start + size]) for start in (0, size))
     assert mixed(x, [size], threads)[:size].tobytes() == first
@@ -126,7 +126,7 @@ def test_long_sequence_equals_the_transform_in_float64() -> None:
 
 
 def test_layout_serves_every_layer() -> None:
-    """The same layout gives the same bits again, also into memory that held other values."""
+    """A layout can be reused with equal bits, also for an output array with other values."""
     sizes = [100, 100, 30]
     mixing = MIXINGS[2]
     layout = mixing.layout(row_of(sizes))
@@ -163,6 +163,6 @@ def test_threads_share_every_sequence_once(sizes: list[int], count: int) -> None
 
 
 def test_threads_share_tokens_evenly() -> None:
-    """Many short sequences are divided by tokens, not by groups."""
+    """Short sequences are divided by tokens, not by groups."""
     shares = _divide((Group(0, 64, 8), Group(512, 16, 32)), 1024, 4)
     assert [sum(group.tokens for group in share) for share in shares] == [256] * 4

@@ -1,4 +1,4 @@
-"""Batch forming: row lengths, chunks, rows without gaps, and batches that hold every sequence once."""
+"""Batch forming: row lengths, chunks, rows without gaps, and batches with every sequence once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def built(sizes: list[int], rows: int, capacity: int) -> tuple[BatchPlan, list[i
 
 
 def test_row_lengths_are_powers_of_two_and_midpoints() -> None:
-    """The default configuration has these lengths."""
+    """The default configuration has the documented row lengths."""
     assert row_lengths(512) == (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -33,7 +33,7 @@ def test_row_lengths_are_powers_of_two_and_midpoints() -> None:
     ("max_batch_tokens", "longest"), [(1, 8), (8, 8), (15, 8), (16, 16), (31, 16), (500, 256), (16384, 16384)]
 )
 def test_longest_row_is_the_largest_power_of_two_within_the_maximum(max_batch_tokens: int, longest: int) -> None:
-    """The shortest row exists even where it exceeds the maximum."""
+    """The shortest row length exists even if it exceeds the maximum."""
     assert row_lengths(max_batch_tokens)[-1] == longest
 
 
@@ -122,7 +122,7 @@ def test_batch_holds_every_accepted_sequence_once(sizes: list[int], rows: int, c
 
 @given(sizes=st.lists(st.integers(1, 600), max_size=40), rows=st.integers(1, 4), capacity=st.sampled_from(LENGTHS))
 def test_row_exceeds_the_capacity_only_for_a_sequence_of_its_own(sizes: list[int], rows: int, capacity: int) -> None:
-    """A sequence longer than the capacity shares its row with no other."""
+    """A sequence longer than the capacity has its own row."""
     for row in built(sizes, rows, capacity)[0].rows:
         assert row.tokens <= capacity or len(row.sizes) == 1
 
@@ -136,7 +136,7 @@ def test_sequences_of_equal_length_are_neighbors(sizes: list[int], capacity: int
 
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30), spare=st.integers(0, 5))
 def test_sequence_is_rejected_only_for_lack_of_tokens(sizes: list[int], spare: int) -> None:
-    """No placement rule is left: a row accepts whatever fits its remaining tokens, and fills up to the last one."""
+    """A row accepts every sequence that fits its remaining tokens."""
     capacity = sum(sizes) + spare
     builder = BatchBuilder(1, capacity)
     assert all(builder.add(size) for size in sizes)
@@ -150,7 +150,7 @@ def test_sequence_is_rejected_only_for_lack_of_tokens(sizes: list[int], spare: i
 
 
 def test_sequence_goes_to_the_first_row_with_space() -> None:
-    """Later rows are used only when earlier ones are too full."""
+    """Later rows are used only if earlier rows lack space."""
     builder = BatchBuilder(2, 16)
     assert [builder.add(size) for size in (10, 8, 6, 8, 1)] == [True, True, True, True, False]
     assert builder.full
@@ -159,7 +159,7 @@ def test_sequence_goes_to_the_first_row_with_space() -> None:
 
 
 def test_long_sequence_needs_an_empty_row() -> None:
-    """A sequence longer than the capacity is rejected by rows that hold others, and fills the row that it takes."""
+    """A sequence longer than the capacity is rejected by rows with other sequences, and fills its row."""
     builder = BatchBuilder(2, 16)
     assert builder.add(1)
     assert builder.add(17)
@@ -170,7 +170,7 @@ def test_long_sequence_needs_an_empty_row() -> None:
 
 
 def test_empty_batch_has_no_rows() -> None:
-    """Without sequences there is nothing to run."""
+    """A plan without sequences has no rows."""
     builder = BatchBuilder(3, 16)
     assert not builder.full
     assert builder.build() == BatchPlan(())
@@ -178,7 +178,7 @@ def test_empty_batch_has_no_rows() -> None:
 
 
 def test_row_tokens_count_padding() -> None:
-    """Each row counts the row lengths of its chunks."""
+    """Row tokens are the sum of the row lengths of all chunks."""
     plan = BatchPlan((Row((0, 1), (3, 6)), Row((2,), (40,)), Row((3,), (16,))))
     assert plan.tokens == 65
     assert plan.row_tokens((8, 16, 32)) == 16 + (32 + 8) + 16
@@ -190,7 +190,7 @@ def test_row_tokens_count_padding() -> None:
 
 @given(sizes=st.lists(st.integers(1, 600), max_size=80), rows=st.integers(1, 4), capacity=st.sampled_from(LENGTHS))
 def test_pack_all_distributes_every_sequence_once(sizes: list[int], rows: int, capacity: int) -> None:
-    """Members of each plan stand for sequences of their size, and no batch is empty."""
+    """Each member refers to a sequence of its size, and no batch is empty."""
     batches = pack_all(sizes, rows, capacity)
     assert sorted(index for _, indices in batches for index in indices) == list(range(len(sizes)))
     for plan, indices in batches:
@@ -203,19 +203,19 @@ def test_pack_all_distributes_every_sequence_once(sizes: list[int], rows: int, c
 
 @given(sizes=st.lists(st.integers(1, 64), max_size=80), capacity=st.sampled_from([64, 96, 128]))
 def test_pack_all_leaves_at_most_one_row_half_empty(sizes: list[int], capacity: int) -> None:
-    """What one batch leaves would have fit into a row that is at most half full."""
+    """At most one row is at most half full."""
     tokens = [plan.tokens for plan, _ in pack_all(sizes, 1, capacity)]
     assert sum(2 * used <= capacity for used in tokens) <= 1
 
 
 def test_pack_all_starts_with_the_longest_sequences() -> None:
-    """Short ones fill the space that is left, so that few rows are needed."""
+    """Short sequences fill the remaining space of rows."""
     sizes = [20, 40, 24, 60, 4]
     assert [[sizes[index] for index in indices] for _, indices in pack_all(sizes, 1, 64)] == [[60, 4], [40, 24], [20]]
 
 
 def test_pack_all_fills_rows_to_the_last_token() -> None:
-    """Sequences that together have exactly a row's length share it, whatever their order."""
+    """Sequences with exactly the tokens of a row share it, in any order."""
     ((plan, indices),) = pack_all([5, 48, 11], 1, 64)
     assert (plan.rows[0].tokens, set(indices)) == (64, {0, 1, 2})
     assert pack_all([], 1, 64) == []

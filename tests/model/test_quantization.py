@@ -1,4 +1,4 @@
-"""Kernels in 8-bit integers: the rounding error is bounded, and smoothing changes no product."""
+"""Quantization of kernels has a bounded rounding error, and smoothing preserves products."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layer_inputs(hidden: int = 12, intermediate: int = 20, seed: int = 0) -> tup
 
 @given(outputs=st.integers(1, 40), inputs=st.integers(1, 40), exponent=st.integers(-20, 20), seed=st.integers(0, 99))
 def test_rounding_error_is_at_most_half_a_step(outputs: int, inputs: int, exponent: int, seed: int) -> None:
-    """A step is the largest magnitude of an output feature divided by 127, whatever the others' magnitudes."""
+    """A step is the largest magnitude of an output feature divided by 127, regardless of other features."""
     kernel = random_array(outputs, inputs, seed=seed) * np.float32(2.0**exponent)
     kernel[0] *= 1000
     integers, scales = quantize(kernel)
@@ -59,7 +59,7 @@ def test_kernel_of_zeros_is_exact() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_geometric_mean_of_smoothing_factors_is_one(seed: int) -> None:
-    """Factors are positive, and do not change the scale of a kernel as a whole."""
+    """Factors are positive and preserve the overall scale of a kernel."""
     gamma, beta, kernel, bias = layer_inputs(seed=seed)
     for factors, size in zip(smoothing_factors(gamma, beta, kernel, bias), (12, 20), strict=True):
         assert (factors.dtype.name, factors.shape) == ("float32", (size,))
@@ -96,7 +96,7 @@ def test_inner_factors_follow_the_first_product() -> None:
 
 
 def test_features_without_magnitude_have_finite_factors() -> None:
-    """A scale and an offset of zero are not divided by."""
+    """A scale and an offset of zero do not cause a division by zero."""
     gamma, beta, kernel, bias = layer_inputs()
     gamma[2] = beta[2] = 0
     for factors in smoothing_factors(gamma, beta, kernel, bias):
@@ -105,7 +105,7 @@ def test_features_without_magnitude_have_finite_factors() -> None:
 
 
 def test_smoothing_changes_no_product() -> None:
-    """Inputs divided by the factors, times kernels whose rows are multiplied by them, are the product itself."""
+    """Inputs divided by the factors, times kernels whose rows are multiplied by them, equal the original product."""
     gamma, beta, kernel, bias = layer_inputs()
     second = random_array(20, 12, seed=1)
     hidden, inner = (factors.astype(np.float64) for factors in smoothing_factors(gamma, beta, kernel, bias))
@@ -118,7 +118,7 @@ def test_smoothing_changes_no_product() -> None:
 
 
 def test_smoothing_reduces_the_error_of_outlier_features() -> None:
-    """With one input feature 50 times as large as the others, products in 8 bits lose less."""
+    """With one input feature 50 times as large as the others, 8-bit products have a smaller error."""
     gamma, beta, kernel, bias = layer_inputs(64, 128)
     gamma[:] = 1
     beta[:] = 0

@@ -1,4 +1,4 @@
-"""The self-test's reference is the network that the Keras backbone is."""
+"""The NumPy reference equals the oracle and the Keras backbone."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def random_ids(architecture: Architecture, length: int) -> tuple[Array, Array]:
 
 
 def assert_close(outputs: tuple[Array, Array], true: tuple[Array, Array]) -> None:
-    """Assert that both outputs are float32 and within rounding of other ones."""
-    for ours, theirs in zip(outputs, true, strict=True):
-        assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    """Assert that both outputs are float32 and within rounding of the expected ones."""
+    for array, expected in zip(outputs, true, strict=True):
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_dim": 7}, {"num_layers": 0}, {"num_segments": 1}], ids=str)
-def test_reference_computes_what_the_oracle_computes(
+def test_reference_equals_the_oracle(
     tiny: Architecture,
     make_weights: Callable[..., dict[str, npt.NDArray[np.float32]]],
     oracle: Callable[..., tuple[Array, Array]],
     changes: dict[str, int],
 ) -> None:
-    """Both outputs, for sequences of one token and of as many as there are positions."""
+    """Both outputs are equal for sequences of one token up to all positions."""
     architecture = dataclasses.replace(tiny, **changes)
     weights = make_weights(architecture)
     for length in (1, 2, 11, 24):
@@ -48,10 +48,10 @@ def test_reference_computes_what_the_oracle_computes(
         assert_close(encode_one(architecture, weights, *ids), oracle(weights, *ids))
 
 
-def test_reference_computes_what_the_backbone_computes(
+def test_reference_equals_the_backbone(
     tiny: Architecture, make_weights: Callable[..., dict[str, npt.NDArray[np.float32]]]
 ) -> None:
-    """The Keras network with the same weights."""
+    """Outputs equal those of the Keras network with the same weights."""
     architecture = dataclasses.replace(tiny, hidden_dim=7)
     weights = make_weights(architecture)
     backbone = FNetBackbone.from_architecture(architecture)
@@ -61,17 +61,19 @@ def test_reference_computes_what_the_backbone_computes(
         assert_close(encode_one(architecture, weights, *ids), backbone.encode_one(*ids))
 
 
-def test_random_weights_are_those_of_a_new_backbone(tiny: Architecture) -> None:
-    """The same shapes; normal with a deviation of 0.02, norms that change nothing; the same for the same seed."""
+def test_random_weights_have_the_distribution_of_a_new_backbone(tiny: Architecture) -> None:
+    """Shapes and distribution equal those of a new backbone, and a seed determines the weights."""
     architecture = dataclasses.replace(tiny, hidden_dim=64, intermediate_dim=128)
-    ours, new = random_weights(architecture, 1), FNetBackbone.from_architecture(architecture).named_weights()
-    assert {name: array.shape for name, array in ours.items()} == {name: array.shape for name, array in new.items()}
-    for name, array in ours.items():
+    arrays, initial = random_weights(architecture, 1), FNetBackbone.from_architecture(architecture).named_weights()
+    assert {name: array.shape for name, array in arrays.items()} == {
+        name: array.shape for name, array in initial.items()
+    }
+    for name, array in arrays.items():
         assert array.dtype == np.float32
         if array.size > 1000:
-            assert array.std() == pytest.approx(new[name].std(), rel=0.1)
+            assert array.std() == pytest.approx(initial[name].std(), rel=0.1)
         if "norm" in name:
-            assert np.array_equal(array, new[name])
+            assert np.array_equal(array, initial[name])
     again, other = random_weights(architecture, 1), random_weights(architecture, 2)
-    assert all(np.array_equal(again[name], array) for name, array in ours.items())
-    assert not np.array_equal(other["pooled_dense/kernel"], ours["pooled_dense/kernel"])
+    assert all(np.array_equal(again[name], array) for name, array in arrays.items())
+    assert not np.array_equal(other["pooled_dense/kernel"], arrays["pooled_dense/kernel"])

@@ -34,7 +34,7 @@ Float32s = npt.NDArray[np.float32]
 Weights = dict[str, Float32s]
 MakeWeights = Callable[..., Weights]
 
-# The tiny network has 24 positions. Rows hold fewer tokens, so that its longest sequences run in chunks.
+# The tiny network has 24 positions. Rows hold fewer tokens, so that long sequences run in chunks.
 LENGTHS = (8, 16)
 MAX_BATCH_TOKENS = 16
 OTHER_BITS = "not bit-identical to the longest row"
@@ -43,7 +43,7 @@ WRONG = r"the row of 16 tokens differs from the reference \(largest error "
 
 
 class FaultyBackend(OpenVinoBackend):
-    """The backend under test, where a test scales the first feature of a program's results.
+    """A backend that scales the first feature of the results of a program.
 
     Attributes:
         embed_factors: Factor for embeddings, by row length.
@@ -69,7 +69,7 @@ class FaultyBackend(OpenVinoBackend):
 
 
 class BatchDependentBackend(OpenVinoBackend):
-    """Results depend a little on how many sequences share a row."""
+    """A backend whose results depend slightly on the number of sequences in a row."""
 
     def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
         """Scale a row by the number of its sequences."""
@@ -77,8 +77,8 @@ class BatchDependentBackend(OpenVinoBackend):
         return [state * np.float32(1 + 1e-6 * len(row.row.sizes)) for row, state in zip(rows, states, strict=True)]
 
 
-class PlaceDependentBackend(OpenVinoBackend):
-    """The last bits of a token depend on where in a row it lies, as where two threads share the row unequally."""
+class OffsetDependentBackend(OpenVinoBackend):
+    """A backend whose last bits depend on the offset in a row, as with an unequal division among threads."""
 
     def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
         """Scale the second half of the longest row."""
@@ -90,7 +90,7 @@ class PlaceDependentBackend(OpenVinoBackend):
 
 
 class WrongAtLatePositionsBackend(OpenVinoBackend):
-    """The shorter row is wrong from the fifth token of a sequence on."""
+    """A backend whose shorter row is wrong from the fifth token of a sequence on."""
 
     def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
         """Overwrite late positions."""
@@ -102,10 +102,10 @@ class WrongAtLatePositionsBackend(OpenVinoBackend):
 
 
 class WrongInChunksBackend(OpenVinoBackend):
-    """Rows that run in several chunks are wrong from the second chunk on."""
+    """A backend whose rows of several chunks are wrong from the second chunk on."""
 
     def encode_rows(self, rows: Sequence[RowInput], lengths: Sequence[int]) -> list[Float32s]:
-        """Overwrite tokens behind the first chunk."""
+        """Overwrite tokens after the first chunk."""
         states = super().encode_rows(rows, lengths)
         for row, state in zip(rows, states, strict=True):
             state[chunks(row.row.tokens, lengths)[0].tokens :] *= 1.5
@@ -113,7 +113,7 @@ class WrongInChunksBackend(OpenVinoBackend):
 
 
 class TwoDeviceBackend(OpenVinoBackend):
-    """Two devices, the results of the second scaled by a factor."""
+    """A backend with two devices that scales the results of the second by a factor."""
 
     rows_per_run = 2
     factor: ClassVar[float] = 1.0
@@ -125,7 +125,7 @@ class TwoDeviceBackend(OpenVinoBackend):
 
 
 def _scaled(x: Float32s, factors: dict[int, float]) -> Float32s:
-    # One feature: the normalization that follows would undo a factor for all.
+    # One feature, since the next normalization removes a factor of all features.
     x[:, 0] *= np.float32(factors.get(len(x), 1))
     return x
 
@@ -141,7 +141,7 @@ def reference(tiny: Architecture, make_weights: MakeWeights) -> Reference:
 def make_encoder(
     tiny: Architecture, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., PackedEncoder]:
-    """Make an encoder of the tiny network with a class of backend, whose attributes may be overridden."""
+    """Return an encoder of the tiny network with a backend class and its attributes."""
 
     def make(
         backend: type[Backend] = OpenVinoBackend, *, max_batch_tokens: int = MAX_BATCH_TOKENS, **attributes: Any
@@ -159,11 +159,11 @@ def batch_invariant(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-# --- Encoders without faults ---
+# --- Valid encoders ---
 
 
 def test_healthy_encoder_passes(make_encoder: Callable[..., PackedEncoder], reference: Reference) -> None:
-    """All row lengths remain, and the report has error, fingerprint and speed."""
+    """All row lengths remain, and the result has error, fingerprint and throughput."""
     encoder = make_encoder()
     result = compile_and_verify(encoder, reference)
     assert result.row_lengths == encoder.row_lengths == LENGTHS
@@ -177,14 +177,14 @@ def test_healthy_encoder_passes(make_encoder: Callable[..., PackedEncoder], refe
 def test_bits_are_not_compared_without_batch_invariance(
     make_encoder: Callable[..., PackedEncoder], reference: Reference
 ) -> None:
-    """Accuracy still is, and the report promises nothing."""
+    """Accuracy is verified, and the result is not batch-invariant."""
     result = compile_and_verify(make_encoder(), reference, batch_invariant=False)
     assert (result.row_lengths, result.disabled, result.batch_invariant) == (LENGTHS, {}, False)
     assert 0 < result.largest_error < FLOAT32_TOLERANCE
 
 
 def test_progress_counts_compiled_row_lengths(make_encoder: Callable[..., PackedEncoder], reference: Reference) -> None:
-    """From none to all."""
+    """Progress counts from zero to all row lengths."""
     progress: list[tuple[int, int]] = []
     compile_and_verify(make_encoder(), reference, progress=lambda done, of: progress.append((done, of)))
     assert progress == [(0, 2), (1, 2), (2, 2)]
@@ -194,7 +194,7 @@ def test_progress_counts_compiled_row_lengths(make_encoder: Callable[..., Packed
     "changes", [{"num_layers": 0}, {"max_sequence_length": 1}, {"hidden_dim": 1, "num_segments": 1}], ids=str
 )
 def test_smallest_networks_pass(tiny: Architecture, make_weights: MakeWeights, changes: dict[str, int]) -> None:
-    """No layers, one position, one feature."""
+    """Networks without layers, with one position or one feature pass."""
     architecture = dataclasses.replace(tiny, **changes)
     weights = make_weights(architecture)
     encoder = PackedEncoder(architecture, weights, backend="openvino", max_batch_tokens=MAX_BATCH_TOKENS)
@@ -204,7 +204,7 @@ def test_smallest_networks_pass(tiny: Architecture, make_weights: MakeWeights, c
 
 @pytest.mark.parametrize("backend_and_dtype", BACKENDS_AND_DTYPES)
 def test_bundled_preset_passes(backend_and_dtype: tuple[BackendName, Dtype]) -> None:
-    """A trained network, whose tokens have far more in common than random weights give them, in every dtype."""
+    """A trained network, whose tokens are more similar than those of random weights, passes in every dtype."""
     backend, dtype = backend_and_dtype
     preset = load_preset("fnet_mini_en")
     weights = read_weights(preset.directory, preset.architecture)
@@ -229,7 +229,7 @@ def test_encoder_that_differs_from_the_reference_is_refused(
     wrong: Callable[[int], bool],
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Short sequences and those of several chunks are compared."""
+    """Short sequences and sequences of several chunks are compared."""
 
     def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
         sequence_output, pooled_output = reference(tokens)
@@ -242,7 +242,7 @@ def test_encoder_that_differs_from_the_reference_is_refused(
 
 @pytest.mark.parametrize("output", [0, 1], ids=["sequence", "pooled"])
 def test_every_value_is_compared(make_encoder: Callable[..., PackedEncoder], reference: Reference, output: int) -> None:
-    """One value of one output that is off by 0.01 refuses the encoder."""
+    """An error of 0.01 in one value of one output rejects the encoder."""
 
     def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
         outputs = reference(tokens)
@@ -260,7 +260,7 @@ def test_wrong_longest_row_refuses_the_encoder(
     program: str,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """The longest row cannot be dropped, since shorter ones would not hold all batches."""
+    """The longest row is required, since shorter ones do not hold all batches."""
     encoder = make_encoder(FaultyBackend, **{f"{program}_factors": {LENGTHS[-1]: 1.5}})
     with pytest.raises(SelfTestError, match=WRONG):
         compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
@@ -286,7 +286,7 @@ def test_row_length_that_is_wrong_is_dropped(
     program: str,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Results come from the other row lengths, and are accurate."""
+    """The other row lengths return accurate results."""
     encoder = make_encoder(FaultyBackend, **{f"{program}_factors": {LENGTHS[0]: 1.5}})
     result = compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
     assert result.disabled == {LENGTHS[0]: OTHER_BITS if batch_invariant else INACCURATE}
@@ -302,7 +302,7 @@ def test_row_length_that_is_wrong_is_dropped(
 def test_row_length_with_other_bits_is_dropped(
     make_encoder: Callable[..., PackedEncoder], reference: Reference, program: str
 ) -> None:
-    """A row length that is accurate, but not bit-identical, is dropped only where equal bits are promised."""
+    """A row length that is accurate, but not bit-identical, is dropped only if batch invariance is requested."""
     factors = {f"{program}_factors": {LENGTHS[0]: 1 + 1e-6}}
     result = compile_and_verify(make_encoder(FaultyBackend, **factors), reference)
     assert result.disabled == {LENGTHS[0]: OTHER_BITS}
@@ -316,7 +316,7 @@ def test_row_length_that_is_wrong_for_longer_sequences_is_dropped(
     reference: Reference,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Each row length runs a sequence that takes most of it."""
+    """Each row length is tested with a sequence that fills most of it."""
     encoder = make_encoder(WrongAtLatePositionsBackend)
     result = compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
     assert result.row_lengths == LENGTHS[1:]
@@ -325,11 +325,11 @@ def test_row_length_that_is_wrong_for_longer_sequences_is_dropped(
 # --- Results that depend on the batch ---
 
 
-@pytest.mark.parametrize("backend", [BatchDependentBackend, PlaceDependentBackend])
+@pytest.mark.parametrize("backend", [BatchDependentBackend, OffsetDependentBackend])
 def test_dependence_on_the_batch_is_reported(
     make_encoder: Callable[..., PackedEncoder], reference: Reference, backend: type[Backend]
 ) -> None:
-    """The encoder is accurate and runs, with all row lengths and without the promise."""
+    """The encoder keeps all row lengths, and the result is not batch-invariant."""
     result = compile_and_verify(make_encoder(backend), reference)
     assert not result.batch_invariant
     assert result.disabled == {}
@@ -341,7 +341,7 @@ def test_every_device_is_compared(
     reference: Reference,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A second device with other bits breaks the promise."""
+    """A second device with other bits is not batch-invariant."""
 
     def result(factor: float) -> SelfTest:
         return compile_and_verify(
@@ -359,7 +359,7 @@ def test_wrong_second_device_refuses_the_encoder(
     max_batch_tokens: int,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A device that computes something else does not serve, whether or not bits are compared."""
+    """A device with wrong results rejects the encoder, whether or not bits are compared."""
     encoder = make_encoder(TwoDeviceBackend, factor=-1, max_batch_tokens=max_batch_tokens)
     with pytest.raises(SelfTestError, match="differs from the reference"):
         compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
@@ -372,7 +372,7 @@ def test_wrong_second_device_refuses_the_encoder(
 def test_weights_that_are_not_finite_are_refused(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference, name: str
 ) -> None:
-    """A network whose outputs are not finite does not serve."""
+    """A network with non-finite outputs is rejected."""
     weights = make_weights(tiny)
     weights[name] = np.full_like(weights[name], np.nan)
     encoder = PackedEncoder(tiny, weights, backend="openvino", max_batch_tokens=MAX_BATCH_TOKENS)
@@ -386,7 +386,7 @@ def test_weights_that_are_not_finite_are_refused(
 def test_fingerprint_is_equal_for_equal_encoders(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference
 ) -> None:
-    """The maximum of tokens in a batch changes no bits, and so not the fingerprint."""
+    """The maximum of batch tokens does not change the fingerprint."""
     fingerprints = set()
     for max_batch_tokens in (16, 16, 64):
         encoder = PackedEncoder(tiny, make_weights(tiny), backend="openvino", max_batch_tokens=max_batch_tokens)
@@ -395,7 +395,7 @@ def test_fingerprint_is_equal_for_equal_encoders(
 
 
 def test_fingerprint_differs_where_bits_differ(tiny: Architecture, make_weights: MakeWeights) -> None:
-    """Another dtype, or other weights, in the position embeddings of the last token too."""
+    """Another dtype or other weights change the fingerprint, also in the last position embedding."""
     architecture = dataclasses.replace(tiny, hidden_dim=64, intermediate_dim=64)
     weights = make_weights(architecture)
     late = weights["position_embedding/embeddings"].copy()
@@ -417,7 +417,7 @@ def test_fingerprint_differs_where_bits_differ(tiny: Architecture, make_weights:
 def test_fingerprint_is_that_of_the_retained_row_lengths(
     make_encoder: Callable[..., PackedEncoder], reference: Reference
 ) -> None:
-    """A row length that was dropped has no part in it."""
+    """A dropped row length does not change the fingerprint."""
     expected = compile_and_verify(make_encoder(), reference).numerics
     result = compile_and_verify(make_encoder(FaultyBackend, feed_forward_factors={8: 1.5}), reference)
     assert result.disabled
@@ -428,13 +428,13 @@ def test_fingerprint_is_that_of_the_retained_row_lengths(
 
 
 def encoding_at(cosine: float, tokens: int = 100, changed: int = 100) -> tuple[Encoding, tuple[Float32s, Float32s]]:
-    """Return an encoding and a reference, `changed` of whose tokens have a given cosine."""
+    """Return an encoding and a reference, in which `changed` tokens have the cosine."""
     true = np.zeros((tokens, 2), np.float32)
     true[:, 0] = 1
-    ours = true.copy()
-    ours[:changed] = cosine, np.sqrt(1 - cosine**2)
+    a = true.copy()
+    a[:changed] = cosine, np.sqrt(1 - cosine**2)
     pooled = np.array([1, 0], np.float32)
-    return Encoding({"sequence_output": ours, "pooled_output": pooled}), (true, pooled)
+    return Encoding({"sequence_output": a, "pooled_output": pooled}), (true, pooled)
 
 
 @pytest.mark.parametrize(
@@ -451,13 +451,13 @@ def encoding_at(cosine: float, tokens: int = 100, changed: int = 100) -> tuple[E
     ],
 )
 def test_cosine_bounds_of_tokens(dtype: Dtype, cosine: float, changed: int, accurate: bool) -> None:  # noqa: FBT001 - a parameter
-    """Nearly all tokens reach the higher bound, and all the lower one."""
+    """Nearly all tokens reach the higher bound, and all reach the lower one."""
     assert is_accurate(*encoding_at(cosine, changed=changed), dtype) is accurate
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.9999), ("int8", 0.995)])
 def test_cosine_bounds_of_pooled_outputs(dtype: Dtype, bound: float) -> None:
-    """The pooled output has a bound of its own."""
+    """The pooled output has its own bound."""
     encoding, (tokens, _) = encoding_at(1)
     for cosine, accurate in ((bound + 5e-5, True), (bound - 5e-5, False)):
         pooled = np.array([cosine, np.sqrt(1 - cosine**2)], np.float32)
@@ -466,7 +466,7 @@ def test_cosine_bounds_of_pooled_outputs(dtype: Dtype, bound: float) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_values_that_are_not_finite_are_inaccurate(dtype: Dtype) -> None:
-    """NaN is within no bounds."""
+    """NaN is never within the bounds."""
     encoding, (tokens, pooled) = encoding_at(1)
     assert is_accurate(encoding, (tokens, pooled), dtype)
     assert not is_accurate(encoding, (tokens, pooled * np.float32(np.nan)), dtype)
@@ -474,13 +474,13 @@ def test_values_that_are_not_finite_are_inaccurate(dtype: Dtype) -> None:
 
 
 def test_cosines_are_those_of_rows() -> None:
-    """One for each pair of rows."""
-    ours, theirs = np.array([[1, 0], [1, 1], [0, 2]], np.float32), np.array([[2, 0], [1, 0], [0, -1]], np.float32)
-    np.testing.assert_allclose(cosines(ours, theirs), [1, 0.5**0.5, -1], rtol=1e-6)
+    """`cosines` returns one value per pair of rows."""
+    a, b = np.array([[1, 0], [1, 1], [0, 2]], np.float32), np.array([[2, 0], [1, 0], [0, -1]], np.float32)
+    np.testing.assert_allclose(cosines(a, b), [1, 0.5**0.5, -1], rtol=1e-6)
 
 
 def test_equal_bits_distinguishes_the_sign_of_zero() -> None:
-    """The comparison that the tests use is by bits."""
+    """The comparison of the tests is bitwise."""
     one, other = (Encoding({"pooled_output": np.array([value], np.float32)}) for value in (0.0, -0.0))
     assert equal_bits(one, one)
     assert not equal_bits(one, other)

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the special tokens that FNet was trained with."""
+"""Tokenization and detokenization with the special tokens of FNet."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def proto(preset: Preset) -> bytes:
 
 @pytest.fixture(scope="module")
 def tokenizer(preset: Preset) -> FNetTokenizer:
-    """The bundled preset's tokenizer, which deals tokens in turn."""
+    """The tokenizer of the bundled preset, with round-robin truncation."""
     return FNetTokenizer.from_preset(preset)
 
 
 @pytest.fixture(scope="module")
 def waterfall(proto: bytes) -> FNetTokenizer:
-    """The same vocabulary, cutting the second text first."""
+    """The same vocabulary with waterfall truncation."""
     return FNetTokenizer(proto, "waterfall")
 
 
@@ -66,33 +66,33 @@ def trained(specials: Sequence[str]) -> bytes:
     return proto.getvalue()
 
 
-def dealt(room: int, first: int, second: int) -> int:
-    """Deal tokens of two texts in turn, the first text's first, and count the first text's."""
+def round_robin_size(budget: int, first: int, second: int) -> int:
+    """Return the tokens of the first text if two texts take tokens in turn."""
     turns = zip_longest(["a"] * first, ["b"] * second)
     cards = [card for turn in turns for card in turn if card is not None]
-    return cards[:room].count("a")
+    return cards[:budget].count("a")
 
 
 def test_special_tokens_have_fnets_ids(tokenizer: FNetTokenizer) -> None:
-    """The vocabulary begins as the published one does."""
+    """The special token ids equal the published ones."""
     assert [tokenizer.id_to_token(i) for i in range(7)] == ["<unk>", "<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]"]
     ids = (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
     assert ids == (3, 4, 5, 6)
 
 
 def test_ids_and_pieces_are_inverse(tokenizer: FNetTokenizer) -> None:
-    """Every id has its own piece, and what is no piece has the id of `<unk>`."""
+    """Ids and pieces map to each other, and an unknown piece has the id of `<unk>`."""
     assert all(tokenizer.token_to_id(tokenizer.id_to_token(i)) == i for i in range(tokenizer.vocabulary_size()))
     assert tokenizer.token_to_id("no such piece") == 0
 
 
-def test_one_text_is_framed(tokenizer: FNetTokenizer) -> None:
+def test_text_has_cls_and_sep(tokenizer: FNetTokenizer) -> None:
     """One text is `[CLS] a [SEP]`, all of segment 0."""
     ids = tokenizer.tokenize(TEXT)
     assert tokenizer.encode(TEXT) == Tokens([4, *ids, 5], [0] * (len(ids) + 2))
 
 
-def test_a_pair_has_two_segments(tokenizer: FNetTokenizer) -> None:
+def test_pair_has_two_segments(tokenizer: FNetTokenizer) -> None:
     """A pair is `[CLS] a [SEP] b [SEP]`, segment 1 after the first `[SEP]`."""
     first, second = tokenizer.tokenize(TEXT), tokenizer.tokenize(PAIR)
     assert tokenizer.encode(TEXT, PAIR) == Tokens(
@@ -100,15 +100,15 @@ def test_a_pair_has_two_segments(tokenizer: FNetTokenizer) -> None:
     )
 
 
-def test_empty_texts_are_texts(tokenizer: FNetTokenizer) -> None:
-    """Nothing between the special tokens is a valid sequence, and an empty pair is not a missing one."""
+def test_empty_texts_are_valid(tokenizer: FNetTokenizer) -> None:
+    """An empty text has only special tokens, and an empty second text differs from none."""
     assert tokenizer.encode("") == Tokens([4, 5], [0, 0])
     assert tokenizer.encode("", "") == Tokens([4, 5, 5], [0, 0, 1])
     assert tokenizer.encode("   \n\t") == Tokens([4, 5], [0, 0])
 
 
-def test_special_tokens_in_a_text_are_only_text(tokenizer: FNetTokenizer) -> None:
-    """A client cannot write `[SEP]` or `<pad>` into a text."""
+def test_special_tokens_in_a_text_are_ordinary_text(tokenizer: FNetTokenizer) -> None:
+    """A text cannot contain the ids of `[SEP]` or `<pad>`."""
     for token in ("[CLS]", "[SEP]", "<pad>", "[MASK]", "<s>", "</s>"):
         assert not {1, 2, 3, 4, 5, 6} & set(tokenizer.tokenize(f"{token} one {token} two{token}"))
 
@@ -127,7 +127,7 @@ def test_special_tokens_in_a_text_are_only_text(tokenizer: FNetTokenizer) -> Non
     ids=ascii,
 )
 def test_any_unicode_has_ids(tokenizer: FNetTokenizer, text: str) -> None:
-    """Scripts that the vocabulary never saw become `<unk>`, not errors."""
+    """Unknown scripts become `<unk>`."""
     ids = tokenizer.tokenize(text)
     assert all(0 <= i < tokenizer.vocabulary_size() for i in ids)
     assert tokenizer.encode(text).token_ids == [4, *ids, 5]
@@ -135,19 +135,19 @@ def test_any_unicode_has_ids(tokenizer: FNetTokenizer, text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_every_text_gives_valid_ids(tokenizer: FNetTokenizer, text: str) -> None:
-    """Whatever is sent, ids are within the vocabulary and never those of special tokens."""
+    """Ids of any text are within the vocabulary and are not special tokens."""
     assert all(i == 0 or 7 <= i < tokenizer.vocabulary_size() for i in tokenizer.tokenize(text))
 
 
-def test_a_megabyte_is_no_trouble(tokenizer: FNetTokenizer) -> None:
-    """A very long text is tokenised whole, and cut to what is asked for."""
+def test_megabyte_of_text_is_tokenized_and_truncated(tokenizer: FNetTokenizer) -> None:
+    """A very long text is tokenized completely, then truncated."""
     text = "word " * 200_000
     assert len(tokenizer.encode(text).token_ids) == 200_002
     assert tokenizer.encode_truncated(text, text, 512) == tokenizer.encode_truncated("word " * 600, "word " * 600, 512)
 
 
-def test_lower_case_english_survives_the_round_trip(tokenizer: FNetTokenizer) -> None:
-    """The ids of a text stand for the text; special tokens stand for nothing."""
+def test_detokenize_inverts_encode_for_lower_case_english(tokenizer: FNetTokenizer) -> None:
+    """Detokenization returns the text without special tokens."""
     text = "the quick brown fox jumps over the lazy dog, again and again."
     assert tokenizer.detokenize(tokenizer.tokenize(text)) == text
     assert tokenizer.detokenize(tokenizer.encode(text).token_ids) == text
@@ -157,51 +157,53 @@ def test_lower_case_english_survives_the_round_trip(tokenizer: FNetTokenizer) ->
 # --- Truncation ---
 
 
-def test_one_text_is_cut_at_its_end(tokenizer: FNetTokenizer) -> None:
-    """The beginning of a text is kept, and `[SEP]` ends it at every length."""
+def test_text_is_truncated_at_its_end(tokenizer: FNetTokenizer) -> None:
+    """The start of a text is size, and `[SEP]` ends the sequence at every length."""
     ids = tokenizer.tokenize(TEXT)
     for length in range(2, len(ids) + 5):
-        kept = ids[: length - 2]
-        assert tokenizer.encode_truncated(TEXT, None, length) == Tokens([4, *kept, 5], [0] * (len(kept) + 2))
+        size = ids[: length - 2]
+        assert tokenizer.encode_truncated(TEXT, None, length) == Tokens([4, *size, 5], [0] * (len(size) + 2))
 
 
 @pytest.mark.parametrize("truncate", ["round_robin", "waterfall"])
-def test_what_fits_is_not_cut(proto: bytes, truncate: Truncation) -> None:
-    """At a length that suffices, truncation changes nothing."""
+def test_text_that_fits_is_not_truncated(proto: bytes, truncate: Truncation) -> None:
+    """A sufficient length does not change the sequence."""
     tokenizer = FNetTokenizer(proto, truncate)
     for pair in (None, PAIR):
-        whole = tokenizer.encode(TEXT, pair)
-        assert tokenizer.encode_truncated(TEXT, pair, len(whole.token_ids)) == whole
-        assert tokenizer.encode_truncated(TEXT, pair, 512) == whole
+        untruncated = tokenizer.encode(TEXT, pair)
+        assert tokenizer.encode_truncated(TEXT, pair, len(untruncated.token_ids)) == untruncated
+        assert tokenizer.encode_truncated(TEXT, pair, 512) == untruncated
 
 
-@given(first=st.integers(0, 20), second=st.integers(0, 20), room=st.integers(0, 45))
-def test_round_robin_deals_tokens_in_turn(tokenizer: FNetTokenizer, first: int, second: int, room: int) -> None:
-    """A pair is cut as if its tokens were dealt in turn until the room is used up."""
+@given(first=st.integers(0, 20), second=st.integers(0, 20), budget=st.integers(0, 45))
+def test_round_robin_takes_tokens_in_turn(tokenizer: FNetTokenizer, first: int, second: int, budget: int) -> None:
+    """The texts of a pair take tokens in turn until the budget is exhausted."""
     word, other = tokenizer.tokenize("dog")[0], tokenizer.tokenize("fox")[0]
-    found = tokenizer.encode_truncated(" dog" * first, " fox" * second, room + 3).token_ids
-    kept = dealt(room, first, second)
-    assert found.count(word) == kept
-    assert found.count(other) == min(room, first + second) - kept
+    actual = tokenizer.encode_truncated(" dog" * first, " fox" * second, budget + 3).token_ids
+    size = round_robin_size(budget, first, second)
+    assert actual.count(word) == size
+    assert actual.count(other) == min(budget, first + second) - size
 
 
-@given(first=st.integers(0, 20), second=st.integers(0, 20), room=st.integers(0, 45))
-def test_waterfall_serves_the_first_text_first(waterfall: FNetTokenizer, first: int, second: int, room: int) -> None:
-    """The first text gets all the room that it needs, the second what is left."""
+@given(first=st.integers(0, 20), second=st.integers(0, 20), budget=st.integers(0, 45))
+def test_waterfall_truncates_the_second_text_first(
+    waterfall: FNetTokenizer, first: int, second: int, budget: int
+) -> None:
+    """The first text keeps as many tokens as possible, and the second has the remainder."""
     word, other = waterfall.tokenize("dog")[0], waterfall.tokenize("fox")[0]
-    found = waterfall.encode_truncated(" dog" * first, " fox" * second, room + 3).token_ids
-    assert found.count(word) == min(first, room)
-    assert found.count(other) == min(second, room - min(first, room))
+    actual = waterfall.encode_truncated(" dog" * first, " fox" * second, budget + 3).token_ids
+    assert actual.count(word) == min(first, budget)
+    assert actual.count(other) == min(second, budget - min(first, budget))
 
 
 @pytest.mark.parametrize("truncate", ["round_robin", "waterfall"])
-def test_special_tokens_are_never_cut(proto: bytes, truncate: Truncation) -> None:
-    """However short, a pair keeps `[CLS]`, both `[SEP]` and its segments, and uses all the room."""
+def test_special_tokens_are_never_truncated(proto: bytes, truncate: Truncation) -> None:
+    """A pair of any length keeps `[CLS]`, both `[SEP]` and its segments, and has the maximum length."""
     tokenizer = FNetTokenizer(proto, truncate)
-    whole = len(tokenizer.encode(TEXT, PAIR).token_ids)
-    for length in range(3, whole + 3):
+    untruncated = len(tokenizer.encode(TEXT, PAIR).token_ids)
+    for length in range(3, untruncated + 3):
         tokens = tokenizer.encode_truncated(TEXT, PAIR, length)
-        assert len(tokens.token_ids) == len(tokens.segment_ids) == min(length, whole)
+        assert len(tokens.token_ids) == len(tokens.segment_ids) == min(length, untruncated)
         assert tokens.token_ids[0] == 4
         assert tokens.token_ids[-1] == 5
         assert tokens.token_ids.count(5) == 2
@@ -210,9 +212,9 @@ def test_special_tokens_are_never_cut(proto: bytes, truncate: Truncation) -> Non
 
 
 @pytest.mark.parametrize(("pair", "length"), [(None, 1), (None, 0), (None, -5), ("", 2), (PAIR, 0)])
-def test_no_room_for_special_tokens_is_an_error(tokenizer: FNetTokenizer, pair: str | None, length: int) -> None:
-    """A length that cannot even hold the special tokens is refused."""
-    with pytest.raises(ValueError, match="no room for the special tokens"):
+def test_length_below_the_special_tokens_is_an_error(tokenizer: FNetTokenizer, pair: str | None, length: int) -> None:
+    """A length smaller than the number of special tokens is rejected."""
+    with pytest.raises(ValueError, match="does not hold the [23] special tokens"):
         tokenizer.encode_truncated("a", pair, length)
 
 
@@ -220,33 +222,33 @@ def test_no_room_for_special_tokens_is_an_error(tokenizer: FNetTokenizer, pair: 
 
 
 def test_padding_is_pad_of_segment_0(tokenizer: FNetTokenizer) -> None:
-    """Sequences are filled up at the right with `<pad>`, of segment 0 even behind a second text."""
+    """`<pad>` is appended with segment 0, also after a second text."""
     tokens = tokenizer.encode("a", "b")
     padded = tokenizer.pad(tokens, 12)
     missing = 12 - len(tokens.token_ids)
     assert padded == Tokens(tokens.token_ids + [3] * missing, tokens.segment_ids + [0] * missing)
 
 
-def test_padding_never_shortens(tokenizer: FNetTokenizer) -> None:
-    """A sequence as long or longer stays as it is."""
+def test_padding_never_truncates(tokenizer: FNetTokenizer) -> None:
+    """A sequence of at least the length is returned unchanged."""
     tokens = tokenizer.encode(TEXT)
     for length in (0, 1, len(tokens.token_ids)):
         assert tokenizer.pad(tokens, length) == tokens
 
 
-# --- Sharing and damage ---
+# --- Threads and damaged files ---
 
 
-def test_threads_may_share_a_tokenizer(tokenizer: FNetTokenizer) -> None:
-    """Many threads at once get what one gets."""
+def test_tokenizer_is_thread_safe(tokenizer: FNetTokenizer) -> None:
+    """Concurrent threads return the same ids as one thread."""
     texts = [f"{TEXT} {number}" for number in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(tokenizer.encode, texts)) == [tokenizer.encode(text) for text in texts]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.1, 0.3, 0.5, 0.999999])
-def test_a_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
-    """Wherever a download broke off, the file is told to be damaged."""
+def test_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
+    """A file that is truncated anywhere is reported as damaged."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: damaged") as caught:
         FNetTokenizer(proto[: int(len(proto) * share)])
     assert len(str(caught.value).splitlines()) == 1
@@ -254,29 +256,29 @@ def test_a_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
 
 @pytest.mark.parametrize("content", [b"\0" * 100, b"text\n", b"\xff" * 1000, bytes(range(256))], ids=ascii)
 def test_another_kind_of_file_is_refused(content: bytes) -> None:
-    """What is no SentencePiece model is told so."""
+    """A file that is not a SentencePiece model is rejected."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: damaged"):
         FNetTokenizer(content)
 
 
 @pytest.mark.parametrize("missing", ["[CLS]", "[SEP]", "<pad>", "[MASK]"])
-def test_a_vocabulary_without_fnets_tokens_is_refused(missing: str) -> None:
-    """A vocabulary of another model lacks a special token, which is named."""
+def test_vocabulary_without_fnets_tokens_is_refused(missing: str) -> None:
+    """The error contains the missing special token."""
     proto = trained([token for token in ("[CLS]", "[SEP]", "<pad>", "[MASK]") if token != missing])
     with pytest.raises(PresetError) as caught:
         FNetTokenizer(proto)
     assert str(caught.value) == f"{VOCABULARY_FILE}: the vocabulary lacks the token {missing!r}"
 
 
-def test_a_vocabulary_need_not_have_the_published_ids() -> None:
-    """Special tokens are found by their names, whatever their ids."""
+def test_special_tokens_may_have_other_ids() -> None:
+    """Special tokens are looked up by name."""
     tokenizer = FNetTokenizer(trained(["[MASK]", "<pad>", "[SEP]", "[CLS]"]))
     assert (tokenizer.mask_token_id, tokenizer.pad_token_id) == (3, 4)
     assert tokenizer.encode("") == Tokens([6, 5], [0, 0])
 
 
-def test_a_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None:
-    """Ids beyond the embedding would be computed silently wrong."""
+def test_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None:
+    """Ids outside the embedding table would give wrong outputs without an error."""
     small = dataclasses.replace(
         preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=VOCABULARY - 1)
     )
@@ -286,35 +288,35 @@ def test_a_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None
         FNetTokenizer.from_preset(small)
 
 
-def test_a_vocabulary_may_be_smaller_than_the_network(preset: Preset) -> None:
-    """Networks round their vocabulary up; unused rows do no harm."""
+def test_vocabulary_may_be_smaller_than_the_network(preset: Preset) -> None:
+    """Networks may have unused embedding rows."""
     large = dataclasses.replace(
         preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=VOCABULARY + 32)
     )
     assert FNetTokenizer.from_preset(large).vocabulary_size() == VOCABULARY
 
 
-def test_a_preset_says_how_pairs_are_cut(preset: Preset) -> None:
-    """The preprocessor's `truncate` reaches the tokenizer."""
+def test_preset_selects_the_truncation_of_pairs(preset: Preset) -> None:
+    """The tokenizer has the `truncate` of the preprocessor."""
     assert FNetTokenizer.from_preset(preset).truncate == "round_robin"
     assert FNetTokenizer.from_preset(dataclasses.replace(preset, truncate="waterfall")).truncate == "waterfall"
 
 
-def test_a_handle_names_a_tokenizer_too(tokenizer: FNetTokenizer, preset: Preset) -> None:
-    """What `FNetBackbone.from_preset` takes, a name or a directory, gives the tokenizer of the same preset."""
+def test_from_preset_accepts_handles(tokenizer: FNetTokenizer, preset: Preset) -> None:
+    """A name and a directory return the tokenizer of the same preset."""
     for handle in (DEFAULT_PRESET, str(preset.directory), preset.directory):
         assert FNetTokenizer.from_preset(handle).encode(TEXT, PAIR) == tokenizer.encode(TEXT, PAIR)
 
 
-def test_a_missing_vocabulary_is_named(preset: Preset, tmp_path: Path) -> None:
-    """A preset for token ids alone has no tokenizer to give."""
+def test_missing_vocabulary_is_named(preset: Preset, tmp_path: Path) -> None:
+    """The error for a preset without tokenizer contains the vocabulary file."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: not readable"):
         FNetTokenizer.from_preset(dataclasses.replace(preset, directory=tmp_path))
 
 
-# --- Places ---
+# --- Spans ---
 
-# What texts are made of that normalisation folds, composes, expands or drops.
+# Characters that normalization folds, composes, expands or drops.
 PARTS = st.sampled_from(
     [
         *"aeEß \u0301\u0308\u00a8½ⅷ㎞\ufb01\ufb03\uff21\u0130\ufdfa\u200d\ufeff\u00ad\u3000▁\t\n\0日本가각",
@@ -330,8 +332,8 @@ PARTS = st.sampled_from(
 )
 
 
-def places(tokenizer: FNetTokenizer, text: str) -> list[str]:
-    """Return what each piece of a text was made of."""
+def spans(tokenizer: FNetTokenizer, text: str) -> list[str]:
+    """Return the span of each piece of a text."""
     return [text[piece.start : piece.stop] for piece in tokenizer.pieces(text)]
 
 
@@ -344,15 +346,15 @@ def processor_of(proto: bytes) -> Any:
 
 
 def normalized(proto: bytes, text: str) -> str:
-    """Return the text that SentencePiece splits into pieces."""
+    """Return the normalized text, which SentencePiece splits into pieces."""
     return str(processor_of(proto).Normalize(text))
 
 
 @given(
     st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.lists(PARTS, max_size=12).map("".join))
 )
-def test_pieces_are_the_tokens_with_their_places(tokenizer: FNetTokenizer, proto: bytes, text: str) -> None:
-    """Ids are those of `tokenize`; places are in the text, in order, and hold what each piece was made of."""
+def test_pieces_are_the_tokens_with_their_spans(tokenizer: FNetTokenizer, proto: bytes, text: str) -> None:
+    """Ids equal those of `tokenize`, and spans are ordered and contain the characters of their pieces."""
     pieces = tokenizer.pieces(text)
     assert [piece.id for piece in pieces] == tokenizer.tokenize(text)
     assert [piece.text for piece in pieces] == [tokenizer.id_to_token(piece.id) for piece in pieces]
@@ -363,10 +365,10 @@ def test_pieces_are_the_tokens_with_their_places(tokenizer: FNetTokenizer, proto
     for piece in pieces:
         source = text[piece.start : piece.stop]
         if piece.id:
-            # A place that is too wide holds more, and one beside the piece or in the midst of it does not hold it.
+            # A span that is too wide normalizes to more than the piece, and a shifted or narrow span to less.
             assert piece.text.strip("▁") in normalized(proto, source)
         assert source or piece == Piece(piece.id, "▁", piece.start, piece.start)
-    # Nothing but what normalisation drops lies between two pieces.
+    # Between two pieces are only characters that normalization drops.
     for before, after in pairwise(pieces):
         assert before.stop >= after.start
 
@@ -386,20 +388,20 @@ def test_pieces_are_the_tokens_with_their_places(tokenizer: FNetTokenizer, proto
     ],
     ids=ascii,
 )
-def test_a_place_is_what_a_piece_was_made_of(tokenizer: FNetTokenizer, text: str, expected: list[str]) -> None:
-    """Cases, ligatures, widths, accents and spaces as they were written; the first `▁` may be made of nothing."""
-    found = places(tokenizer, text)
-    # Some vocabularies have a `▁` piece of its own before these words.
-    assert [place for place in found if place] == [place for place in expected if place]
+def test_span_contains_the_characters_of_a_piece(tokenizer: FNetTokenizer, text: str, expected: list[str]) -> None:
+    """Spans cover case, ligatures, widths, accents and spaces of the input; the first `▁` may be empty."""
+    actual = spans(tokenizer, text)
+    # Some vocabularies have a separate `▁` piece before these words.
+    assert [span for span in actual if span] == [span for span in expected if span]
 
 
 @pytest.mark.parametrize(
     "text", ["日本語 日", "e\u0301 a", "\U0001f469\u200d\U0001f467", "stra\xdfe \u1e9e"], ids=ascii
 )
-def test_pieces_leave_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
-    """Whether the vocabulary knows a script or not, the places of its pieces are the whole text.
+def test_spans_have_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
+    """The spans cover the text, also for unknown scripts.
 
-    Two pieces share a character that was written out: the `ss` of an `ß`.
+    Two pieces share a character that expands, such as `ß` to `ss`.
     """
     pieces = tokenizer.pieces(text)
     assert (pieces[0].start, pieces[-1].stop) == (0, len(text))
@@ -407,19 +409,19 @@ def test_pieces_leave_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
 
 
 def test_leading_spaces_belong_to_no_piece(tokenizer: FNetTokenizer) -> None:
-    """They are dropped, and places count them."""
+    """Leading spaces are dropped, but spans count them."""
     pieces = tokenizer.pieces("  hello")
     assert (pieces[0].start, pieces[-1].stop) == (2, 7)
 
 
-def test_pieces_of_one_character_share_its_place(tokenizer: FNetTokenizer) -> None:
-    """A character that becomes several is the origin of all of them."""
-    assert [place.strip() for place in places(tokenizer, "one ½") if "½" in place] == ["½"] * 3
-    assert places(tokenizer, "\ufdfa")[1:].count("\ufdfa") == len(places(tokenizer, "\ufdfa")) - 1 >= 3
+def test_pieces_of_one_character_share_its_span(tokenizer: FNetTokenizer) -> None:
+    """All pieces of an expanded character have its span."""
+    assert [span.strip() for span in spans(tokenizer, "one ½") if "½" in span] == ["½"] * 3
+    assert spans(tokenizer, "\ufdfa")[1:].count("\ufdfa") == len(spans(tokenizer, "\ufdfa")) - 1 >= 3
 
 
-def test_a_vocabulary_that_spells_bytes_has_places_too() -> None:
-    """The bytes of an unknown character are within it."""
+def test_byte_fallback_has_spans() -> None:
+    """The byte pieces of an unknown character have spans within it."""
     proto = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(["some words of few letters"] * 20),
@@ -438,14 +440,14 @@ def test_a_vocabulary_that_spells_bytes_has_places_too() -> None:
     assert pieces[-1].stop == 7
 
 
-# --- Back to text, and cutting at the beginning ---
+# --- Detokenization, and truncation at the start ---
 
 
-def test_special_tokens_can_be_shown(tokenizer: FNetTokenizer) -> None:
-    """By their names, with the words between them as they are."""
+def test_detokenize_can_include_special_tokens(tokenizer: FNetTokenizer) -> None:
+    """Special tokens are written by name between the words."""
     ids = tokenizer.encode("hello world", "the end").token_ids
-    shown = tokenizer.detokenize([*ids, tokenizer.pad_token_id], skip_special_tokens=False)
-    assert shown == "[CLS] hello world[SEP] the end[SEP]<pad>"
+    text = tokenizer.detokenize([*ids, tokenizer.pad_token_id], skip_special_tokens=False)
+    assert text == "[CLS] hello world[SEP] the end[SEP]<pad>"
     assert tokenizer.detokenize(ids) == "hello world the end"
     assert tokenizer.detokenize([6, *tokenizer.tokenize("a")], skip_special_tokens=False) == "[MASK] a"
     assert tokenizer.detokenize(tokenizer.tokenize("a b"), skip_special_tokens=False) == "a b"
@@ -453,23 +455,23 @@ def test_special_tokens_can_be_shown(tokenizer: FNetTokenizer) -> None:
 
 
 def test_special_tokens_are_skipped_in_any_vocabulary() -> None:
-    """Also where it has them as words of its own, which SentencePiece would write out."""
+    """Special tokens are also skipped if the vocabulary has them as user-defined pieces."""
     tokenizer = FNetTokenizer(trained(["[MASK]", "<pad>", "[SEP]", "[CLS]"]))
     ids = tokenizer.encode("ab").token_ids
     assert tokenizer.detokenize(ids) == tokenizer.detokenize(ids[1:-1])
     assert [tokenizer.is_special(token) for token in (0, 1, 2, 3, 4, 5, 6, 7)] == [False, *[True] * 6, False]
 
 
-def test_a_text_may_be_cut_at_its_beginning(tokenizer: FNetTokenizer) -> None:
-    """The end of a text is kept, and special tokens stay where they are."""
+def test_text_may_be_truncated_at_its_start(tokenizer: FNetTokenizer) -> None:
+    """The end of a text and all special tokens are size."""
     ids = tokenizer.tokenize(TEXT)
     for length in range(2, len(ids) + 5):
-        kept = ids[max(0, len(ids) - (length - 2)) :] if length > 2 else []
-        assert tokenizer.encode_truncated(TEXT, None, length, "left") == Tokens([4, *kept, 5], [0] * (len(kept) + 2))
+        size = ids[max(0, len(ids) - (length - 2)) :] if length > 2 else []
+        assert tokenizer.encode_truncated(TEXT, None, length, "left") == Tokens([4, *size, 5], [0] * (len(size) + 2))
 
 
-def test_a_pair_may_be_cut_at_its_beginnings(tokenizer: FNetTokenizer) -> None:
-    """Each text keeps as many tokens as when cut at its end."""
+def test_pair_may_be_truncated_at_its_starts(tokenizer: FNetTokenizer) -> None:
+    """Each text keeps as many tokens as with truncation at the end."""
     first, second = tokenizer.tokenize(TEXT), tokenizer.tokenize(PAIR)
     for length in range(3, len(first) + len(second) + 5):
         right = tokenizer.encode_truncated(TEXT, PAIR, length)

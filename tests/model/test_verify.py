@@ -1,4 +1,4 @@
-"""A whole preset is told to be whole, and each kind of damage by its own line."""
+"""Integrity checks pass for valid presets, and report one line per problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A copy of a golden preset, its digests and golden row recorded."""
+    """A copy of a golden preset with recorded digests and golden row."""
     copied = Path(shutil.copytree(GOLDEN / "even", tmp_path / "even"))
     record(copied, fingerprint(copied))
     return copied
@@ -41,25 +41,25 @@ def block_of(directory: Path) -> dict[str, Any]:
 
 
 def faults(directory: Path) -> list[str]:
-    """Return all that is wrong with a preset, each in one line."""
-    found = [fault for check in verify(directory) for fault in check.faults]
-    assert all(len(fault.splitlines()) == 1 for fault in found)
-    return found
+    """Return all problems of a preset, one line each."""
+    reported = [fault for check in verify(directory) for fault in check.faults]
+    assert all(len(fault.splitlines()) == 1 for fault in reported)
+    return reported
 
 
 @pytest.mark.parametrize("name", ["even", "odd", "sharded", "older_paths", "bfloat16", "waterfall"])
-def test_what_keras_hub_wrote_is_whole(name: str) -> None:
-    """Whatever its sizes, shards and types, with nothing recorded."""
+def test_presets_of_keras_hub_pass(name: str) -> None:
+    """Presets of all sizes, shards and dtypes pass without recorded values."""
     assert faults(GOLDEN / name) == []
 
 
-def test_the_bundled_preset_is_whole() -> None:
-    """As it is shipped."""
+def test_bundled_preset_passes() -> None:
+    """The bundled preset passes all checks."""
     assert faults(BUNDLED_DIRECTORY / DEFAULT_PRESET) == []
 
 
-def test_everything_is_looked_at(directory: Path) -> None:
-    """And each check says what it found."""
+def test_all_checks_run(directory: Path) -> None:
+    """Each check has a finding and no faults."""
     checks = list(verify(directory))
     assert [check.name for check in checks] == [
         "files",
@@ -72,8 +72,8 @@ def test_everything_is_looked_at(directory: Path) -> None:
     assert all(check.finding and not check.faults for check in checks)
 
 
-def test_the_digests_are_of_all_files_but_the_metadata_and_the_card(directory: Path) -> None:
-    """Those two may be edited by people."""
+def test_digests_exclude_the_metadata_and_the_card(directory: Path) -> None:
+    """People may edit these two files."""
     (directory / "README.md").write_text("# A card")
     assert set(fingerprint(directory)["sha256"]) == {
         "config.json",
@@ -84,45 +84,45 @@ def test_the_digests_are_of_all_files_but_the_metadata_and_the_card(directory: P
     }
 
 
-def test_a_changed_file_is_told_by_its_digest(directory: Path) -> None:
-    """Even where it says the same."""
+def test_changed_file_is_reported_by_its_digest(directory: Path) -> None:
+    """A change without effect is also reported."""
     with (directory / "config.json").open("a") as file:
         file.write("\n")
     assert [fault.split(":")[0] for fault in faults(directory)] == ["config.json"]
 
 
-def test_a_lost_file_is_told(directory: Path) -> None:
-    """Each file that was recorded has to be there."""
+def test_missing_file_is_reported(directory: Path) -> None:
+    """Each recorded file is required."""
     (directory / "preprocessor.json").unlink()
-    assert faults(directory) == ["preprocessor.json: missing, although metadata.json tells its digest"]
+    assert faults(directory) == ["preprocessor.json: missing, but metadata.json records its digest"]
 
 
-def test_other_weights_are_told_by_what_they_compute(directory: Path) -> None:
-    """One value of one bias, with no digest recorded, moves the golden row."""
+def test_changed_weights_are_reported_by_the_golden_row(directory: Path) -> None:
+    """One changed bias value changes the golden row."""
     block = block_of(directory)
     record(directory, {"golden": block["golden"]})
     with h5py.File(directory / WEIGHTS_FILE, "a") as file:
         file["layers/dense/vars/1"][0] += 0.5
-    found = faults(directory)
-    assert len(found) == 2
-    assert "pooled_output of the golden row" in found[0]
+    reported = faults(directory)
+    assert len(reported) == 2
+    assert "pooled_output of the golden row" in reported[0]
 
 
-def test_weights_of_another_shape_are_told(directory: Path) -> None:
-    """Against config.json, which then has another digest, too."""
+def test_weights_of_another_shape_are_reported(directory: Path) -> None:
+    """The shape is compared with config.json, whose digest has changed too."""
     path = directory / "config.json"
     path.write_text(path.read_text().replace('"intermediate_dim": 24', '"intermediate_dim": 25'))
     assert [fault.split(":")[0] for fault in faults(directory)] == ["config.json", WEIGHTS_FILE]
 
 
-def test_a_vocabulary_that_does_not_fit_is_told(directory: Path) -> None:
-    """More tokens than the network has vectors."""
+def test_vocabulary_larger_than_the_network_is_reported(directory: Path) -> None:
+    """The vocabulary has more tokens than the embedding table."""
     shutil.copy(BUNDLED_DIRECTORY / DEFAULT_PRESET / VOCABULARY_FILE, directory / VOCABULARY_FILE)
     assert any("more than config.json's vocabulary_size" in fault for fault in faults(directory))
 
 
-def test_what_is_no_preset_is_told(tmp_path: Path) -> None:
-    """An empty directory lacks its configuration, and nothing more is looked for."""
+def test_directory_without_preset_is_reported(tmp_path: Path) -> None:
+    """The configuration is missing, and later checks do not run."""
     (fault,) = faults(tmp_path)
     assert fault.startswith("config.json: missing")
 
@@ -143,8 +143,8 @@ def test_what_is_no_preset_is_told(tmp_path: Path) -> None:
         lambda block: block["golden"].pop("pooled_output"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_told(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """It is a fault of metadata.json, or of what it does not describe, and never an exception."""
+def test_invalid_record_is_reported(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """An invalid record is a fault and not an exception."""
     block = block_of(directory)
     change(block)
     record(directory, block)

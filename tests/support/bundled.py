@@ -1,6 +1,6 @@
 """The bundled preset's vocabulary, which the tests' tiny presets share, and its size.
 
-Read at import: cases of parametrised tests are made of it.
+Read at import: cases of parametrized tests are made of it.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def damaged(tmp_path: Path) -> Callable[[str, bytes], Path]:
     return make
 
 
-def test_the_whole_one_loads() -> None:
+def test_whole_one_loads() -> None:
     """Or the tests below would say nothing."""
     assert load(GOLDEN) is None
 
@@ -126,7 +126,7 @@ def test_any_bytes_in_any_file(damaged: Callable[[str, bytes], Path], file: str)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_may_be_anything(damaged: Callable[[str, bytes], Path], file: str) -> None:
+def test_file_may_be_anything(damaged: Callable[[str, bytes], Path], file: str) -> None:
     """Nothing of the right form at all."""
 
     @configuration

@@ -47,7 +47,7 @@ def load(hub: Hub, handle: str, cache: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_a_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp_path: Path) -> None:
     """The first load brings the preset's files, and nothing else, with a progress bar; the second asks nobody."""
     first = load(hub, "hf://team/fnet", tmp_path)
     assert first.returncode == 0, first.stderr
@@ -61,13 +61,13 @@ def test_a_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp
     assert hub.asked == []
 
 
-def test_the_revision_is_the_one_asked_for(hub: Hub, tmp_path: Path) -> None:
+def test_revision_is_the_one_asked_for(hub: Hub, tmp_path: Path) -> None:
     """`@revision` reaches the hub."""
     assert load(hub, "hf://team/fnet@v1.2", tmp_path).returncode == 0
     assert any("/revision/v1.2" in path for _, path, _ in hub.asked)
 
 
-def test_a_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
+def test_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     """After a broken connection only the rest is asked for, and the file is whole."""
     hub.cuts = 1
     loaded = load(hub, "hf://team/fnet", tmp_path)
@@ -78,7 +78,7 @@ def test_a_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) 
     assert stored.read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
 
 
-def test_a_failed_download_keeps_what_arrived_and_is_tried_again(hub: Hub, tmp_path: Path) -> None:
+def test_failed_download_keeps_what_arrived_and_is_tried_again(hub: Hub, tmp_path: Path) -> None:
     """A line that keeps breaking fails the load plainly; a later one asks for the missing file alone."""
     hub.cuts, hub.cut_after = 100, 1000
     broken = load(hub, "hf://team/fnet", tmp_path)

@@ -64,7 +64,7 @@ def edit(path: Path, keys: str, value: Any) -> None:
 # --- Handles ---
 
 
-def test_the_default_preset_is_bundled() -> None:
+def test_default_preset_is_bundled() -> None:
     """The package works without a download: its default preset comes with it, whole."""
     assert DEFAULT_PRESET in bundled_presets()
     preset = load_preset(DEFAULT_PRESET)
@@ -107,7 +107,7 @@ def test_known_forms_pass_without_being_looked_up(handle: str) -> None:
     check_handle(handle)
 
 
-def test_a_directory_is_a_handle(preset_directory: Path) -> None:
+def test_directory_is_a_handle(preset_directory: Path) -> None:
     """A local preset is used where it lies and named after its directory."""
     check_handle(str(preset_directory))
     preset = load_preset(str(preset_directory))
@@ -137,18 +137,18 @@ def test_nonsense_is_refused_with_the_known_names(handle: str) -> None:
         ("hf://owner/na me", "hf://owner/name"),
     ],
 )
-def test_a_malformed_address_is_told_its_form(handle: str, form: str) -> None:
+def test_malformed_address_is_told_its_form(handle: str, form: str) -> None:
     """A known scheme with a wrong rest names the form that it wants."""
     assert form in refusal(lambda: locate(handle))
 
 
-def test_a_file_is_no_preset(tmp_path: Path) -> None:
+def test_file_is_no_preset(tmp_path: Path) -> None:
     """A path has to be a directory."""
     (tmp_path / "file").write_text("")
     assert "no such preset or directory" in refusal(lambda: check_handle(str(tmp_path / "file")))
 
 
-def test_the_cache_follows_the_desktop_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_follows_the_desktop_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Downloads go to XDG_CACHE_HOME, or else to ~/.cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / "fnet-encode"
@@ -160,7 +160,7 @@ def test_the_cache_follows_the_desktop_specification(monkeypatch: pytest.MonkeyP
 # --- The description ---
 
 
-def test_a_preset_of_keras_hub_needs_no_block_of_ours(preset_directory: Path, tiny: Architecture) -> None:
+def test_preset_of_keras_hub_needs_no_block_of_ours(preset_directory: Path, tiny: Architecture) -> None:
     """Without `fnet_service`, texts are padded as keras-hub's preprocessor pads them, and the pooled output serves."""
     assert read_preset(preset_directory) == Preset(
         name="tiny_en",
@@ -184,7 +184,7 @@ def test_default_padding_never_exceeds_the_positions(preset_directory: Path) -> 
     assert read_preset(preset_directory).padding == 24
 
 
-def test_the_block_is_honoured(preset_directory: Path) -> None:
+def test_block_is_honored(preset_directory: Path) -> None:
     """Every field of `fnet_service` says how the preset is served."""
     block = {
         "name": "sentences-1.0",
@@ -241,8 +241,8 @@ def test_defaults_of_the_constructor_stand_in_for_missing_fields(preset_director
         ),
     ],
 )
-def test_the_dtype_is_read_in_every_spelling_of_keras(preset_directory: Path, written: Any, dtype: str) -> None:
-    """A policy may be a name, a serialised policy, or a map with a default policy."""
+def test_dtype_is_read_in_every_spelling_of_keras(preset_directory: Path, written: Any, dtype: str) -> None:
+    """A policy may be a name, a serialized policy, or a map with a default policy."""
     edit(preset_directory / "config.json", "config.dtype", written)
     assert read_preset(preset_directory).dtype == dtype
 
@@ -258,19 +258,19 @@ def test_json_may_begin_with_a_byte_order_mark(preset_directory: Path, encoding:
 # --- Damage ---
 
 
-def test_a_directory_without_configuration_is_no_preset(tmp_path: Path) -> None:
+def test_directory_without_configuration_is_no_preset(tmp_path: Path) -> None:
     """The missing file is named."""
     assert refusal(lambda: read_preset(tmp_path)).startswith("config.json: missing")
 
 
 @pytest.mark.parametrize("name", ["FNetPreprocessor", "FNetTextClassifierPreprocessor", "FNetMaskedLMPreprocessor"])
 def test_every_name_of_the_preprocessor_is_known(preset_directory: Path, name: str) -> None:
-    """The class has had two names, and masked language modelling has one of its own."""
+    """The class has had two names, and masked language modeling has one of its own."""
     edit(preset_directory / "preprocessor.json", "class_name", name)
     assert read_preset(preset_directory).has_tokenizer
 
 
-def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`FNET_CACHE_DIR` serves the library as it serves the service."""
     monkeypatch.setenv("FNET_CACHE_DIR", str(tmp_path))
     assert default_cache_dir() == tmp_path
@@ -320,7 +320,7 @@ def test_another_class_is_refused(preset_directory: Path, file: str, expected: s
     assert expected in message
 
 
-def test_a_hugging_face_checkpoint_is_told_apart(tmp_path: Path, write_json: WriteJson) -> None:
+def test_hugging_face_checkpoint_is_told_apart(tmp_path: Path, write_json: WriteJson) -> None:
     """A configuration of transformers is no preset, and the message says what it is and what to do."""
     write_json(tmp_path / "config.json", {"model_type": "fnet", "hidden_size": 768})
     message = refusal(lambda: read_preset(tmp_path))
@@ -330,7 +330,7 @@ def test_a_hugging_face_checkpoint_is_told_apart(tmp_path: Path, write_json: Wri
 
 
 @pytest.mark.parametrize("field", ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim"])
-def test_a_missing_size_is_named(preset_directory: Path, field: str) -> None:
+def test_missing_size_is_named(preset_directory: Path, field: str) -> None:
     """The sizes that have no default have to be there."""
     edit(preset_directory / "config.json", f"config.{field}", ...)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is missing")
@@ -341,7 +341,7 @@ def test_a_missing_size_is_named(preset_directory: Path, field: str) -> None:
     ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "max_sequence_length", "num_segments"],
 )
 @pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
-def test_a_size_is_an_integer_in_range(preset_directory: Path, field: str, value: Any) -> None:
+def test_size_is_an_integer_in_range(preset_directory: Path, field: str, value: Any) -> None:
     """No boolean, text, fraction, negative or enormous number passes for a size."""
     edit(preset_directory / "config.json", f"config.{field}", value)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is ")
@@ -359,7 +359,7 @@ def test_only_layers_may_be_none(preset_directory: Path, field: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"num_layers": 10_001}, {"num_layers": 2**31}, {"hidden_dim": 10**6}])
-def test_a_network_beyond_all_bounds_is_refused(preset_directory: Path, changes: dict[str, int]) -> None:
+def test_network_beyond_all_bounds_is_refused(preset_directory: Path, changes: dict[str, int]) -> None:
     """Numbers that would exhaust memory are refused before anything is made of them."""
     for field, value in changes.items():
         edit(preset_directory / "config.json", f"config.{field}", value)
@@ -378,8 +378,8 @@ def test_dropout_is_a_share(preset_directory: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     "value", ["int8", "", 16, True, [], {}, {"config": 7}, {"config": {"name": ["float32"]}}, "float32\n"], ids=repr
 )
-def test_the_dtype_is_a_floating_point_policy(preset_directory: Path, value: Any) -> None:
-    """Other dtypes, quantised ones included, are refused with those that are known."""
+def test_dtype_is_a_floating_point_policy(preset_directory: Path, value: Any) -> None:
+    """Other dtypes, quantized ones included, are refused with those that are known."""
     edit(preset_directory / "config.json", "config.dtype", value)
     assert refusal(lambda: read_preset(preset_directory)).startswith("config.json: config.dtype")
 
@@ -388,7 +388,7 @@ def test_the_dtype_is_a_floating_point_policy(preset_directory: Path, value: Any
 @pytest.mark.parametrize(
     ("file", "key"), [("config.json", "config"), ("preprocessor.json", "config"), ("metadata.json", "fnet_service")]
 )
-def test_a_block_is_an_object(preset_directory: Path, file: str, key: str, block: Any) -> None:
+def test_block_is_an_object(preset_directory: Path, file: str, key: str, block: Any) -> None:
     """Where fields are expected, nothing else passes."""
     edit(preset_directory / file, key, block)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"{file}: {key} is ")
@@ -414,7 +414,7 @@ WRONG_IN_PREPROCESSOR: dict[str, list[Any]] = {
     [(field, value) for field, values in WRONG_IN_BLOCK.items() for value in values],
     ids=repr,
 )
-def test_a_wrong_field_of_the_block_is_named(preset_directory: Path, field: str, value: Any) -> None:
+def test_wrong_field_of_the_block_is_named(preset_directory: Path, field: str, value: Any) -> None:
     """The message names metadata.json and the field, and is one line whatever the field holds."""
     edit(preset_directory / "metadata.json", "fnet_service", {field: value})
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"metadata.json: fnet_service.{field} is ")
@@ -425,13 +425,13 @@ def test_a_wrong_field_of_the_block_is_named(preset_directory: Path, field: str,
     [(field, value) for field, values in WRONG_IN_PREPROCESSOR.items() for value in values],
     ids=repr,
 )
-def test_a_wrong_field_of_the_preprocessor_is_named(preset_directory: Path, field: str, value: Any) -> None:
+def test_wrong_field_of_the_preprocessor_is_named(preset_directory: Path, field: str, value: Any) -> None:
     """The message names preprocessor.json and the field."""
     edit(preset_directory / "preprocessor.json", f"config.{field}", value)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"preprocessor.json: config.{field} is ")
 
 
-def test_a_tokenizer_needs_its_vocabulary(preset_directory: Path) -> None:
+def test_tokenizer_needs_its_vocabulary(preset_directory: Path) -> None:
     """tokenizer.json without its vocabulary file is a damaged preset, not one without texts."""
     (preset_directory / "assets" / "tokenizer" / "vocabulary.spm").unlink()
     assert refusal(lambda: read_preset(preset_directory)).startswith("assets/tokenizer/vocabulary.spm: missing")
@@ -537,7 +537,7 @@ def test_hugging_face_is_asked_for_the_revision(
 
 
 @pytest.mark.parametrize("handle", ["f_net_base_en", "hf://someone/fnet@v1"])
-def test_the_second_time_works_offline(kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str) -> None:
+def test_second_time_works_offline(kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str) -> None:
     """What was downloaded once is found again without asking the hub."""
     first = load_preset(handle, tmp_path / "cache")
     kaggle.failure = hugging_face.failure = OSError("no network")
@@ -552,7 +552,7 @@ def test_each_revision_is_its_own_download(hugging_face: HuggingFace, tmp_path: 
     assert len(set(directories)) == len(hugging_face.asked) == len(handles)
 
 
-def test_a_lost_download_is_made_again(kaggle: Kaggle, tmp_path: Path) -> None:
+def test_lost_download_is_made_again(kaggle: Kaggle, tmp_path: Path) -> None:
     """When the cached files are gone, or the record of them is damaged, the hub is asked once more."""
     directory = locate("f_net_base_en", tmp_path / "cache")
     shutil.rmtree(directory)
@@ -569,7 +569,7 @@ def test_a_lost_download_is_made_again(kaggle: Kaggle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "failure", [OSError("no network\nsecond line"), RuntimeError(""), ValueError("  \n"), KeyError("version")], ids=repr
 )
-def test_a_failed_download_is_one_line_and_leaves_no_trace(
+def test_failed_download_is_one_line_and_leaves_no_trace(
     kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str, failure: Exception
 ) -> None:
     """Whatever the client raises becomes a PresetError with its first line, and the next call tries again."""
@@ -583,7 +583,7 @@ def test_a_failed_download_is_one_line_and_leaves_no_trace(
 
 
 @pytest.mark.parametrize("handle", ["f_net_base_en", "hf://someone/fnet@v1"])
-def test_a_cache_that_cannot_be_written_is_said(
+def test_cache_that_cannot_be_written_is_said(
     kaggle: Kaggle, hugging_face: HuggingFace, tmp_path: Path, handle: str
 ) -> None:
     """A cache directory that cannot be made is a failed download, not a stray exception."""
@@ -592,14 +592,14 @@ def test_a_cache_that_cannot_be_written_is_said(
     assert message.startswith(f"preset {handle!r}: download failed: ")
 
 
-def test_an_interruption_is_passed_on(kaggle: Kaggle, tmp_path: Path) -> None:
+def test_interruption_is_passed_on(kaggle: Kaggle, tmp_path: Path) -> None:
     """Ctrl-C during a download is no failed download."""
     kaggle.failure = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         locate("f_net_base_en", tmp_path / "cache")
 
 
-def test_a_downloaded_preset_is_checked_like_any_other(kaggle: Kaggle, tmp_path: Path) -> None:
+def test_downloaded_preset_is_checked_like_any_other(kaggle: Kaggle, tmp_path: Path) -> None:
     """A hub's files are trusted no more than a directory's."""
     edit(kaggle.source / "config.json", "class_name", "BertBackbone")
     assert refusal(lambda: load_preset("f_net_base_en", tmp_path / "cache")).startswith("config.json: class_name")

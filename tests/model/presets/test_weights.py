@@ -117,7 +117,7 @@ def test_what_is_written_is_read(stored: Path, tiny: Architecture, weights: Weig
     assert_same(read_weights(stored, tiny), weights)
 
 
-def test_the_file_is_laid_out_as_keras_lays_it_out(stored: Path, weights: Weights) -> None:
+def test_file_is_laid_out_as_keras_lays_it_out(stored: Path, weights: Weights) -> None:
     """Every variable lies where Keras 3 looks for it, and nothing else is there."""
     found: list[str] = []
     with h5py.File(stored / WEIGHTS_FILE) as file:
@@ -171,7 +171,7 @@ def test_shards_are_read_as_one(tmp_path: Path, tiny: Architecture, weights: Wei
 
 
 def test_what_belongs_to_no_variable_is_left_alone(stored: Path, tiny: Architecture, weights: Weights) -> None:
-    """Optimiser state or a task's head beside the backbone do no harm."""
+    """Optimizer state or a task's head beside the backbone do no harm."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["optimizer/vars/0"] = 3
         file["layers/dense_2/vars/0"] = np.zeros((5, 5))
@@ -179,16 +179,14 @@ def test_what_belongs_to_no_variable_is_left_alone(stored: Path, tiny: Architect
     assert_same(read_weights(stored, tiny), weights)
 
 
-def test_a_network_without_layers_has_weights_too(
-    tmp_path: Path, tiny: Architecture, make_weights: MakeWeights
-) -> None:
+def test_network_without_layers_has_weights_too(tmp_path: Path, tiny: Architecture, make_weights: MakeWeights) -> None:
     """Zero layers leave the embeddings and the pooler."""
     flat = dataclasses.replace(tiny, num_layers=0)
     write_weights(tmp_path / WEIGHTS_FILE, make_weights(flat))
     assert_same(read_weights(tmp_path, flat), make_weights(flat))
 
 
-def test_the_digest_is_of_the_files(stored: Path, weights: Weights) -> None:
+def test_digest_is_of_the_files(stored: Path, weights: Weights) -> None:
     """Equal bytes have one digest, shards are digested in order, and one changed byte changes it."""
     first = weights_digest(stored)
     assert len(first) == 64
@@ -214,7 +212,7 @@ def test_missing_weights_are_named(tmp_path: Path, tiny: Architecture) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
-def test_a_truncated_file_is_refused(stored: Path, tiny: Architecture, share: float) -> None:
+def test_truncated_file_is_refused(stored: Path, tiny: Architecture, share: float) -> None:
     """Wherever a download broke off, the file is told to be damaged."""
     data = (stored / WEIGHTS_FILE).read_bytes()
     (stored / WEIGHTS_FILE).write_bytes(data[: int(len(data) * share)])
@@ -232,7 +230,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, tiny: Architecture, con
     assert "damaged" in refusal(lambda: read_weights(tmp_path, tiny), WEIGHTS_FILE)
 
 
-def test_a_pickle_is_never_executed(tmp_path: Path, tiny: Architecture) -> None:
+def test_pickle_is_never_executed(tmp_path: Path, tiny: Architecture) -> None:
     """A file that would run code when unpickled runs none."""
 
     class Trap:
@@ -273,7 +271,7 @@ def test_names_that_are_no_text_are_refused(stored: Path, tiny: Architecture) ->
 
 
 @pytest.mark.parametrize("name", KERAS_PATHS)
-def test_a_missing_variable_is_named(stored: Path, tiny: Architecture, name: str) -> None:
+def test_missing_variable_is_named(stored: Path, tiny: Architecture, name: str) -> None:
     """Each variable is necessary; the message has its path in the file and its name."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         del file[f"layers/{KERAS_PATHS[name]}"]
@@ -288,7 +286,7 @@ def test_layers_that_nobody_describes_are_refused(stored: Path, tiny: Architectu
     assert f"config.json's num_layers is {fewer.num_layers}" in message
 
 
-def test_a_file_for_another_network_is_refused(stored: Path, tiny: Architecture) -> None:
+def test_file_for_another_network_is_refused(stored: Path, tiny: Architecture) -> None:
     """Weights of another hidden size are refused with both shapes."""
     message = refusal(lambda: read_weights(stored, dataclasses.replace(tiny, hidden_dim=13)), WEIGHTS_FILE)
     assert "has shape (40, 12), expected (40, 13) by config.json" in message
@@ -321,7 +319,7 @@ def replace(directory: Path, make: Callable[[h5py.Group], object]) -> None:
     ],
     ids=repr,
 )
-def test_an_array_that_does_not_fit_is_refused(stored: Path, tiny: Architecture, data: Any, reason: str) -> None:
+def test_array_that_does_not_fit_is_refused(stored: Path, tiny: Architecture, data: Any, reason: str) -> None:
     """Shape, type and values are checked, for each variable by its name."""
     replace(stored, lambda group: group.create_dataset("0", data=data))
     message = refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
@@ -337,7 +335,7 @@ def test_one_value_that_is_not_finite_is_enough(stored: Path, tiny: Architecture
 
 
 @pytest.mark.parametrize("mark", [["bfloat16", "bfloat16"], 7, "float8", h5py.Empty("f4")], ids=repr)
-def test_a_false_mark_of_bfloat16_is_refused(stored: Path, tiny: Architecture, mark: Any) -> None:
+def test_false_mark_of_bfloat16_is_refused(stored: Path, tiny: Architecture, mark: Any) -> None:
     """Two opaque bytes are bfloat16 only when the attribute says just that."""
 
     def make(group: h5py.Group) -> None:
@@ -358,7 +356,7 @@ def test_links_are_not_followed(stored: Path, tiny: Architecture, weights: Weigh
         assert "link" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_a_link_with_a_line_break_in_its_name_stays_one_line(stored: Path, tiny: Architecture) -> None:
+def test_link_with_a_line_break_in_its_name_stays_one_line(stored: Path, tiny: Architecture) -> None:
     """Names come from the file: they are quoted, not repeated."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["layers/first\nsecond"] = h5py.SoftLink("/layers")
@@ -383,7 +381,7 @@ def test_data_put_together_from_other_files_is_not_read(stored: Path, tiny: Arch
     assert "outside" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_a_group_within_itself_is_refused(stored: Path, tiny: Architecture) -> None:
+def test_group_within_itself_is_refused(stored: Path, tiny: Architecture) -> None:
     """A loop of hard links is noticed."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["layers/dense/again"] = file["layers"]
@@ -425,7 +423,7 @@ def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_a_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
+def test_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
     """An index that is no JSON, or has no map of names, is told so."""
     (tmp_path / SHARD_INDEX_FILE).write_bytes(content)
     refusal(lambda: read_weights(tmp_path, tiny), SHARD_INDEX_FILE)
@@ -451,7 +449,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content:
     ],
     ids=lambda shard: repr(shard)[:30],
 )
-def test_a_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights: Weights, shard: Any) -> None:
+def test_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights: Weights, shard: Any) -> None:
     """An index cannot lead out of the preset's directory, or to another kind of file."""
     inner = stored / "preset"
     inner.mkdir()
@@ -461,7 +459,7 @@ def test_a_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights:
     refusal(lambda: read_weights(inner, tiny), SHARD_INDEX_FILE)
 
 
-def test_a_missing_shard_is_named(tmp_path: Path, tiny: Architecture) -> None:
+def test_missing_shard_is_named(tmp_path: Path, tiny: Architecture) -> None:
     """A shard that the index names has to be there."""
     (tmp_path / SHARD_INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "model_00000.weights.h5"}}))
     assert "missing" in refusal(lambda: read_weights(tmp_path, tiny), "model_00000.weights.h5")
@@ -523,14 +521,14 @@ def hugging_face(tmp_path: Path, weights: Weights, write_json: WriteJson) -> Pat
     return tmp_path
 
 
-def test_a_hugging_face_checkpoint_is_read(hugging_face: Path, tiny: Architecture, weights: Weights) -> None:
+def test_hugging_face_checkpoint_is_read(hugging_face: Path, tiny: Architecture, weights: Weights) -> None:
     """Its names and its turned kernels become ours."""
     architecture, found = read_hugging_face(hugging_face)
     assert architecture == tiny
     assert_same(found, weights)
 
 
-def test_a_checkpoint_with_a_head_gives_its_encoder(hugging_face: Path, weights: Weights) -> None:
+def test_checkpoint_with_a_head_gives_its_encoder(hugging_face: Path, weights: Weights) -> None:
     """A prefix, position ids and the heads of pre-training are no obstacle."""
     head: dict[str, npt.NDArray[Any]] = {
         "fnet.embeddings.position_ids": np.arange(24)[None],
@@ -543,7 +541,7 @@ def test_a_checkpoint_with_a_head_gives_its_encoder(hugging_face: Path, weights:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_a_narrow_checkpoint_becomes_float32(hugging_face: Path, weights: Weights, dtype: Any) -> None:
+def test_narrow_checkpoint_becomes_float32(hugging_face: Path, weights: Weights, dtype: Any) -> None:
     """Half-precision tensors are widened."""
     narrow = {name: tensor.astype(dtype) for name, tensor in tensors_of(weights).items()}
     save_file(narrow, hugging_face / "model.safetensors")
@@ -551,7 +549,7 @@ def test_a_narrow_checkpoint_becomes_float32(hugging_face: Path, weights: Weight
     assert_same(read_hugging_face(hugging_face)[1], expected)
 
 
-def test_a_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
+def test_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
     """With the names of the files that would do."""
     (hugging_face / "model.safetensors").unlink()
     message = refusal(lambda: read_hugging_face(hugging_face), str(hugging_face))
@@ -577,7 +575,7 @@ def test_a_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
     ],
     ids=repr,
 )
-def test_a_configuration_that_is_no_fnet_is_refused(
+def test_configuration_that_is_no_fnet_is_refused(
     hugging_face: Path, write_json: WriteJson, field: str, value: Any
 ) -> None:
     """Another model, activation or epsilon would give other numbers."""
@@ -586,7 +584,7 @@ def test_a_configuration_that_is_no_fnet_is_refused(
 
 
 @pytest.mark.parametrize("field", HUGGING_FACE_CONFIG)
-def test_a_missing_field_of_the_configuration_is_named(hugging_face: Path, write_json: WriteJson, field: str) -> None:
+def test_missing_field_of_the_configuration_is_named(hugging_face: Path, write_json: WriteJson, field: str) -> None:
     """Nothing is guessed."""
     write_json(hugging_face / "config.json", {key: value for key, value in HUGGING_FACE_CONFIG.items() if key != field})
     assert field in refusal(lambda: read_hugging_face(hugging_face), "config.json")
@@ -595,7 +593,7 @@ def test_a_missing_field_of_the_configuration_is_named(hugging_face: Path, write
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"[]", b"7", b"[" * 100_000], ids=lambda content: repr(content)[:20]
 )
-def test_a_damaged_configuration_is_refused(hugging_face: Path, content: bytes | None) -> None:
+def test_damaged_configuration_is_refused(hugging_face: Path, content: bytes | None) -> None:
     """A configuration that is missing or no JSON object is named."""
     if content is None:
         (hugging_face / "config.json").unlink()
@@ -605,7 +603,7 @@ def test_a_damaged_configuration_is_refused(hugging_face: Path, content: bytes |
 
 
 @pytest.mark.parametrize("name", HUGGING_FACE_NAMES.values())
-def test_a_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str) -> None:
+def test_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str) -> None:
     """Each tensor is necessary."""
     tensors = tensors_of(weights)
     del tensors[name]
@@ -623,7 +621,7 @@ def test_a_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: s
     ],
     ids=["wide", "flat", "nan", "inf"],
 )
-def test_a_tensor_that_does_not_fit_is_named(
+def test_tensor_that_does_not_fit_is_named(
     hugging_face: Path, weights: Weights, tensor: npt.NDArray[Any], reason: str
 ) -> None:
     """Shape and values are checked against the configuration."""
@@ -633,7 +631,7 @@ def test_a_tensor_that_does_not_fit_is_named(
     assert reason in message
 
 
-def test_an_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -> None:
+def test_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -> None:
     """A tensor of 8-bit floats, which NumPy has no name for, is not guessed at."""
     save_file(tensors_of(weights), hugging_face / "model.safetensors")
     data = (hugging_face / "model.safetensors").read_bytes()
@@ -647,7 +645,7 @@ def test_an_unknown_element_type_is_refused(hugging_face: Path, weights: Weights
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
-def test_a_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> None:
+def test_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> None:
     """Wherever a download broke off, the file is told to be unreadable."""
     path = hugging_face / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])

@@ -139,7 +139,7 @@ def packed(preprocessor: Any, text: str, pair: str | None) -> Tokens:
 # --- Interface ---
 
 
-def test_the_constructor_takes_the_same_arguments() -> None:
+def test_constructor_takes_the_same_arguments() -> None:
     """Names, order and defaults are the same."""
 
     def arguments(network: type[Any]) -> list[tuple[str, Any]]:
@@ -149,7 +149,7 @@ def test_the_constructor_takes_the_same_arguments() -> None:
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "mixed_bfloat16"])
-def test_the_configuration_is_the_same(dtype: str | None) -> None:
+def test_configuration_is_the_same(dtype: str | None) -> None:
     """`get_config` returns the same, so either side can build the other's network."""
     arguments: dict[str, Any] = {
         "vocabulary_size": 9,
@@ -165,7 +165,7 @@ def test_the_configuration_is_the_same(dtype: str | None) -> None:
     assert keras_hub.models.FNetBackbone.from_config(ours.get_config()).get_config() == ours.get_config()
 
 
-def test_the_built_in_presets_are_the_same() -> None:
+def test_built_in_presets_are_the_same() -> None:
     """Names, handles and sizes are keras-hub's."""
 
     def facts(presets: dict[str, Any]) -> dict[str, tuple[str, int]]:
@@ -250,7 +250,7 @@ def test_narrow_networks_go_both_ways(dtype: str, tmp_path: Path) -> None:
 # --- The bundled preset ---
 
 
-def test_the_bundled_network_computes_alike() -> None:
+def test_bundled_network_computes_alike() -> None:
     """keras-hub loads the bundled preset, and both compute the same from the ids of real texts."""
     network = FNetBackbone.from_preset(DEFAULT_PRESET)
     theirs = keras_hub.models.FNetBackbone.from_preset(str(BUNDLED))
@@ -265,7 +265,7 @@ def test_the_bundled_network_computes_alike() -> None:
 
 
 @pytest.mark.parametrize("task", ["TextClassifier", "MaskedLM"])
-def test_the_bundled_preset_starts_keras_hubs_tasks(task: str) -> None:
+def test_bundled_preset_starts_keras_hubs_tasks(task: str) -> None:
     """The tasks that its metadata names begin from it."""
     arguments = {"num_classes": 3} if task == "TextClassifier" else {}
     model = getattr(keras_hub.models, task).from_preset(str(BUNDLED), **arguments)
@@ -285,7 +285,7 @@ def test_texts_become_the_same_ids() -> None:
         assert ours.detokenize(ids) == theirs.detokenize(ids), text
 
 
-def test_the_vocabularies_are_the_same() -> None:
+def test_vocabularies_are_the_same() -> None:
     """Size, every piece, every id, and the special tokens' ids are the same."""
     ours = FNetTokenizer.from_preset(DEFAULT_PRESET)
     theirs = keras_hub.models.FNetTokenizer.from_preset(str(BUNDLED))
@@ -312,7 +312,7 @@ def test_texts_and_pairs_are_packed_the_same(length: int, truncate: Truncation) 
         assert tokens == packed(preprocessor, text, pair), (text, pair)
 
 
-def test_the_preprocessor_is_configured_as_ours() -> None:
+def test_preprocessor_is_configured_as_ours() -> None:
     """Length and way of truncation come from the same file."""
     preprocessor = keras_hub.models.TextClassifierPreprocessor.from_preset(str(BUNDLED))
     assert type(preprocessor) is keras_hub.models.FNetTextClassifierPreprocessor
@@ -325,7 +325,7 @@ def test_the_preprocessor_is_configured_as_ours() -> None:
 # --- The golden presets ---
 
 
-def test_the_golden_presets_are_what_keras_hub_writes(tmp_path: Path) -> None:
+def test_golden_presets_are_what_keras_hub_writes(tmp_path: Path) -> None:
     """Their script, run anew, writes the same files with the same content."""
     golden = Path(__file__).parents[2] / "golden"
     subprocess.run([sys.executable, golden / "make.py", tmp_path], check=True, timeout=600)

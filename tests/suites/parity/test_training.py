@@ -33,7 +33,7 @@ found = {"backend": keras.backend.backend(), "dropout": backbone.dropout}
 outputs = backbone(inputs, training=False)
 np.savez(sys.argv[3], **{name: ops.convert_to_numpy(array) for name, array in outputs.items()})
 
-# A sum of squares weighted at random: layer normalisation makes plain sums constant.
+# A sum of squares weighted at random: layer normalization makes plain sums constant.
 weights = {name: torch.from_numpy(np.random.default_rng(14).normal(size=tuple(array.shape))).to(array)
            for name, array in outputs.items()}
 loss = sum((weights[name] * array**2).sum() for name, array in backbone(inputs, training=False).items())

@@ -55,7 +55,7 @@ class Checkpoint:
     weights: dict[str, Float32s]
 
 
-def randomised(network: Any) -> Any:
+def randomized(network: Any) -> Any:
     """Give a network weights in which no two variables and no variable's usual start are alike."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def randomised(network: Any) -> Any:
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """One of the networks; its files are removed at once, for base takes 330 MB."""
-    network = randomised(transformers.FNetModel(transformers.FNetConfig(**CONFIGURATIONS[request.param])))
+    network = randomized(transformers.FNetModel(transformers.FNetConfig(**CONFIGURATIONS[request.param])))
     with TemporaryDirectory() as directory:
         network.save_pretrained(directory)
         architecture, weights = read_hugging_face(Path(directory))
@@ -108,7 +108,7 @@ def encoded(checkpoint: Checkpoint, dtype: Dtype) -> list[Encoding]:
     return encoder.encode(sequences(checkpoint.architecture))
 
 
-def test_the_configuration_is_read(checkpoint: Checkpoint) -> None:
+def test_configuration_is_read(checkpoint: Checkpoint) -> None:
     """Every size and the dropout are the checkpoint's, and all its weights but those of heads are used."""
     config, architecture = checkpoint.network.config, checkpoint.architecture
     assert architecture == Architecture(
@@ -123,7 +123,7 @@ def test_the_configuration_is_read(checkpoint: Checkpoint) -> None:
     assert architecture.parameter_count == sum(parameter.numel() for parameter in checkpoint.network.parameters())
 
 
-def test_the_backbone_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
+def test_backbone_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
     """`last_hidden_state` and `pooler_output` are the same for sequences of every length."""
     backbone = FNetBackbone.from_architecture(checkpoint.architecture)
     backbone.assign_weights(checkpoint.weights)
@@ -133,7 +133,7 @@ def test_the_backbone_computes_what_transformers_computes(checkpoint: Checkpoint
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-def test_the_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
+def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
     """Several sequences in a row agree with each of them alone and unpadded."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "float32"), strict=True):
         hidden, pooled = wanted(checkpoint.network, tokens)
@@ -153,9 +153,9 @@ def test_bfloat16_keeps_every_direction(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize(
     "head", ["FNetForPreTraining", "FNetForSequenceClassification", "FNetForNextSentencePrediction"]
 )
-def test_a_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -> None:
+def test_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -> None:
     """What a model with a head saves is read without the head."""
-    network = randomised(getattr(transformers, head)(transformers.FNetConfig(**SMALL)))
+    network = randomized(getattr(transformers, head)(transformers.FNetConfig(**SMALL)))
     network.save_pretrained(tmp_path)
     architecture, weights = read_hugging_face(tmp_path)
     backbone = FNetBackbone.from_architecture(architecture)
@@ -168,7 +168,7 @@ def test_a_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
     """A checkpoint saved in half the bits gives its values, widened."""
-    network = randomised(transformers.FNetModel(transformers.FNetConfig(**SMALL))).to(dtype)
+    network = randomized(transformers.FNetModel(transformers.FNetConfig(**SMALL))).to(dtype)
     network.save_pretrained(tmp_path)
     _, weights = read_hugging_face(tmp_path)
     assert np.array_equal(
@@ -181,9 +181,9 @@ def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_a_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
+def test_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
     """A network with its heads, saved either way, becomes a preset that computes the same."""
-    network = randomised(transformers.FNetForPreTraining(transformers.FNetConfig(**SMALL)))
+    network = randomized(transformers.FNetForPreTraining(transformers.FNetConfig(**SMALL)))
     network.save_pretrained(tmp_path / "checkpoint")
     if kind == "pytorch_model.bin":
         (tmp_path / "checkpoint" / "model.safetensors").unlink()
