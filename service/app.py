@@ -15,7 +15,13 @@ from starlette.routing import BaseRoute, Match
 
 from service import __version__
 from service.core.engine import Engine
-from service.core.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.core.errors import (
+    DeadlineExceededError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServiceError,
+)
 from service.core.events import Event, RequestCancelled, RequestRejected
 from service.protocols import native, oip, openai, tei
 from service.protocols import tokenization as tokens
@@ -37,7 +43,7 @@ from service.web.middleware import (
     RequestContextMiddleware,
 )
 from service.web.middleware.context import route_of
-from service.web.middleware.errors import RenderError
+from service.web.middleware.errors import RenderError, timed_out
 from service.web.problem import PROBLEM_CONTENT, refusals
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
@@ -184,6 +190,8 @@ def _renderer(protocols: Sequence[Protocol]) -> RenderError:
 
 def _on_service_error(observe: Callable[[Event], None], render: RenderError) -> Any:
     async def handle(request: Request, error: ServiceError) -> Response:
+        if isinstance(error, DeadlineExceededError):  # the engine knows the remaining time only
+            error = timed_out(request.state.timeout)
         observe(RequestRejected(error.code))
         return render(request.url.path, error)
 
@@ -196,8 +204,10 @@ def _on_http_exception(
     async def handle(request: Request, error: HTTPException) -> Response:
         """Put the framework's own refusals into the tree of `service.core.errors`."""
         refusals: dict[int, ServiceError] = {
-            STATUSES["not_found"]: NotFoundError("there is no such route"),
-            STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
+            STATUSES["not_found"]: NotFoundError(f"unknown route {request.method} {request.scope['path']}; see /docs"),
+            STATUSES["method_not_allowed"]: MethodNotAllowedError(
+                f"method {request.method} is not allowed for this route; see /docs"
+            ),
         }
         refusal = refusals.get(error.status_code, InternalError("an unexpected error occurred"))
         observe(RequestRejected(refusal.code))

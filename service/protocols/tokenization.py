@@ -94,12 +94,12 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
     owners = [index for index, side in enumerate(sides) for _ in side]
     pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: locate(owners[n]))
     if padded * len(sides) > most_tokens:
-        raise field_error("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
+        raise field_error("padding", f"{padded * len(sides)} tokens with padding exceed the maximum of {most_tokens}")
     answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
     rest = iter(pieces)
     for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
         if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            message = f"is a pair, but the preset {loaded.preset.name} has one segment only"
+            message = f"is a pair, but the preset {loaded.preset.name} has only one segment"
             raise InvalidInputError.of([Problem(locate(index), message)])
         try:
             tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
@@ -121,7 +121,7 @@ def _padded(padding: Padding | None, preset: Preset) -> int:
     chosen = preset.padding if padding is None else padding
     length = max_tokens if chosen == "max_length" else 0 if chosen == "none" else chosen
     if length > max_tokens:
-        raise field_error("padding", f"is {length}, at most {max_tokens} tokens are taken")
+        raise field_error("padding", f"{length} exceeds the maximum of {max_tokens} tokens")
     return length
 
 

@@ -81,8 +81,12 @@ class ApiKeys:
                 keys, seen = frozenset(), (0, 0, 0)
             if keys:
                 if self._seen is not None:
-                    log.info("keys exchanged", file=str(self._file), keys=len(keys))
+                    log.info("API keys reloaded", file=str(self._file), keys=len(keys))
                 self._from_file = [key.encode() for key in sorted(keys)]
             elif seen != self._seen:
-                log.warning("keys kept", file=str(self._file), reason="it holds none, or cannot be read")
+                log.warning(
+                    "API key reload failed, keeping previous keys",
+                    file=str(self._file),
+                    reason="the file is unreadable or contains no keys",
+                )
             self._seen = seen

@@ -28,7 +28,7 @@ OneText = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
 # pydantic's own would name our classes, or say less.
-_OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
+_OWN_WORDS = {"extra_forbidden": "unknown field", "model_type": "expected a JSON object"}
 _HUGE = "does not fit 64 bits, and so is outside of every range"
 
 
@@ -59,7 +59,7 @@ def read_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from None
+        raise BadRequestError(f"the body is not valid JSON: {error}") from None
 
 
 def check_sequence_counts(value: Any, wire: type[BaseModel], lists: Iterable[str], max_sequences: int) -> None:
@@ -78,7 +78,7 @@ def check_sequence_counts(value: Any, wire: type[BaseModel], lists: Iterable[str
     if not isinstance(value, dict):
         return
     unknown = (name for name in value if name not in wire.model_fields)
-    problems = [Problem((name,), "no such field") for name in islice(unknown, MAX_PROBLEMS)]
+    problems = [Problem((name,), "unknown field") for name in islice(unknown, MAX_PROBLEMS)]
     if len(problems) == MAX_PROBLEMS:
         raise InvalidInputError.of(problems)
     for field in lists:

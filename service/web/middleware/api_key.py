@@ -36,7 +36,7 @@ class ApiKeyMiddleware:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             presented = [token.strip()] if scheme.lower() == "bearer" else []
             if not self._api_keys.is_valid([*presented, *headers.getlist("x-api-key")]):
-                raise UnauthorizedError("a valid key is needed: Authorization: Bearer …")
+                raise UnauthorizedError('missing or invalid API key (send "Authorization: Bearer KEY")')
         await self._app(scope, receive, send)
 
     def _is_open(self, method: str, path: str) -> bool:

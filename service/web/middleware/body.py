@@ -32,7 +32,7 @@ class RequestBodyMiddleware:
         encoding = headers.get("content-encoding", "").strip().lower() or "identity"
         encoding = _OTHER_NAMES.get(encoding, encoding)
         if encoding not in _WINDOW_BITS and encoding != "identity":
-            raise BadRequestError("header Content-Encoding: expected gzip, deflate or none")
+            raise BadRequestError("header Content-Encoding: expected gzip, deflate or no header")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large()
@@ -75,7 +75,7 @@ class RequestBodyMiddleware:
         return inflated
 
     def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes")
+        return BodyTooLargeError(f"the body exceeds the maximum of {self._max_bytes} bytes")
 
 
 # zlib's codes for the two containers; some clients send deflate without one.
@@ -91,7 +91,7 @@ def _inflate(data: bytes, encoding: str, most: int) -> bytes | None:
     for bits in _WINDOW_BITS[encoding]:
         with suppress(zlib.error):
             return _inflate_members(data, bits, most, 1 if encoding == "deflate" else _MAX_MEMBERS)
-    raise BadRequestError(f"the body is not {encoding} as its Content-Encoding says")
+    raise BadRequestError(f"the body is not valid {encoding}, which its Content-Encoding header declares")
 
 
 def _inflate_members(data: bytes, bits: int, most: int, max_members: int) -> bytes | None:
@@ -112,4 +112,4 @@ def _inflate_members(data: bytes, bits: int, most: int, max_members: int) -> byt
         data = inflater.unused_data.lstrip(b"\0" if bits in _WINDOW_BITS["gzip"] else b"")
         if not data:
             return bytes(body)
-    raise zlib.error("no end of it")
+    raise zlib.error("no end of stream")

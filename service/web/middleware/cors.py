@@ -45,5 +45,7 @@ class CorsMiddleware(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code != HTTPStatus.OK:
             reason = bytes(response.body).decode()
-            raise BadRequestError(f"{reason}: FNET_CORS_ORIGINS says which pages may call, with GET, HEAD and POST")
+            raise BadRequestError(
+                f"{reason}: FNET_CORS_ORIGINS lists the allowed origins; allowed methods are GET, HEAD and POST"
+            )
         return response

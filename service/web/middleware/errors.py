@@ -24,6 +24,11 @@ RenderError = Callable[[str, ServiceError], Response]
 log = structlog.get_logger("fnet.http")
 
 
+def timed_out(seconds: float) -> DeadlineExceededError:
+    """Return the error of a request whose deadline passed."""
+    return DeadlineExceededError(f"request timed out after {seconds:g} s")
+
+
 class ErrorMiddleware:
     """Sets a request's deadline, and answers for whatever is raised before its route, or by nobody's intention.
 
@@ -58,6 +63,7 @@ class ErrorMiddleware:
         try:
             timeout = self._timeout(Headers(scope=scope).get("x-request-timeout"))
             elapsed = scope["state"]["elapsed"]
+            scope["state"]["timeout"] = timeout
             scope["state"]["time_left"] = lambda: max(0.0, timeout - elapsed())
             # The whole of it: a body that trickles in and a wait for a worker take time as well as the queue.
             async with limit:
@@ -73,13 +79,13 @@ class ErrorMiddleware:
             await self._render(scope["path"], over)(scope, receive, send)
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired() and not begun:
-                late = DeadlineExceededError("the request's time was up before its answer was there")
+                late = timed_out(timeout)
                 await self._render(scope["path"], late)(scope, receive, send)
                 return
             log.exception("unexpected error")
             if begun:
                 raise  # only the connection's end can tell the client
-            defect = InternalError("an unexpected error occurred; the log has it under this request's id")
+            defect = InternalError("an unexpected error occurred; the server log contains it under this request ID")
             await self._render(scope["path"], defect)(scope, receive, send)
 
     def _timeout(self, value: str | None) -> float:
