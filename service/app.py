@@ -44,7 +44,7 @@ from service.web.middleware import (
 )
 from service.web.middleware.context import route_of
 from service.web.middleware.errors import RenderError, timed_out
-from service.web.problem import PROBLEM_CONTENT, refusals
+from service.web.problem import PROBLEM_CONTENT, error_responses
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
 
@@ -227,7 +227,7 @@ def _on_http_exception(
 def _add_health(app: FastAPI, engine: Engine) -> None:
     told: dict[str, Any] = {
         "tags": ["health"],
-        "responses": {503: {"description": "No, with the same body"}, **refusals(400, 413, 500, 504)},
+        "responses": {503: {"description": "No, with the same body"}, **error_responses(400, 413, 500, 504)},
     }
 
     @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
@@ -243,7 +243,7 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    described = refusals(400, 401, 413, 500, 503, 504)
+    described = error_responses(400, 401, 413, 500, 503, 504)
 
     @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=described)
     async def info() -> Response:
@@ -278,7 +278,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                 }
             },
-            **refusals(400, 413, 500, 504),
+            **error_responses(400, 413, 500, 504),
         },
     )
     async def exposition(request: Request) -> Response:

@@ -21,7 +21,7 @@ from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.accept import prefers
 from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import Array, ArrayParts, base64_array, json_array, json_bytes, npz, npz_size
-from service.web.problem import ProblemDocument, refusals, render_error
+from service.web.problem import ProblemDocument, error_responses, render_error
 from service.web.responses import respond
 from service.web.route import DirectRoute
 
@@ -241,7 +241,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         response_model=EncodeResponse,
         responses={
             200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
-            **refusals(400, 401, 413, 422, 429, 500, 503, 504),
+            **error_responses(400, 401, 413, 422, 429, 500, 503, 504),
         },
         openapi_extra={
             "requestBody": {

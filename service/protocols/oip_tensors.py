@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import BadRequestError, InvalidInputError, Problem
-from service.web.bodies import is_huge
+from service.web.bodies import exceeds_64_bits
 from service.web.encoding import Array, json_array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -114,7 +114,7 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], loc: 
     values = _flat(data, shape, loc)
     if not set(map(type, values)) <= {int}:
         wrong = next(index for index, value in enumerate(values) if type(value) is not int)
-        message = f"does not fit {datatype}" if is_huge(values[wrong]) else "is not an integer"
+        message = f"does not fit {datatype}" if exceeds_64_bits(values[wrong]) else "is not an integer"
         raise field_error(loc, message, *_row_and_column(wrong, shape))
     bounds = np.iinfo(dtype)
     if min(values) < bounds.min or max(values) > bounds.max:

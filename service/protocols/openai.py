@@ -21,9 +21,9 @@ from service.web.bodies import (
     IdList,
     OneText,
     check_sequence_counts,
+    exceeds_64_bits,
     exclusive_if_large,
     field_error,
-    is_huge,
     read_json,
     validated,
 )
@@ -45,7 +45,7 @@ def _form(value: Any) -> str | None:
         return None
     if value and isinstance(value[0], list):
         return "id_lists"
-    return "ids" if value and (isinstance(value[0], int) or is_huge(value[0])) else "texts"
+    return "ids" if value and (isinstance(value[0], int) or exceeds_64_bits(value[0])) else "texts"
 
 
 Input = Annotated[

@@ -20,7 +20,7 @@ from service.protocols.base import Protocol
 from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import json_bytes
-from service.web.problem import ProblemDocument, refusals, render_error
+from service.web.problem import ProblemDocument, error_responses, render_error
 from service.web.route import DirectRoute
 
 # === Wire types ===
@@ -163,7 +163,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         max_sequences: Texts or lists of ids that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
-    described = refusals(400, 401, 413, 422, 500, 503, 504)
+    described = error_responses(400, 401, 413, 422, 500, 503, 504)
 
     def takes(wire: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
