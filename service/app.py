@@ -15,7 +15,13 @@ from starlette.routing import BaseRoute, Match
 
 from service import __version__
 from service.core.engine import Engine
-from service.core.errors import InternalError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.core.errors import (
+    DeadlineExceededError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServiceError,
+)
 from service.core.events import Event, RequestCancelled, RequestRejected
 from service.protocols import native, oip, openai, tei
 from service.protocols import tokenization as tokens
@@ -37,8 +43,8 @@ from service.web.middleware import (
     RequestContextMiddleware,
 )
 from service.web.middleware.context import route_of
-from service.web.middleware.errors import RenderError
-from service.web.problem import PROBLEM_CONTENT, refusals
+from service.web.middleware.errors import RenderError, timed_out
+from service.web.problem import PROBLEM_CONTENT, error_responses
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
 
@@ -184,6 +190,8 @@ def _renderer(protocols: Sequence[Protocol]) -> RenderError:
 
 def _on_service_error(observe: Callable[[Event], None], render: RenderError) -> Any:
     async def handle(request: Request, error: ServiceError) -> Response:
+        if isinstance(error, DeadlineExceededError):  # the engine knows the remaining time only
+            error = timed_out(request.state.timeout)
         observe(RequestRejected(error.code))
         return render(request.url.path, error)
 
@@ -196,8 +204,10 @@ def _on_http_exception(
     async def handle(request: Request, error: HTTPException) -> Response:
         """Put the framework's own refusals into the tree of `service.core.errors`."""
         refusals: dict[int, ServiceError] = {
-            STATUSES["not_found"]: NotFoundError("there is no such route"),
-            STATUSES["method_not_allowed"]: MethodNotAllowedError(f"this route does not take {request.method}"),
+            STATUSES["not_found"]: NotFoundError(f"unknown route {request.method} {request.scope['path']}; see /docs"),
+            STATUSES["method_not_allowed"]: MethodNotAllowedError(
+                f"method {request.method} is not allowed for this route; see /docs"
+            ),
         }
         refusal = refusals.get(error.status_code, InternalError("an unexpected error occurred"))
         observe(RequestRejected(refusal.code))
@@ -217,7 +227,7 @@ def _on_http_exception(
 def _add_health(app: FastAPI, engine: Engine) -> None:
     told: dict[str, Any] = {
         "tags": ["health"],
-        "responses": {503: {"description": "No, with the same body"}, **refusals(400, 413, 500, 504)},
+        "responses": {503: {"description": "No, with the same body"}, **error_responses(400, 413, 500, 504)},
     }
 
     @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
@@ -233,7 +243,7 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    described = refusals(400, 401, 413, 500, 503, 504)
+    described = error_responses(400, 401, 413, 500, 503, 504)
 
     @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=described)
     async def info() -> Response:
@@ -268,7 +278,7 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                 }
             },
-            **refusals(400, 413, 500, 504),
+            **error_responses(400, 413, 500, 504),
         },
     )
     async def exposition(request: Request) -> Response:

@@ -204,8 +204,8 @@ def _errors_by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int
     for problem in problems:
         match problem.loc:
             case ("texts" | "token_ids" | "segment_ids" as field, int(index), *rest) if index < len(rows):
-                loc = "".join(f"[{index}]" for index in rest)
-                errors.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc} {problem.msg}")
+                loc = "".join(f"[{part}]" for part in rest)
+                errors.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc}: {problem.msg}")
             case _:
                 raise EncoderError(str(problem))
     if not errors:

@@ -307,7 +307,7 @@ class Batcher(Generic[T, R, P]):
         # A copy, since what expires leaves the queue.
         for entry in list(islice(self._queue, LOOK_AHEAD_ITEMS)):
             for job in [job for job in entry.waiters if job.deadline <= now]:
-                self._fail(job, DeadlineExceededError("the request's time was up before it could run"))
+                self._fail(job, DeadlineExceededError("request timed out in the queue"))
             if entry.size >= fits_no_more or entry not in self._queue:
                 continue
             if not builder.add(entry.size):

@@ -270,7 +270,7 @@ class Engine:
             async with asyncio.timeout(timeout):
                 computed = await asyncio.wrap_future(job.future)
         except TimeoutError:
-            raise errors.DeadlineExceededError("the request's time was up before its answer was there") from None
+            raise errors.DeadlineExceededError("request timed out before its result was available") from None
         except NonFiniteOutputError as error:
             self._observe(OutputNotFinite())
             raise errors.NonFiniteOutputError("the network's output for this input is not finite") from error

@@ -35,11 +35,11 @@ def check_count(count: int, max_count: int, field: str) -> None:
         TooManySequencesError: There are more than `max_count`.
     """
     if count == 0:
-        raise InvalidInputError.of([Problem((field,), "holds no sequence, expected at least one")])
+        raise InvalidInputError.of([Problem((field,), "contains no sequence; expected at least one")])
     if count > max_count:
         raise TooManySequencesError(
-            f"{count} sequences in one request, at most {max_count} are taken",
-            problems=[Problem((field,), f"holds {count} sequences, expected at most {max_count}")],
+            f"{count} sequences exceed the maximum of {max_count} per request; split the request",
+            problems=[Problem((field,), f"contains {count} sequences, expected at most {max_count}")],
         )
 
 
@@ -56,6 +56,11 @@ def check_dimensions(wanted: int | None, preset: Preset) -> None:
     if wanted < whole:
         message = f"is {wanted}, but {preset.name} was not trained to be cut: expected {whole}, or leave it out"
     raise InvalidInputError.of([Problem(("dimensions",), message)])
+
+
+def too_long(count: int, max_tokens: int) -> str:
+    """Return the message for a sequence of too many tokens."""
+    return f'{count} tokens exceed the maximum of {max_tokens}; set "truncate": true'
 
 
 def from_ids(
@@ -83,15 +88,15 @@ def from_ids(
     problems: list[Problem] = []
     sequences: list[Tokens] = []
     if segment_ids is not None and len(segment_ids) != len(token_ids):
-        message = f"holds {len(segment_ids)} lists, expected {len(token_ids)} as in token_ids"
+        message = f"contains {len(segment_ids)} lists, expected {len(token_ids)} as in token_ids"
         raise InvalidInputError.of([Problem(("segment_ids",), message)])
     for index, ids in enumerate(token_ids):
         loc = locate("token_ids", index)
         if not ids:
-            problems.append(Problem(loc, "is empty, expected at least one token id"))
+            problems.append(Problem(loc, "is empty; expected at least one token id"))
             continue
         if len(ids) > architecture.max_sequence_length and not truncate:
-            message = f"has {len(ids)} tokens, at most {architecture.max_sequence_length} are taken"
+            message = too_long(len(ids), architecture.max_sequence_length)
             problems.append(Problem(loc, message))
             continue
         problems += _out_of_range(ids, architecture.vocabulary_size, loc, "token id")
@@ -133,27 +138,27 @@ def from_texts(
     """
     max_tokens = preset.architecture.max_sequence_length
     if tokenizer is None:
-        raise InvalidInputError.of([Problem(("texts",), f"the preset {preset.name} has no tokenizer: send token_ids")])
+        raise InvalidInputError.of([Problem(("texts",), f"the preset {preset.name} has no tokenizer; send token_ids")])
     length = preset.padding if padding is None else padding
     padded = max_tokens if length == "max_length" else 0 if length == "none" else length
     if padded > max_tokens:
-        raise InvalidInputError.of([Problem(("padding",), f"is {padded}, at most {max_tokens} tokens are taken")])
+        raise InvalidInputError.of([Problem(("padding",), f"{padded} exceeds the maximum of {max_tokens} tokens")])
     limit = padded or max_tokens
     problems: list[Problem] = []
     sequences: list[Tokens] = []
     for index, text in enumerate(texts):
         if text.pair is not None and preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            problems.append(Problem(locate(index), f"is a pair, but the preset {preset.name} has one segment only"))
+            problems.append(Problem(locate(index), f"is a pair, but the preset {preset.name} has only one segment"))
             continue
         if truncate:
             if limit < (least := 2 if text.pair is None else 3):
-                problems.append(Problem(locate(index), f"has {least} special tokens, at most {limit} tokens are taken"))
+                problems.append(Problem(locate(index), f"{least} special tokens exceed the length of {limit} tokens"))
                 continue
             tokens = tokenizer.encode_truncated(text.text, text.pair, limit)
         else:
             tokens = tokenizer.encode(text.text, text.pair)
         if len(tokens.token_ids) > max_tokens:
-            message = f"has {len(tokens.token_ids)} tokens, at most {max_tokens} are taken"
+            message = too_long(len(tokens.token_ids), max_tokens)
             problems.append(Problem(locate(index), message))
             continue
         tokens = tokenizer.pad(tokens, padded)

@@ -18,7 +18,7 @@ def tokenizer_of(loaded: LoadedModel, field: str) -> FNetTokenizer:
     """
     if loaded.tokenizer is None:
         raise InvalidInputError.of(
-            [Problem((field,), f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only")]
+            [Problem((field,), f"the preset {loaded.preset.name} has no tokenizer; send token ids")]
         )
     return loaded.tokenizer
 
@@ -35,7 +35,7 @@ def pieces_of(
     for index, text in enumerate(texts):
         left -= len(tokenizer.tokenize(text))
         if left < 0:
-            message = f"brings the request beyond {max_tokens} tokens, which is all that one may have"
+            message = f"the request exceeds the maximum of {max_tokens} tokens at this text; split the request"
             raise InvalidInputError.of([Problem(locate(index), message)])
     return [tokenizer.pieces(text) for text in texts]
 

@@ -21,7 +21,7 @@ from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.accept import prefers
 from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import Array, ArrayParts, base64_array, json_array, json_bytes, npz, npz_size
-from service.web.problem import ProblemDocument, refusals, render_error
+from service.web.problem import ProblemDocument, error_responses, render_error
 from service.web.responses import respond
 from service.web.route import DirectRoute
 
@@ -115,11 +115,11 @@ def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
         wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
         found = "neither" if wire.texts is None else "both"
-        raise field_error("token_ids", f"exactly one of token_ids and texts is expected, found {found}")
+        raise field_error("token_ids", f"expected exactly one of token_ids and texts, found {found}")
     if wire.texts is None:
         return _parse_ids(wire, accept, max_sequences)
     if wire.segment_ids is not None:
-        raise field_error("segment_ids", "is taken with token_ids only: texts have their own segments")
+        raise field_error("segment_ids", "is allowed with token_ids only; segment ids of texts are derived")
     texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
     check_count(len(texts), max_sequences, "texts")
     return ParsedRequest(
@@ -134,14 +134,14 @@ def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
 
 def _parse_ids(wire: EncodeRequest, accept: str, max_sequences: int) -> ParsedRequest:
     if wire.padding is not None:
-        raise field_error("padding", "is taken with texts only: ids are encoded as they are")
+        raise field_error("padding", "is allowed with texts only; token ids are encoded unchanged")
     token_ids, single = _batch(wire.token_ids or [])
     check_count(len(token_ids), max_sequences, "token_ids")
     segment_ids = None
     if wire.segment_ids is not None:
         segment_ids, flat = _batch(wire.segment_ids)
         if flat != single:
-            raise field_error("segment_ids", "has another shape than token_ids")
+            raise field_error("segment_ids", "has a different shape than token_ids")
     return ParsedRequest(wire, token_ids, segment_ids, None, single, _wants_npz(wire, accept))
 
 
@@ -154,7 +154,7 @@ def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
     wanted = prefers(accept, NPZ, JSON)
     if wanted and wire.encoding_format != "float":
-        raise field_error("encoding_format", f"is for JSON answers; with Accept: {NPZ} leave it out")
+        raise field_error("encoding_format", f"is allowed for JSON responses only; omit it with Accept: {NPZ}")
     return wanted
 
 
@@ -241,7 +241,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         response_model=EncodeResponse,
         responses={
             200: {"content": {NPZ: {"schema": {"type": "string", "format": "binary"}}}},
-            **refusals(400, 401, 413, 422, 429, 500, 503, 504),
+            **error_responses(400, 401, 413, 422, 429, 500, 503, 504),
         },
         openapi_extra={
             "requestBody": {

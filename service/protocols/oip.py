@@ -20,13 +20,12 @@ from service import __version__
 from service.core.engine import Engine, normalized
 from service.core.errors import (
     MAX_PROBLEMS,
-    DeadlineExceededError,
     InvalidInputError,
     NotFoundError,
     Problem,
     ServiceError,
 )
-from service.core.inputs import Text, check_count
+from service.core.inputs import Text, check_count, too_long
 from service.core.loader import LoadedModel
 from service.protocols.base import Protocol
 from service.protocols.oip_tensors import (
@@ -47,6 +46,7 @@ from service.protocols.oip_tensors import (
 from service.protocols.types import PaddingField
 from service.web.bodies import Flag, OneText, check_sequence_counts, exclusive_if_large, message_of, read_json
 from service.web.encoding import Array, json_bytes
+from service.web.middleware.errors import timed_out
 from service.web.responses import respond, stream_chunks
 from service.web.route import DirectRoute
 from service.web.statuses import headers, status
@@ -67,7 +67,7 @@ DEFAULT_OUTPUTS: dict[str, tuple[Output, ...]] = {
 _MATRIX = 2
 _MICROSECONDS = 1e6
 # More fields than any object has, by far; to name a million unknown ones would take seconds.
-_MOST_FIELDS = 64
+_MAX_FIELDS = 64
 
 
 # === Wire types ===
@@ -329,7 +329,7 @@ def parse(body: bytes, header_length: str | None, max_sequences: int) -> ParsedR
         found = {each.name: _read(each, binary, locs[each.name]) for each in wire.inputs}
     binary.check_end()
     if "texts" not in found and parameters.padding is not None:
-        raise field_error("parameters.padding", "is taken with texts only: ids are encoded as they are")
+        raise field_error("parameters.padding", "is allowed with texts only; token ids are encoded unchanged")
     return ParsedRequest(
         id=wire.id,
         model_name=wire.model_name,
@@ -355,8 +355,8 @@ def _refuse_large_objects(value: Any) -> None:
             if isinstance(item, dict):
                 nested.append((f"{loc}.parameters", item.get("parameters")))
     for loc, found in nested:
-        if isinstance(found, dict) and len(found) > _MOST_FIELDS:
-            raise field_error(loc, f"has {len(found)} fields")
+        if isinstance(found, dict) and len(found) > _MAX_FIELDS:
+            raise field_error(loc, f"{len(found)} fields exceed the maximum of {_MAX_FIELDS}")
 
 
 def _validated(value: Any) -> InferRequest:
@@ -381,13 +381,13 @@ def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
     for index, each in enumerate(inputs):
         loc = f"inputs[{index}] {each.name}"
         if each.name in locs:
-            raise field_error(loc, f"is given already, as {locs[each.name]}")
+            raise field_error(loc, f"duplicates {locs[each.name]}")
         locs[each.name] = loc
     if ("token_ids" in locs) == ("texts" in locs):
         count = "both" if "texts" in locs else "neither"
-        raise field_error("inputs", f"exactly one of token_ids and texts is expected, found {count}")
+        raise field_error("inputs", f"expected exactly one of token_ids and texts, found {count}")
     if "texts" in locs and "segment_ids" in locs:
-        raise field_error(locs["segment_ids"], "is taken with token_ids only: texts have their own segments")
+        raise field_error(locs["segment_ids"], "is allowed with token_ids only; segment ids of texts are derived")
     return locs
 
 
@@ -411,7 +411,7 @@ def _read(each: InferInput, binary: Binary, loc: str) -> Any:
     size = each.parameters.binary_data_size if each.parameters is not None else None
     if (each.data is None) == (size is None):
         found = "neither" if size is None else "both"
-        raise field_error(loc, f"exactly one of data and parameters.binary_data_size is expected, found {found}")
+        raise field_error(loc, f"expected exactly one of data and parameters.binary_data_size, found {found}")
     data = binary.take(size or 0, loc) if each.data is None else each.data
     if each.name == "texts":
         return texts(data, each.shape, loc)
@@ -427,7 +427,7 @@ def _wanted(wire: InferRequest, kind: str) -> tuple[RequestedOutput, ...]:
     for index, each in enumerate(wire.outputs):
         loc = f"outputs[{index}] {each.name}"
         if each.name in requested:
-            raise field_error(loc, f"is asked for already, as {requested[each.name].loc}")
+            raise field_error(loc, f"duplicates {requested[each.name].loc}")
         own = each.parameters.binary_data if each.parameters is not None else None
         requested[each.name] = RequestedOutput(each.name, binary if own is None else own, loc)
     return tuple(requested.values())
@@ -448,11 +448,11 @@ def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[
     architecture = preset.architecture
     segment_ids = np.zeros_like(token_ids) if call.segment_ids is None else call.segment_ids
     if segment_ids.shape != token_ids.shape:
-        message = f"shape is {list(segment_ids.shape)}, expected {list(token_ids.shape)} as of token_ids"
+        message = f"shape is {list(segment_ids.shape)}, expected {list(token_ids.shape)}, the shape of token_ids"
         raise field_error(call.locs["segment_ids"], message)
     length, max_tokens = token_ids.shape[1], architecture.max_sequence_length
     if length > max_tokens and not call.parameters.truncate:
-        raise field_error(call.locs["token_ids"], f"has {length} tokens a sequence, at most {max_tokens} are taken")
+        raise field_error(call.locs["token_ids"], too_long(length, max_tokens))
     problems = [
         *_out_of_range(token_ids, architecture.vocabulary_size, call.locs["token_ids"], "token id"),
         *_out_of_range(segment_ids, architecture.num_segments, call.locs.get("segment_ids", ""), "segment id"),
@@ -481,8 +481,8 @@ def check_outputs(call: ParsedRequest, lengths: Sequence[int]) -> None:
     requested = next((each for each in call.outputs if each.name == "sequence_output"), None)
     if requested is not None and any(one != other for one, other in pairwise(lengths)):
         message = (
-            f"the texts have {min(lengths)} to {max(lengths)} tokens, and a tensor has one length: ask for "
-            "pooled_output or mean_output, set parameters.padding, or send texts of one length together"
+            f"the texts have {min(lengths)} to {max(lengths)} tokens, but a tensor has one length; request "
+            "pooled_output or mean_output, set parameters.padding, or send texts of equal length"
         )
         raise field_error(requested.loc, message)
 
@@ -641,9 +641,9 @@ def _served(engine: Engine, model: str, version: str | None) -> LoadedModel:
     """
     loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     if model != loaded.preset.name:
-        raise NotFoundError(f"there is no such model; this one is {loaded.preset.name}")
+        raise NotFoundError(f"unknown model {model}; this server serves {loaded.preset.name}")
     if version is not None and version != (served := model_version(loaded.preset)):
-        raise NotFoundError(f"the model {model} has no such version; this one is {served}")
+        raise NotFoundError(f"unknown version {version} of model {model}; this server serves version {served}")
     return loaded
 
 
@@ -733,18 +733,19 @@ def _add_infer(routes: APIRouter, engine: Engine, max_sequences: int) -> None:
         body = await request.body()
         call = await engine.run_sized(len(body), parse, body, header_length, max_sequences)
         if call.model_name not in (None, model):
-            raise field_error("model_name", "is another than in the path")
+            raise field_error("model_name", "differs from the model in the path")
         left: float = request.state.time_left()
         if call.parameters.timeout:
             own = call.parameters.timeout / _MICROSECONDS - request.state.elapsed()
             left = max(0.0, min(left, own))
+            request.state.timeout = min(request.state.timeout, call.parameters.timeout / _MICROSECONDS)
         try:
             async with asyncio.timeout(left):
                 tokens = await tokens_of(call, preset)
                 outputs = frozenset(requested.name for requested in call.outputs)
                 encodings, request.state.timings = await engine.encode(tokens, left, outputs)
         except TimeoutError:
-            raise DeadlineExceededError("the request's time was up before its answer was there") from None
+            raise timed_out(request.state.timeout) from None
         return await _answer(
             engine, call, preset, Result(encodings, len(tokens[0].token_ids), preset.architecture.hidden_dim)
         )

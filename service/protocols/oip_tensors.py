@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import BadRequestError, InvalidInputError, Problem
-from service.web.bodies import is_huge
+from service.web.bodies import exceeds_64_bits
 from service.web.encoding import Array, json_array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -48,7 +48,7 @@ class Binary:
         """
         left = len(self._data) - self._taken
         if size > left:
-            raise field_error(loc, f"binary_data_size is {size}, but only {left} bytes are left behind the JSON")
+            raise field_error(loc, f"binary_data_size is {size}, but only {left} bytes remain after the JSON")
         begin = self._taken
         self._taken += size
         return self._data[begin : self._taken]
@@ -60,7 +60,7 @@ class Binary:
             InvalidInputError: There are some.
         """
         if left := len(self._data) - self._taken:
-            raise InvalidInputError.of([Problem((), f"{left} bytes at its end belong to no input")])
+            raise InvalidInputError.of([Problem((), f"the last {left} bytes belong to no input")])
 
 
 def split(body: bytes, header: str | None) -> tuple[bytes, Binary]:
@@ -75,10 +75,10 @@ def split(body: bytes, header: str | None) -> tuple[bytes, Binary]:
     """
     text = (header or "0").strip()
     if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise BadRequestError(f"header {HEADER_LENGTH}: expected a whole number of bytes")
+        raise BadRequestError(f"header {HEADER_LENGTH}: expected an integer number of bytes")
     length = int(text)
     if length > len(body):
-        raise BadRequestError(f"header {HEADER_LENGTH}: is {length}, but the body has {len(body)} bytes")
+        raise BadRequestError(f"header {HEADER_LENGTH}: {length} exceeds the body size of {len(body)} bytes")
     if not length:
         return body, Binary(b"")
     return body[:length], Binary(body[length:])
@@ -114,7 +114,7 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], loc: 
     values = _flat(data, shape, loc)
     if not set(map(type, values)) <= {int}:
         wrong = next(index for index, value in enumerate(values) if type(value) is not int)
-        message = f"does not fit {datatype}" if is_huge(values[wrong]) else "is no integer"
+        message = f"does not fit {datatype}" if exceeds_64_bits(values[wrong]) else "is not an integer"
         raise field_error(loc, message, *_row_and_column(wrong, shape))
     bounds = np.iinfo(dtype)
     if min(values) < bounds.min or max(values) > bounds.max:
@@ -142,7 +142,7 @@ def texts(data: list[Any] | bytes, shape: Sequence[int], loc: str) -> list[str]:
     values = _flat(data, shape, loc)
     for index, value in enumerate(values):
         if not isinstance(value, str):
-            raise field_error(loc, "is no string", index)
+            raise field_error(loc, "is not a string", index)
     return values
 
 
@@ -152,18 +152,18 @@ def _texts_of_bytes(data: bytes, count: int, loc: str) -> list[str]:
     for index in range(count):
         end = begin + _LENGTH
         if end > len(data):
-            raise field_error(loc, f"holds {index} texts, expected {count} as its shape says")
+            raise field_error(loc, f"contains {index} texts, expected {count} for shape [{count}]")
         size = int.from_bytes(data[begin:end], "little")
         begin, end = end, end + size
         if end > len(data):
-            raise field_error(loc, f"has {size} bytes, but only {len(data) - begin} are left", index)
+            raise field_error(loc, f"has {size} bytes, but only {len(data) - begin} remain", index)
         try:
             found.append(data[begin:end].decode())
         except UnicodeDecodeError:
             raise field_error(loc, "is not UTF-8", index) from None
         begin = end
     if begin != len(data):
-        raise field_error(loc, f"has {len(data) - begin} bytes behind its {count} texts")
+        raise field_error(loc, f"has {len(data) - begin} bytes after its {count} texts")
     return found
 
 
@@ -193,15 +193,15 @@ def _flat(data: list[Any], shape: Sequence[int], loc: str) -> list[Any]:
     if len(shape) > 1 and data and isinstance(data[0], list):
         rows, columns = shape
         if len(data) != rows:
-            raise field_error(loc, f"holds {len(data)} rows, expected {rows} as its shape says")
+            raise field_error(loc, f"contains {len(data)} rows, expected {rows} for shape {list(shape)}")
         for index, row in enumerate(data):
             if not isinstance(row, list):
-                raise field_error(loc, "is no list, as the rows before it are", index)
+                raise field_error(loc, "is not a list, unlike the rows before it", index)
             if len(row) != columns:
-                raise field_error(loc, f"holds {len(row)} values, expected {columns} as the shape says", index)
+                raise field_error(loc, f"contains {len(row)} values, expected {columns} for shape {list(shape)}", index)
         return list(chain.from_iterable(data))
     if len(data) != prod(shape):
-        raise field_error(loc, f"holds {len(data)} values, expected {prod(shape)} for shape {list(shape)}")
+        raise field_error(loc, f"contains {len(data)} values, expected {prod(shape)} for shape {list(shape)}")
     return data
 
 

@@ -21,9 +21,9 @@ from service.web.bodies import (
     IdList,
     OneText,
     check_sequence_counts,
+    exceeds_64_bits,
     exclusive_if_large,
     field_error,
-    is_huge,
     read_json,
     validated,
 )
@@ -45,7 +45,7 @@ def _form(value: Any) -> str | None:
         return None
     if value and isinstance(value[0], list):
         return "id_lists"
-    return "ids" if value and (isinstance(value[0], int) or is_huge(value[0])) else "texts"
+    return "ids" if value and (isinstance(value[0], int) or exceeds_64_bits(value[0])) else "texts"
 
 
 Input = Annotated[
@@ -199,16 +199,15 @@ def refuse_unserved(call: ParsedRequest, preset: Preset) -> None:
     """
     wire = call.wire
     if wire.model != preset.name:
-        raise _no_such_model(preset)
+        raise _unknown_model(wire.model, preset)
     check_dimensions(wire.dimensions, preset)
     if call.texts is not None and not preset.has_tokenizer:
-        raise field_error("input", f"holds texts, but {preset.name} has no tokenizer: send token ids")
+        raise field_error("input", f"the preset {preset.name} has no tokenizer; send token ids")
 
 
-def _no_such_model(preset: Preset) -> NotFoundError:
-    return NotFoundError(
-        f"there is no such model: {preset.name} is served here", problems=[Problem(("model",), "is not served here")]
-    )
+def _unknown_model(name: str, preset: Preset) -> NotFoundError:
+    message = f"unknown model {name}; this server serves {preset.name}"
+    return NotFoundError(message, problems=[Problem(("model",), message)])
 
 
 # === Render ===
@@ -338,7 +337,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         """Describe the model of that name, if it is served."""
         preset = engine.require_ready().preset
         if request.path_params["model"] != preset.name:
-            raise _no_such_model(preset)
+            raise _unknown_model(request.path_params["model"], preset)
         return Response(json_bytes(_describe(preset, created)), media_type="application/json")
 
     return Protocol(

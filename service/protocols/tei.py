@@ -218,7 +218,8 @@ def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
     wire = _read(body, TeiEmbedRequest, "inputs", max_sequences)
     if wire.encoding_format == "base64":
         raise field_error(
-            "encoding_format", "base64 is not given here but by /v1/embeddings and /v1/encode; leave it out"
+            "encoding_format",
+            "base64 is not supported on this route; omit the field, or use /v1/embeddings or /v1/encode",
         )
     return replace(_call(wire), normalize=wire.normalize, dimensions=wire.dimensions)
 
@@ -238,11 +239,11 @@ def _read(body: bytes, wire_type: type[Wire], field: str, max_sequences: int) ->
     with exclusive_if_large(body):
         value = _unnested(read_json(body), wire_type)
         if isinstance(value, dict) and value.get(field) == []:
-            raise _EmptyInputError.of([Problem((field,), "is empty, expected at least one")])
+            raise _EmptyInputError.of([Problem((field,), "is empty; expected at least one")])
         check_sequence_counts(value, wire_type, (field,), max_sequences)
         wire = validated(wire_type, value)
     if isinstance(wire, _Request) and wire.prompt_name is not None:
-        raise field_error("prompt_name", "presets have no prompts; leave it out, or send null")
+        raise field_error("prompt_name", "presets have no prompts; omit the field or send null")
     return wire
 
 
@@ -258,15 +259,15 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
         raise field_error("parameters", "expected a JSON object")
     for name in islice(nested, MAX_PROBLEMS):
         if name not in wire_type.model_fields:
-            raise field_error(f"parameters.{name}", "no such field")
+            raise field_error(f"parameters.{name}", "unknown field")
         if name in value:
-            raise field_error(f"parameters.{name}", f"is given already, as {name}")
+            raise field_error(f"parameters.{name}", f"duplicates {name}")
     return {name: found for name, found in value.items() if name != "parameters"} | nested
 
 
 def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokenizer:
     if loaded.tokenizer is None:
-        message = f"the preset {loaded.preset.name} has no tokenizer: it takes token ids only"
+        message = f"the preset {loaded.preset.name} has no tokenizer; send token ids"
         raise _TokenizerError.of([Problem(locate, message)])
     return loaded.tokenizer
 

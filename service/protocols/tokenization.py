@@ -20,7 +20,7 @@ from service.protocols.base import Protocol
 from service.protocols.types import Ids, PaddingField, Texts, Usage
 from service.web.bodies import Flag, check_sequence_counts, exclusive_if_large, field_error, read_json, validated
 from service.web.encoding import json_bytes
-from service.web.problem import ProblemDocument, refusals, render_error
+from service.web.problem import ProblemDocument, error_responses, render_error
 from service.web.route import DirectRoute
 
 # === Wire types ===
@@ -94,12 +94,12 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
     owners = [index for index, side in enumerate(sides) for _ in side]
     pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: locate(owners[n]))
     if padded * len(sides) > most_tokens:
-        raise field_error("padding", f"makes {padded * len(sides)} tokens, at most {most_tokens} are given")
+        raise field_error("padding", f"{padded * len(sides)} tokens with padding exceed the maximum of {most_tokens}")
     answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
     rest = iter(pieces)
     for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
         if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            message = f"is a pair, but the preset {loaded.preset.name} has one segment only"
+            message = f"is a pair, but the preset {loaded.preset.name} has only one segment"
             raise InvalidInputError.of([Problem(locate(index), message)])
         try:
             tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
@@ -121,7 +121,7 @@ def _padded(padding: Padding | None, preset: Preset) -> int:
     chosen = preset.padding if padding is None else padding
     length = max_tokens if chosen == "max_length" else 0 if chosen == "none" else chosen
     if length > max_tokens:
-        raise field_error("padding", f"is {length}, at most {max_tokens} tokens are taken")
+        raise field_error("padding", f"{length} exceeds the maximum of {max_tokens} tokens")
     return length
 
 
@@ -163,7 +163,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         max_sequences: Texts or lists of ids that one request may hold.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
-    described = refusals(400, 401, 413, 422, 500, 503, 504)
+    described = error_responses(400, 401, 413, 422, 500, 503, 504)
 
     def takes(wire: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{wire.__name__}"}

@@ -1,1 +1,1 @@
-"""HTTP for all protocols: middleware, bodies, encodings, statuses, connections."""
+"""HTTP layer shared by all protocols: middleware, bodies, encodings, statuses, connections."""

@@ -1,4 +1,4 @@
-"""Which of two media types a client would rather have (RFC 9110, section 12.5.1)."""
+"""Content negotiation between two media types (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from collections.abc import Iterator
 
 _WEIGHT = re.compile(r"0(\.\d*)?|1(\.0*)?")
-# A separator may stand in a quoted string, which may lack its end.
+# Quoted strings may contain separators and may be unterminated.
 _QUOTED = r'"(?:[^"\\]|\\.?)*(?:"|$)'
 _ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})+')
 _PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+')
 
 
 def prefers(accept: str, offered: str, default: str) -> bool:
-    """Return whether `offered` is wanted more than `default`.
+    """Return whether the client prefers `offered` to `default`.
 
-    Of two wanted alike it is the one that is named itself, and not by `*/*` or the like. Whoever accepts neither gets
-    the default: it says more than a refusal.
+    With equal weights, `offered` wins only if the header names it explicitly rather than by a wildcard. If the client
+    accepts neither type, the result is False.
 
     Args:
-        accept: The header; empty where there is none.
-        offered: A media type, in small letters.
-        default: What is given unasked.
+        accept: Accept header; empty if the request has none.
+        offered: Alternative media type, in lower case.
+        default: Media type of the response otherwise, in lower case.
     """
     weights = _weights(accept)
     ours, other = _weight(weights, offered), _weight(weights, default)
@@ -29,7 +29,7 @@ def prefers(accept: str, offered: str, default: str) -> bool:
 
 
 def _weights(accept: str) -> dict[str, float]:
-    """Return the weight of each media range; parameters are not looked at, and what makes no sense is not there."""
+    """Return the weight of each media range; ignore other parameters and invalid elements."""
     weights: dict[str, float] = {}
     for media_range, weight in _ranges(accept):
         weights[media_range] = max(weight, weights.get(media_range, 0.0))
@@ -46,6 +46,6 @@ def _ranges(accept: str) -> Iterator[tuple[str, float]]:
 
 
 def _weight(weights: dict[str, float], media_type: str) -> float:
-    """Return a type's weight: that of the range which says most about it."""
+    """Return the weight of the most specific range that matches a media type."""
     kind, _, _ = media_type.partition("/")
-    return next((weights[each] for each in (media_type, f"{kind}/*", "*/*") if each in weights), 0.0)
+    return next((weights[name] for name in (media_type, f"{kind}/*", "*/*") if name in weights), 0.0)

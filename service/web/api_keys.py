@@ -1,4 +1,4 @@
-"""The keys that let clients in. Those of a file are read anew when it changes: they can be exchanged while serving."""
+"""API keys. A key file is reloaded when it changes, so keys can be rotated without a restart."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 
 import structlog
 
-# How often the file is looked at.
-_LOOK_SECONDS = 1.0
+# Minimum interval between checks of the key file.
+_RELOAD_SECONDS = 1.0
 
 log = structlog.get_logger("fnet.keys")
 
 
 def read_keys(file: Path) -> frozenset[str]:
-    """Return the keys of a file, one a line; empty lines and those that begin with # are none.
+    """Return the keys of a file with one key per line; empty lines and lines that start with # are ignored.
 
     Raises:
         OSError: The file cannot be read.
-        UnicodeDecodeError: It is not UTF-8 text.
+        UnicodeDecodeError: The file is not UTF-8 text.
     """
     lines = (line.strip() for line in file.read_text("utf-8").splitlines())
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 class ApiKeys:
-    """Knows who may come in.
+    """Validates API keys.
 
     Args:
-        fixed: Keys that hold as long as the process runs.
-        file: A file of more, `read_keys`. One that becomes unreadable or empty changes nothing: a slip of the hand must
-            neither open the door nor lock everybody out.
-        clock: Seconds, monotonic.
+        fixed: Keys that are valid as long as the process runs.
+        file: File with further keys in the format of `read_keys`. If it becomes unreadable or empty, the previous keys
+            remain valid, so that a faulty edit neither disables authentication nor rejects all clients.
+        clock: Monotonic time, in seconds.
     """
 
     def __init__(
@@ -45,44 +45,48 @@ class ApiKeys:
         self._file = file
         self._clock = clock
         self._from_file: list[bytes] = []
-        self._seen: tuple[int, int, int] | None = None
-        self._looked = -float("inf")
+        self._signature: tuple[int, int, int] | None = None
+        self._checked_at = -float("inf")
         self._lock = threading.Lock()
-        self._look()
+        self._reload()
 
     @property
     def required(self) -> bool:
-        """Whether a key is asked for at all."""
+        """Whether requests require a key."""
         return bool(self._fixed or self._file)
 
     def is_valid(self, presented: Iterable[str]) -> bool:
-        """Return whether any of what a client presents is a key."""
-        self._look()
+        """Return whether any of the presented values is a valid key."""
+        self._reload()
         keys = [*self._fixed, *self._from_file]
-        # Every key is compared, each in constant time, so that a match's place does not show.
+        # All keys are compared in constant time, so that timing does not reveal a match.
         return bool(
             sum(hmac.compare_digest(word.encode("latin-1", "replace"), key) for word in presented for key in keys)
         )
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         if self._file is None:
             return
         with self._lock:
-            if self._clock() - self._looked < _LOOK_SECONDS:
+            if self._clock() - self._checked_at < _RELOAD_SECONDS:
                 return
-            self._looked = self._clock()
+            self._checked_at = self._clock()
             try:
-                found = os.stat(self._file)  # noqa: PTH116 - one call, often
-                seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-                if seen == self._seen:
+                stat = os.stat(self._file)  # noqa: PTH116 - a single frequent call
+                signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                if signature == self._signature:
                     return
                 keys = read_keys(self._file)
             except (OSError, UnicodeDecodeError):
-                keys, seen = frozenset(), (0, 0, 0)
+                keys, signature = frozenset(), (0, 0, 0)
             if keys:
-                if self._seen is not None:
-                    log.info("keys exchanged", file=str(self._file), keys=len(keys))
+                if self._signature is not None:
+                    log.info("API keys reloaded", file=str(self._file), keys=len(keys))
                 self._from_file = [key.encode() for key in sorted(keys)]
-            elif seen != self._seen:
-                log.warning("keys kept", file=str(self._file), reason="it holds none, or cannot be read")
-            self._seen = seen
+            elif signature != self._signature:
+                log.warning(
+                    "API key reload failed, keeping previous keys",
+                    file=str(self._file),
+                    reason="the file is unreadable or contains no keys",
+                )
+            self._signature = signature

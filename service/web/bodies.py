@@ -1,4 +1,4 @@
-"""Bodies: bytes become a checked wire type, or an error that names the place. The same for every JSON protocol."""
+"""Parsing of JSON bodies into validated wire types, shared by all JSON protocols."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Wire = TypeVar("Wire", bound=BaseModel)
 _LARGE_BYTES = 1 << 16
 _LARGE_BODY_LOCK = threading.Lock()
 
-# The first wrong entry of a list is told, and the rest not looked at: a million of them would take seconds.
+# Lists are validated up to the first error, because a million errors take seconds.
 Id = Annotated[int, Field(strict=True)]
 IdList = Annotated[list[Id], Field(fail_fast=True)]
 OneText = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
-# pydantic's own would name our classes, or say less.
-_OWN_WORDS = {"extra_forbidden": "no such field", "model_type": "expected a JSON object"}
-_HUGE = "does not fit 64 bits, and so is outside of every range"
+# pydantic's messages contain class names or are less specific.
+_MESSAGES = {"extra_forbidden": "unknown field", "model_type": "expected a JSON object"}
+_EXCEEDS_64_BITS = "exceeds 64 bits, which is outside of every allowed range"
 
 
 @contextmanager
 def exclusive_if_large(body: bytes) -> Iterator[None]:
-    """Let one large body be read and checked at a time; to be called off the event loop, unless the body is small.
+    """Serialize the parsing of large bodies; call it off the event loop unless the body is small.
 
-    Either holds the interpreter from its begin to its end: two threads that took turns would let nobody between them.
+    Parsing holds the interpreter lock; two large bodies in alternation would block all other threads.
     """
     if len(body) <= _LARGE_BYTES:
         yield
         return
     with _LARGE_BODY_LOCK:
-        # A body of millions of lists makes as many objects, and the collector would look through all again and again.
+        # Parsing creates millions of objects, which the garbage collector would scan repeatedly.
         gc.disable()
         try:
             yield
@@ -51,77 +51,77 @@ def exclusive_if_large(body: bytes) -> Iterator[None]:
 
 
 def read_json(body: bytes) -> Any:
-    """Return the value that a body holds.
+    """Return the JSON value of a body.
 
     Raises:
-        BadRequestError: The body is no JSON.
+        BadRequestError: The body is not JSON.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from None
+        raise BadRequestError(f"the body is not valid JSON: {error}") from None
 
 
 def check_sequence_counts(value: Any, wire: type[BaseModel], lists: Iterable[str], max_sequences: int) -> None:
-    """Count before anything else is looked at: to check a million entries takes seconds.
+    """Check counts before validation, because validating a million entries takes seconds.
 
     Args:
-        value: The body's value.
-        wire: What it is to become.
-        lists: Fields that may hold one entry a sequence; a list that begins with a number is one sequence.
-        max_sequences: Sequences that a request may hold.
+        value: JSON value of the body.
+        wire: Wire type of the request.
+        lists: Fields with one entry per sequence; a list that starts with a number is one sequence.
+        max_sequences: Maximum number of sequences per request.
 
     Raises:
-        InvalidInputError: There are many unknown fields, or a list is empty.
-        TooManySequencesError: A list is too long.
+        InvalidInputError: The body has many unknown fields, or a list is empty.
+        TooManySequencesError: A list has more than `max_sequences` entries.
     """
     if not isinstance(value, dict):
         return
     unknown = (name for name in value if name not in wire.model_fields)
-    problems = [Problem((name,), "no such field") for name in islice(unknown, MAX_PROBLEMS)]
+    problems = [Problem((name,), "unknown field") for name in islice(unknown, MAX_PROBLEMS)]
     if len(problems) == MAX_PROBLEMS:
         raise InvalidInputError.of(problems)
     for field in lists:
-        found = value.get(field)
-        if not isinstance(found, list) or len(found) <= max_sequences:
+        entries = value.get(field)
+        if not isinstance(entries, list) or len(entries) <= max_sequences:
             continue
-        if not (isinstance(found[0], int) or is_huge(found[0])):
-            check_count(len(found), max_sequences, field)
+        if not (isinstance(entries[0], int) or exceeds_64_bits(entries[0])):
+            check_count(len(entries), max_sequences, field)
 
 
-def is_huge(value: Any) -> bool:
-    """Whether a value of the body is an integer that does not fit 64 bits, which JSON's reader makes a float of.
+def exceeds_64_bits(value: Any) -> bool:
+    """Return whether a JSON value is an integer that exceeds 64 bits, which the JSON parser returns as a float.
 
-    A float as large looks the same.
+    A float of that size is indistinguishable.
     """
     return isinstance(value, float) and abs(value) >= 1 << 63
 
 
 def message_of(item: ErrorDetails) -> str:
-    """Return what is wrong, in words that say nothing of this program."""
-    if item["type"] == "int_type" and is_huge(item["input"]):
-        return _HUGE
-    return _OWN_WORDS.get(item["type"], item["msg"])
+    """Return the message of a validation error, without internal names."""
+    if item["type"] == "int_type" and exceeds_64_bits(item["input"]):
+        return _EXCEEDS_64_BITS
+    return _MESSAGES.get(item["type"], item["msg"])
 
 
 def validated(wire: type[Wire], value: Any) -> Wire:
-    """Return the value as a wire type whose fields nest no objects.
+    """Return the value as a wire type without nested objects.
 
     Raises:
-        InvalidInputError: It is none; every place is named.
+        InvalidInputError: The value does not match the type; the error lists all locations.
     """
     try:
         return wire.model_validate(value)
     except ValidationError as error:
         messages: dict[tuple[str | int, ...], list[str]] = {}
         for item in error.errors(include_url=False, include_context=False):
-            # A word behind the field's name is the tag of a union, and no part of the place.
+            # A string after the field name is a union tag and not part of the location.
             loc = tuple(part for depth, part in enumerate(item["loc"]) if depth == 0 or isinstance(part, int))
             messages.setdefault(loc, []).append(message_of(item))
-        problems = [Problem(loc, "; or ".join(found)) for loc, found in messages.items()]
+        problems = [Problem(loc, "; or ".join(texts)) for loc, texts in messages.items()]
         raise InvalidInputError.of(problems) from None
 
 
 def field_error(field: str, message: str) -> InvalidInputError:
-    """Return the error that refuses one field."""
+    """Return the error for one invalid field."""
     return InvalidInputError.of([Problem((field,), message)])

@@ -64,6 +64,16 @@ def bounded(limits: ConnectionLimits, refused: Callable[[str], None] = lambda _c
     return type("BoundedConnection", (_Connection,), {"limits": limits, "refused": staticmethod(refused)})
 
 
+def _syntax_error(error: httptools.HttpParserError) -> str:
+    """Return the failing part of a request head, without the parser's own wording."""
+    message = str(error)
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return "unknown method"
+    if "Content-Length" in message:
+        return "invalid Content-Length header"
+    return "invalid header line" if "header" in message.lower() else "malformed request head"
+
+
 class _RefusedError(Exception):
     """A head is there that is not to become a request."""
 
@@ -116,7 +126,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self._unparsed)
         if len(self.connections) > self.limits.connections:
-            detail = f"{self.limits.connections} connections are open already"
+            detail = f"the maximum of {self.limits.connections} open connections is reached; retry later"
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, detail)
             return
         self._expect_head()
@@ -166,9 +176,9 @@ class _Connection(HttpToolsProtocol):
             if isinstance(reason, _RefusedError):
                 self._refuse(reason.status, reason.detail)
             elif self._in_head or isinstance(error, httptools.HttpParserCallbackError):
-                self._refuse(HTTPStatus.BAD_REQUEST, f"this is no HTTP request: {error}")
+                self._refuse(HTTPStatus.BAD_REQUEST, f"the request is not valid HTTP/1.1: {_syntax_error(error)}")
             else:
-                self._break_off(f"the body is not chunked as its Transfer-Encoding says: {error}")
+                self._break_off("the body is not valid chunked encoding, which its Transfer-Encoding header declares")
             return
         if self._in_head:
             if self._head_bytes > self.limits.head_bytes:
@@ -177,7 +187,7 @@ class _Connection(HttpToolsProtocol):
         self._other_bytes += len(data) - self._body_taken
         # The smallest chunk has six bytes around one.
         if self._other_bytes > 2 * self.limits.head_bytes + 8 * self._body_bytes:
-            log.info("connection refused", reason="a body with more around it than in it")
+            log.info("connection rejected", reason="chunk framing exceeds the body size")
             self._stop_clocks()
             self._unparsed.clear()
             self.transport.abort()
@@ -199,7 +209,9 @@ class _Connection(HttpToolsProtocol):
         """Note that the head is there, and start the request unless the head is refused."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise _RefusedError(HTTPStatus.BAD_REQUEST, "method CONNECT: this server is no proxy")
+                raise _RefusedError(
+                    HTTPStatus.BAD_REQUEST, "method CONNECT is not supported: this server is not a proxy"
+                )
             return  # it comes again, without its offer
         self._in_head = False
         self._head_bytes = self._body_bytes = self._other_bytes = 0
@@ -312,15 +324,15 @@ class _Connection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and version not in _OLD_VERSIONS):
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"header Host: expected it once, found it {hosts} times")
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"header Host: expected exactly one, found {hosts}")
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings not in ([], [b"chunked"]):
-            detail = "header Transfer-Encoding: expected chunked alone; a compressed body has a Content-Encoding"
+            detail = "header Transfer-Encoding: expected chunked only; use Content-Encoding for a compressed body"
             raise _RefusedError(HTTPStatus.BAD_REQUEST, detail)
         try:
             target = httptools.parse_url(self.url)
         except httptools.HttpParserInvalidURLError:
-            detail = "the request's target is no URL: expected a path, as /v1/encode"
+            detail = "the request target is not a valid URL; expected a path such as /v1/encode"
             raise _RefusedError(HTTPStatus.BAD_REQUEST, detail) from None
         if target.path is None:  # http://host
             self.url = b"/?" + target.query if target.query else b"/"
@@ -334,12 +346,12 @@ class _Connection(HttpToolsProtocol):
         if self._cycles:  # a request behind the one that is being answered has time until then
             self._expect_head()
             return
-        detail = f"the request's headers were not there within {self.limits.head_seconds:g} seconds"
+        detail = f"the request head was not complete after {self.limits.head_seconds:g} s"
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
 
     @property
     def _too_large(self) -> str:
-        return f"the request's line and headers have more than {self.limits.head_bytes} bytes"
+        return f"the request line and headers exceed the maximum of {self.limits.head_bytes} bytes"
 
     def _watch_last(self) -> None:
         """Wait for who reads the last of a connection that closes, but not for ever: little of it pauses no writing."""
@@ -355,7 +367,7 @@ class _Connection(HttpToolsProtocol):
         if self._unsent() < self._unread:  # slow, but reading
             self._watch_reader()
             return
-        log.info("answer abandoned", reason=f"nobody read for {self.limits.stall_seconds:g} seconds")
+        log.info("response aborted: client stopped reading", stall_seconds=self.limits.stall_seconds)
         self.transport.abort()
 
     def _unsent(self) -> int:
@@ -370,7 +382,7 @@ class _Connection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """End a connection with a reason, or with the answer that is on its way: the two must not be mixed up."""
         code, request_id = CONNECTION_CODES[status], uuid.uuid4().hex
-        log.info("connection refused", status=status.value, code=code, reason=detail, request_id=request_id)
+        log.info("connection rejected", status=status.value, code=code, reason=detail, request_id=request_id)
         self.refused(code)
         self._deaf = True
         self._unparsed.clear()

@@ -1,4 +1,4 @@
-"""Numbers on the wire: NumPy arrays to JSON, base64 and npz, without a Python list in between."""
+"""Serialization of NumPy arrays as JSON, base64 and npz, without intermediate Python lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float32]
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return JSON in which NumPy arrays may stand for lists."""
+    """Serialize a value as JSON; NumPy arrays become lists."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -37,20 +37,20 @@ def base64_array(array: Array) -> bytes:
 
 # === NumPy archives ===
 
-# Beyond this many bytes a zip file has wider fields.
+# A larger zip file uses wider fields (ZIP64).
 _MAX_SIZED_BYTES = 2_000_000_000
-# Of a zip file: what stands before an array, behind it, and in the list at the end, its name aside; the end itself.
-_ENTRY, _END = 30 + 16 + 46, 22
+# Sizes in a zip file: local header, data descriptor and directory entry without the name; end of the directory.
+_ENTRY_BYTES, _END_BYTES = 30 + 16 + 46, 22
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayParts:
-    """An array that is never whole.
+    """An array in parts, which is never held in memory completely.
 
     Attributes:
-        dtype: Its dtype, little-endian.
-        shape: Its shape.
-        arrays: Arrays that give it end to end along its first axis; taken once.
+        dtype: Little-endian dtype.
+        shape: Shape of the complete array.
+        arrays: Parts along the first axis, in order; iterated once.
     """
 
     dtype: npt.DTypeLike
@@ -59,7 +59,7 @@ class ArrayParts:
 
     @property
     def header(self) -> bytes:
-        """What a `.npy` file begins with."""
+        """Header of the `.npy` file."""
         head = io.BytesIO()
         described = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(head, described)
@@ -67,14 +67,14 @@ class ArrayParts:
 
     @property
     def size(self) -> int:
-        """Bytes of its `.npy` file."""
+        """Size of the `.npy` file, in bytes."""
         return len(self.header) + prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def npz(arrays: Mapping[str, ArrayParts]) -> Iterator[bytes]:
-    """Yield a NumPy archive, a piece for each part; the same numbers give the same bytes."""
-    written = _WriteBuffer()
-    with zipfile.ZipFile(written, "w") as archive:
+    """Yield a NumPy archive, one chunk per part; equal arrays give equal bytes."""
+    buffer = _WriteBuffer()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, parts in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.file_size = parts.size
@@ -82,30 +82,30 @@ def npz(arrays: Mapping[str, ArrayParts]) -> Iterator[bytes]:
                 file.write(parts.header)
                 for array in parts.arrays:
                     file.write(np.ascontiguousarray(array, parts.dtype).tobytes())
-                    yield written.take()
-    yield written.take()
+                    yield buffer.take()
+    yield buffer.take()
 
 
 def npz_size(arrays: Mapping[str, ArrayParts]) -> int | None:
-    """Return how many bytes `npz` gives, or nothing where it is too many to tell."""
-    size = sum(_ENTRY + 2 * len(f"{name}.npy") + parts.size for name, parts in arrays.items()) + _END
+    """Return the size of the archive in bytes, or None if it needs ZIP64 fields."""
+    size = sum(_ENTRY_BYTES + 2 * len(f"{name}.npy") + parts.size for name, parts in arrays.items()) + _END_BYTES
     return size if size <= _MAX_SIZED_BYTES else None
 
 
 class _WriteBuffer(io.RawIOBase):
-    """Keeps what is written until it is taken; has no places to go back to, so sums stand behind what they are of."""
+    """Unseekable buffer that holds written bytes until `take`, so that checksums follow the data."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self._pieces.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
     def take(self) -> bytes:
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
+        taken = b"".join(self._chunks)
+        self._chunks.clear()
         return taken

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457), and their description for OpenAPI."""
+"""Problem documents (RFC 9457) and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBLEM = "application/problem+json"
 
 
 class ProblemItem(BaseModel):
-    """One place of the input at which something is wrong."""
+    """One invalid location of the input."""
 
     loc: list[str | int]
     msg: str
@@ -33,7 +33,7 @@ class ProblemDocument(BaseModel):
 
 
 def render_error(error: ServiceError) -> Response:
-    """Return an error as a problem document."""
+    """Render an error as a problem document."""
     document = {
         "type": "about:blank",
         "title": title(error),
@@ -46,9 +46,9 @@ def render_error(error: ServiceError) -> Response:
 
 
 PROBLEM_CONTENT: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "content": PROBLEM_CONTENT}
+_ERROR: dict[str, Any] = {"description": "Error with its reason", "content": PROBLEM_CONTENT}
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of answers that are problem documents."""
-    return dict.fromkeys(statuses, _REFUSAL)
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of error responses with these statuses."""
+    return dict.fromkeys(statuses, _ERROR)

@@ -1,4 +1,4 @@
-"""Answers: small ones whole, large ones made and sent a piece at a time."""
+"""Responses: small ones in one piece, large ones streamed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fastapi.responses import Response, StreamingResponse
 
 from service.core.engine import Engine
 
-# An answer beyond this many values is sent in pieces, so that neither memory nor the event loop carries it whole.
-_LARGE_BYTES = 65_536
+# Responses with more values are streamed, to limit memory and time on the event loop.
+_MAX_UNSTREAMED_VALUES = 65_536
 
-# Bytes that are worth the way to another thread and back.
-_PIECE = 1 << 18
+# Minimum size of a chunk, which amortizes the switch to a worker thread and back.
+_CHUNK_BYTES = 1 << 18
 
 
 async def respond(
@@ -22,33 +22,33 @@ async def respond(
     media_type: str,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return an answer, made off the event loop unless that would take longer.
+    """Return a response that is serialized off the event loop if it is large.
 
     Args:
-        engine: Whose workers make it.
-        pieces: Its bytes, none of them made yet.
-        values: Numbers in it; many are sent in pieces.
-        media_type: What it is.
-        headers: Its headers besides the media type.
+        engine: Engine whose worker threads serialize.
+        pieces: Lazily serialized body.
+        values: Number of float values in the body; a large body is streamed.
+        media_type: Media type of the body.
+        headers: Further headers.
     """
-    if values > _LARGE_BYTES:
+    if values > _MAX_UNSTREAMED_VALUES:
         return StreamingResponse(stream_chunks(engine, pieces), headers=headers, media_type=media_type)
     content = await engine.run_sized(values, b"".join, pieces)
     return Response(content, headers=headers, media_type=media_type)
 
 
 async def stream_chunks(engine: Engine, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Make pieces off the event loop, when the client is ready for them; small ones go together."""
+    """Yield chunks that are serialized off the event loop on demand; small pieces are joined."""
     while piece := await engine.run_in_worker(_next, pieces):
         yield piece
 
 
 def _next(pieces: Iterator[bytes]) -> bytes:
-    gathered: list[bytes] = []
+    chunk: list[bytes] = []
     size = 0
     for piece in pieces:
-        gathered.append(piece)
+        chunk.append(piece)
         size += len(piece)
-        if size >= _PIECE:
+        if size >= _CHUNK_BYTES:
             break
-    return b"".join(gathered)
+    return b"".join(chunk)

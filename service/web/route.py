@@ -1,4 +1,4 @@
-"""A route whose endpoint reads the request by itself."""
+"""Route class for endpoints that parse the request themselves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 
 
 class DirectRoute(APIRoute):
-    """Calls an endpoint that takes nothing but the request without FastAPI's reading of parameters and bodies.
+    """Bypasses FastAPI's parsing of parameters and bodies for endpoints that take only the request.
 
-    That reading takes as long as all else that happens to a short request. Endpoints with other parameters, as of a
-    path, are called as usual.
+    For a short request that parsing takes as long as everything else. Endpoints with other parameters, such as path
+    parameters, are called by FastAPI.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,4 +1,4 @@
-"""The one table from an error's code to HTTP: status, title and headers, the same for every protocol."""
+"""Mapping of error codes to HTTP status, title and headers, shared by all protocols."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def status(error: ServiceError) -> int:
 
 
 def title(error: ServiceError) -> str:
-    """Return the error's kind as words."""
+    """Return the error code as a title."""
     return error.code.replace("_", " ").capitalize()
 
 
 def headers(error: ServiceError) -> dict[str, str]:
-    """Return the headers that go with an error, beside its body."""
-    found = {}
+    """Return the headers of an error response."""
+    result = {}
     if error.retry_after is not None:
-        found["Retry-After"] = str(error.retry_after)
+        result["Retry-After"] = str(error.retry_after)
     if error.code == "draining":
-        found["Connection"] = "close"
+        result["Connection"] = "close"
     if error.code == "unauthorized":
-        found["WWW-Authenticate"] = "Bearer"
-    return found
+        result["WWW-Authenticate"] = "Bearer"
+    return result

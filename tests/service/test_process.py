@@ -481,7 +481,7 @@ def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
     """Under the request's own id, and counted like any other refusal."""
     process = start(FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
-    said = "the body is not chunked as its Transfer-Encoding says: Invalid character in chunk size"
+    said = "the body is not valid chunked encoding, which its Transfer-Encoding header declares"
 
     def told(path: str) -> Any:
         head = f"POST {path} HTTP/1.1\r\nHost: here\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -13,26 +13,26 @@ from service.core.errors import BadRequestError, BodyTooLargeError
 
 
 class RequestBodyMiddleware:
-    """Bounds a body's bytes, as sent and as inflated, and inflates gzip and deflate.
+    """Limits the size of a body, as sent and as inflated, and inflates gzip and deflate.
 
     Args:
-        app: The rest.
-        max_bytes: Upper bound of a body's bytes, as sent and as inflated.
+        app: Inner application.
+        max_bytes: Maximum size of a body, as sent and as inflated, in bytes.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Process the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         encoding = headers.get("content-encoding", "").strip().lower() or "identity"
-        encoding = _OTHER_NAMES.get(encoding, encoding)
+        encoding = _ALIASES.get(encoding, encoding)
         if encoding not in _WINDOW_BITS and encoding != "identity":
-            raise BadRequestError("header Content-Encoding: expected gzip, deflate or none")
+            raise BadRequestError("header Content-Encoding: expected gzip, deflate or no header")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large()
@@ -75,41 +75,41 @@ class RequestBodyMiddleware:
         return inflated
 
     def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes")
+        return BodyTooLargeError(f"the body exceeds the maximum of {self._max_bytes} bytes")
 
 
-# zlib's codes for the two containers; some clients send deflate without one.
+# zlib's window bits for both containers; some clients send raw deflate.
 _WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
 # RFC 9110, section 8.4.1.3.
-_OTHER_NAMES = {"x-gzip": "gzip"}
-# Each copies what follows it: a body of nothing but empty ones would take minutes.
+_ALIASES = {"x-gzip": "gzip"}
+# Each member copies the remaining data; a body of empty members would take minutes.
 _MAX_MEMBERS = 256
 
 
-def _inflate(data: bytes, encoding: str, most: int) -> bytes | None:
-    """Return inflated bytes, or nothing if there are more than `most`."""
+def _inflate(data: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """Return the inflated bytes, or None if they exceed `max_bytes`."""
     for bits in _WINDOW_BITS[encoding]:
         with suppress(zlib.error):
-            return _inflate_members(data, bits, most, 1 if encoding == "deflate" else _MAX_MEMBERS)
-    raise BadRequestError(f"the body is not {encoding} as its Content-Encoding says")
+            return _inflate_members(data, bits, max_bytes, 1 if encoding == "deflate" else _MAX_MEMBERS)
+    raise BadRequestError(f"the body is not valid {encoding}, which its Content-Encoding header declares")
 
 
-def _inflate_members(data: bytes, bits: int, most: int, max_members: int) -> bytes | None:
-    """Inflate members that follow each other, as gzip may have them (RFC 1952, section 2.2), with zeros behind each.
+def _inflate_members(data: bytes, bits: int, max_bytes: int, max_members: int) -> bytes | None:
+    """Inflate consecutive gzip members (RFC 1952, section 2.2), each with optional zero padding.
 
     Raises:
-        zlib.error: There is anything else, or too much of it.
+        zlib.error: The data is invalid, incomplete, or has too many members.
     """
     body = bytearray()
     for _ in range(max_members):
         inflater = zlib.decompressobj(bits)
-        body += inflater.decompress(data, most + 1 - len(body))
-        if len(body) > most:
+        body += inflater.decompress(data, max_bytes + 1 - len(body))
+        if len(body) > max_bytes:
             return None
         if not inflater.eof:
             break
-        # What fills the blocks of a tape or disk; gzip's own tools pass over it, too.
+        # Zero padding of tape or disk blocks, which the gzip tools ignore as well.
         data = inflater.unused_data.lstrip(b"\0" if bits in _WINDOW_BITS["gzip"] else b"")
         if not data:
             return bytes(body)
-    raise zlib.error("no end of it")
+    raise zlib.error("no end of stream")

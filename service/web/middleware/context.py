@@ -1,4 +1,4 @@
-"""Request id, clock, log line and metrics of a request."""
+"""Request ID, elapsed time, log line and metrics of a request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.core.events import Timings
 from service.web.middleware.routes import HEALTH_ROUTES, METRICS_ROUTE, PAGE_ROUTE
 
-# Any other id could break a log line or a header.
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# Other characters could break a log line or a header.
+_VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNMATCHED = "unmatched"
-# The page's label in metrics: its template is also that of a protocol's route.
+# Metrics label of the page, whose path is also a protocol route.
 _PAGE_LABEL = "index"
 
 log = structlog.get_logger("fnet.http")
@@ -28,14 +28,14 @@ OnResponse = Callable[[str, int, float], None]
 
 
 class RequestContextMiddleware:
-    """Gives a request its id and clock, and its answer an id, timings, a count and a log line.
+    """Assigns a request ID, measures the elapsed time, and records metrics and a log line per response.
 
     Args:
-        app: The rest.
+        app: Inner application.
         on_response: Called after each response: route template (`index` for the page at `/`), status, seconds.
-        routes: Gives all routes, to name the one that a refused request would have taken.
-        leaving: Says whether the service is about to end. Every answer then closes its connection: a client that
-            reused it would find it closed in the middle of its next request.
+        routes: Returns all routes, to label requests that are rejected before routing.
+        is_draining: Returns whether the service is shutting down. Responses then close their connection, so that
+            clients do not reuse a connection that is about to close.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class RequestContextMiddleware:
         self._app, self._on_response, self._routes, self._is_draining = app, on_response, routes, is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Process the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex
         status = 0
 
         def elapsed() -> float:
@@ -69,7 +69,7 @@ class RequestContextMiddleware:
                 headers["X-Content-Type-Options"] = "nosniff"
                 if self._is_draining():
                     headers["Connection"] = "close"
-                # Another method than the route takes may have been meant for one that says it.
+                # A request with a wrong method may have been intended for a POST route.
                 if scope["method"] == "POST" or status == HTTPStatus.METHOD_NOT_ALLOWED:
                     headers["Server-Timing"] = _server_timing(state.get("timings", Timings()), elapsed())
             await send(message)
@@ -90,14 +90,19 @@ class RequestContextMiddleware:
 
 
 def route_of(scope: Scope, routes: Callable[[], Iterable[BaseRoute]]) -> str:
-    """Return the template of the route that a request takes, or would have taken if it had not been refused before."""
-    taken = scope.get("route")
-    if taken is None:
-        taken = next((route for route in routes() if route.matches(scope)[0] is not Match.NONE), None)
-    return getattr(taken, "path", None) or _UNMATCHED
+    """Return the template of the matching route, also for requests that are rejected before routing."""
+    matched = scope.get("route")
+    if matched is None:
+        matched = next((route for route in routes() if route.matches(scope)[0] is not Match.NONE), None)
+    return getattr(matched, "path", None) or _UNMATCHED
 
 
 def _server_timing(timings: Timings, total: float) -> str:
-    """Return the Server-Timing header: seconds become milliseconds (W3C Server Timing)."""
+    """Return the Server-Timing header, in milliseconds (W3C Server Timing).
+
+    Args:
+        timings: Queue and compute time, in seconds.
+        total: Elapsed time of the request, in seconds.
+    """
     durations = {"queue": timings.queue, "compute": timings.compute, "total": total}
     return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in durations.items())

@@ -15,14 +15,14 @@ from service.web.middleware.errors import RenderError
 
 
 class CorsMiddleware(CORSMiddleware):
-    """Lets web pages of some origins ask; a preflight of others is refused in the words of the path's protocol.
+    """Allows cross-origin requests of configured origins; rejected preflights get an error of the path's protocol.
 
-    It stands outside of what refuses, so that a page may read why it was refused.
+    It is outside of the middleware that rejects requests, so that pages can read error responses.
 
     Args:
-        app: The rest.
-        render_error: Turns an error into the answer that the path's protocol wants.
-        options: As for Starlette's.
+        app: Inner application.
+        render_error: Renders an error in the format of the path's protocol.
+        options: Options of Starlette's middleware.
     """
 
     def __init__(self, app: ASGIApp, /, render_error: RenderError, **options: Any) -> None:
@@ -30,20 +30,22 @@ class CorsMiddleware(CORSMiddleware):
         self._render_error = render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer a preflight."""
+        """Process the request, or respond to a preflight."""
         try:
             await super().__call__(scope, receive, send)
-        except BadRequestError as error:  # a preflight's: all others are answered further in
+        except BadRequestError as error:  # of a preflight; inner middleware handles all other errors
             await self._render_error(scope["path"], error)(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Return what a preflight is answered with.
+        """Return the response to a preflight.
 
         Raises:
-            BadRequestError: The page may not ask so.
+            BadRequestError: The origin, method or headers are not allowed.
         """
         response = super().preflight_response(request_headers)
         if response.status_code != HTTPStatus.OK:
             reason = bytes(response.body).decode()
-            raise BadRequestError(f"{reason}: FNET_CORS_ORIGINS says which pages may call, with GET, HEAD and POST")
+            raise BadRequestError(
+                f"{reason}: FNET_CORS_ORIGINS lists the allowed origins; allowed methods are GET, HEAD and POST"
+            )
         return response

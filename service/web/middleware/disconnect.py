@@ -1,4 +1,4 @@
-"""Clients that disconnect before the response."""
+"""Cancellation of requests whose client disconnects."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class DisconnectMiddleware:
-    """Ends a request's work when its client leaves before the answer has begun.
+    """Cancels a request when its client disconnects before the response starts.
 
     Args:
-        app: The rest.
-        left: Told of each such client.
+        app: Inner application.
+        on_disconnect: Called for each such request.
     """
 
-    def __init__(self, app: ASGIApp, left: Callable[[], None]) -> None:
-        self._app, self._left = app, left
+    def __init__(self, app: ASGIApp, on_disconnect: Callable[[], None]) -> None:
+        self._app, self._on_disconnect = app, on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Process the request."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -31,29 +31,29 @@ class DisconnectMiddleware:
         try:
             await work
         except asyncio.CancelledError:
-            if not client.left:
+            if not client.disconnected:
                 work.cancel()
                 raise
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
-        if client.left:
-            self._left()
+        if client.disconnected:
+            self._on_disconnect()
 
 
 class _Client:
-    """Both directions of one connection, read ahead by one message so that its end is noticed while work goes on.
+    """Reads one message ahead, so that a disconnect is detected while the request runs.
 
     Attributes:
-        left: Whether the client left before its answer had begun.
+        disconnected: Whether the client disconnected before the response started.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue(maxsize=1)
-        self._begun = False
-        self.left = False
+        self._response_started = False
+        self.disconnected = False
 
     async def receive(self) -> Message:
         message = await self._messages.get()
@@ -62,21 +62,21 @@ class _Client:
         return message
 
     async def send(self, message: Message) -> None:
-        if self.left:  # in the moment in which its answer came about
+        if self.disconnected:  # the response became available at the same moment
             return
-        self._begun = True
+        self._response_started = True
         await self._send(message)
 
     async def watch(self, work: asyncio.Future[None]) -> None:
-        """Pass messages on; when the client leaves too early, end the work."""
+        """Forward messages; cancel the request if the client disconnects before the response starts."""
         more = True
         while more:
             try:
                 message: Message | Exception = await self._receive()
                 more = isinstance(message, dict) and message["type"] != "http.disconnect"
-            except Exception as error:  # noqa: BLE001 - a limit was passed, or there is a defect: who reads is to hear of it
+            except Exception as error:  # noqa: BLE001 - the application receives it
                 message, more = error, False
-            if isinstance(message, dict) and message["type"] == "http.disconnect" and not self._begun:
-                self.left = True
+            if isinstance(message, dict) and message["type"] == "http.disconnect" and not self._response_started:
+                self.disconnected = True
                 work.cancel()
             await self._messages.put(message)

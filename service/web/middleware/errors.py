@@ -18,20 +18,25 @@ from service.core.errors import (
     ServiceError,
 )
 
-# A path and an error to the response in the format of the path's protocol.
+# Renders the error in the format of the protocol that owns the path.
 RenderError = Callable[[str, ServiceError], Response]
 
 log = structlog.get_logger("fnet.http")
 
 
+def timed_out(seconds: float) -> DeadlineExceededError:
+    """Return the error of a request whose deadline passed."""
+    return DeadlineExceededError(f"request timed out after {seconds:g} s")
+
+
 class ErrorMiddleware:
-    """Sets a request's deadline, and answers for whatever is raised before its route, or by nobody's intention.
+    """Enforces the deadline of a request, and renders errors that are raised outside of a route or unexpectedly.
 
     Args:
-        app: The rest.
-        render: Turns an error into the answer that the path's protocol wants.
-        max_seconds: Seconds that a request may take, which `X-Request-Timeout` can only lower.
-        leaving: Says whether the service is about to end. Whatever is broken off then is told why.
+        app: Inner application.
+        render: Renders an error in the format of the path's protocol.
+        max_seconds: Maximum duration of a request, in seconds; `X-Request-Timeout` can only lower it.
+        is_draining: Returns whether the service is shutting down; requests cancelled then get `draining`.
     """
 
     def __init__(
@@ -40,46 +45,46 @@ class ErrorMiddleware:
         self._app, self._render, self._max_seconds, self._is_draining = app, render, max_seconds, is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Process the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        response_started = False
         limit = asyncio.timeout(None)
 
-        async def send_noting(message: Message) -> None:
-            nonlocal begun
-            # An answer that has begun is finished, also one that came about in the moment when the time was up.
-            if not (begun or limit.expired()):
+        async def send_tracked(message: Message) -> None:
+            nonlocal response_started
+            # A response that has started is completed, also if it starts at the moment of the deadline.
+            if not (response_started or limit.expired()):
                 limit.reschedule(None)
-            begun = True
+            response_started = True
             await send(message)
 
         try:
             timeout = self._timeout(Headers(scope=scope).get("x-request-timeout"))
             elapsed = scope["state"]["elapsed"]
+            scope["state"]["timeout"] = timeout
             scope["state"]["time_left"] = lambda: max(0.0, timeout - elapsed())
-            # The whole of it: a body that trickles in and a wait for a worker take time as well as the queue.
+            # The deadline covers the complete request, including a slow body and the wait for a worker.
             async with limit:
                 limit.reschedule(asyncio.get_running_loop().time() + timeout)
-                await self._app(scope, receive, send_noting)
+                await self._app(scope, receive, send_tracked)
         except ServiceError as error:
             await self._render(scope["path"], error)(scope, receive, send)
         except asyncio.CancelledError:
-            if begun or not self._is_draining():
+            if response_started or not self._is_draining():
                 raise
-            # The server's time to finish is over, and this request has not even come in whole.
-            over = DrainingError("the service is shutting down", retry_after=1)
-            await self._render(scope["path"], over)(scope, receive, send)
+            # The drain period ended before the request was complete.
+            draining = DrainingError("the service is shutting down", retry_after=1)
+            await self._render(scope["path"], draining)(scope, receive, send)
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired() and not begun:
-                late = DeadlineExceededError("the request's time was up before its answer was there")
-                await self._render(scope["path"], late)(scope, receive, send)
+            if isinstance(error, TimeoutError) and limit.expired() and not response_started:
+                await self._render(scope["path"], timed_out(timeout))(scope, receive, send)
                 return
             log.exception("unexpected error")
-            if begun:
-                raise  # only the connection's end can tell the client
-            defect = InternalError("an unexpected error occurred; the log has it under this request's id")
+            if response_started:
+                raise  # after the start of a response, only closing the connection signals an error
+            defect = InternalError("an unexpected error occurred; the server log contains it under this request ID")
             await self._render(scope["path"], defect)(scope, receive, send)
 
     def _timeout(self, value: str | None) -> float:

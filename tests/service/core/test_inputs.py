@@ -58,14 +58,14 @@ def test_as_many_sequences_as_allowed_are_taken(count: int) -> None:
 
 def test_no_sequence_is_refused() -> None:
     """An empty list asks for nothing."""
-    assert refusal(lambda: check_count(0, 8, "texts")) == [(("texts",), "holds no sequence, expected at least one")]
+    assert refusal(lambda: check_count(0, 8, "texts")) == [(("texts",), "contains no sequence; expected at least one")]
 
 
 def test_too_many_sequences_are_refused_by_their_own_error() -> None:
     """The numbers are told, and the field."""
     with pytest.raises(TooManySequencesError) as caught:
         check_count(9, 8, "token_ids")
-    assert caught.value.detail == "9 sequences in one request, at most 8 are taken"
+    assert caught.value.detail == "9 sequences exceed the maximum of 8 per request; split the request"
     assert [problem.loc for problem in caught.value.problems] == [("token_ids",)]
 
 
@@ -103,7 +103,7 @@ def test_a_segment_outside_its_range_is_named(preset: Preset, wrong: int) -> Non
 def test_an_empty_sequence_is_refused(preset: Preset) -> None:
     """FNet has no output for nothing."""
     assert refusal(lambda: from_ids([[1], []], None, preset, truncate=False)) == [
-        (("token_ids", 1), "is empty, expected at least one token id")
+        (("token_ids", 1), "is empty; expected at least one token id")
     ]
 
 
@@ -111,7 +111,7 @@ def test_a_long_sequence_is_refused_unless_it_may_be_cut(preset: Preset) -> None
     """One more than there are positions is too long; cut, the first tokens and their segments stay."""
     ids, segments = list(range(POSITIONS + 1)), [1] * (POSITIONS + 1)
     assert refusal(lambda: from_ids([ids], [segments], preset, truncate=False)) == [
-        (("token_ids", 0), f"has {POSITIONS + 1} tokens, at most {POSITIONS} are taken")
+        (("token_ids", 0), f'{POSITIONS + 1} tokens exceed the maximum of {POSITIONS}; set "truncate": true')
     ]
     cut = from_ids([ids], [segments], preset, truncate=True)
     assert lists(cut) == [(ids[:POSITIONS], segments[:POSITIONS])]
@@ -120,7 +120,7 @@ def test_a_long_sequence_is_refused_unless_it_may_be_cut(preset: Preset) -> None
 def test_segments_need_as_many_lists(preset: Preset) -> None:
     """The mismatch is told before anything is compared."""
     assert refusal(lambda: from_ids([[1], [2]], [[0]], preset, truncate=False)) == [
-        (("segment_ids",), "holds 1 lists, expected 2 as in token_ids")
+        (("segment_ids",), "contains 1 lists, expected 2 as in token_ids")
     ]
 
 
@@ -169,7 +169,7 @@ def test_a_long_text_is_refused_unless_it_may_be_cut(preset: Preset, tokenizer: 
         lambda: from_texts([Text("ok"), Text(LONG)], tokenizer, preset, truncate=False, padding=None)
     )
     assert loc == ("texts", 1)
-    assert message.endswith(f"tokens, at most {POSITIONS} are taken")
+    assert message.endswith(f'tokens exceed the maximum of {POSITIONS}; set "truncate": true')
     (tokens,) = from_texts([Text(LONG)], tokenizer, preset, truncate=True, padding=None)
     assert len(tokens.token_ids) == POSITIONS
     assert tokens.token_ids[-1] == tokenizer.sep_token_id
@@ -217,7 +217,7 @@ def test_cutting_goes_to_the_length_of_the_padding(preset: Preset, tokenizer: FN
 def test_padding_beyond_the_positions_is_refused(preset: Preset, tokenizer: FNetTokenizer) -> None:
     """The place is the field itself."""
     assert refusal(lambda: from_texts([Text("a")], tokenizer, preset, truncate=False, padding=POSITIONS + 1)) == [
-        (("padding",), f"is {POSITIONS + 1}, at most {POSITIONS} tokens are taken")
+        (("padding",), f"{POSITIONS + 1} exceeds the maximum of {POSITIONS} tokens")
     ]
 
 
@@ -226,7 +226,7 @@ def test_cutting_never_cuts_special_tokens(preset: Preset, tokenizer: FNetTokeni
     """A length without room for them is refused."""
     ((loc, message),) = refusal(lambda: from_texts([text], tokenizer, preset, truncate=True, padding=length))
     assert loc == ("texts", 0)
-    assert message.endswith(f"special tokens, at most {length} tokens are taken")
+    assert message.endswith(f"special tokens exceed the length of {length} tokens")
 
 
 def test_a_pair_needs_two_segments(preset: Preset, tokenizer: FNetTokenizer) -> None:
@@ -234,14 +234,14 @@ def test_a_pair_needs_two_segments(preset: Preset, tokenizer: FNetTokenizer) -> 
     one = replace(preset, architecture=replace(preset.architecture, num_segments=1))
     assert len(from_texts([Text("a")], tokenizer, one, truncate=False, padding=None)) == 1
     assert refusal(lambda: from_texts([Text("a"), Text("a", "b")], tokenizer, one, truncate=False, padding=None)) == [
-        (("texts", 1), f"is a pair, but the preset {preset.name} has one segment only")
+        (("texts", 1), f"is a pair, but the preset {preset.name} has only one segment")
     ]
 
 
 def test_a_preset_without_tokenizer_takes_ids_only(preset: Preset) -> None:
     """The client is told what to send instead."""
     assert refusal(lambda: from_texts([Text("a")], None, preset, truncate=False, padding=None)) == [
-        (("texts",), f"the preset {preset.name} has no tokenizer: send token_ids")
+        (("texts",), f"the preset {preset.name} has no tokenizer; send token_ids")
     ]
 
 

@@ -126,13 +126,13 @@ def test_padding_is_a_word_or_a_length(padding: str | int) -> None:
 @pytest.mark.parametrize("body", [{}, {"texts": None}, {"outputs": ["pooled_output"]}, {"segment_ids": [0]}])
 def test_a_request_without_input_is_refused(body: dict[str, Any]) -> None:
     """Exactly one of the two inputs is expected."""
-    assert refusal(body) == [(["token_ids"], "exactly one of token_ids and texts is expected, found neither")]
+    assert refusal(body) == [(["token_ids"], "expected exactly one of token_ids and texts, found neither")]
 
 
 def test_a_request_with_both_inputs_is_refused() -> None:
     """Which one was meant cannot be known."""
     assert refusal({"token_ids": [1], "texts": "a"}) == [
-        (["token_ids"], "exactly one of token_ids and texts is expected, found both")
+        (["token_ids"], "expected exactly one of token_ids and texts, found both")
     ]
 
 
@@ -140,14 +140,14 @@ def test_segments_are_refused_with_texts() -> None:
     """A tokenised text has its own."""
     ((loc, message),) = refusal({"texts": "a", "segment_ids": [0]})
     assert loc == ["segment_ids"]
-    assert message.startswith("is taken with token_ids only")
+    assert message.startswith("is allowed with token_ids only")
 
 
 @pytest.mark.parametrize(("ids", "segments"), [([1], [[0]]), ([[1]], [0]), ([1], [])])
 def test_segments_have_the_shape_of_their_ids(ids: list[Any], segments: list[Any]) -> None:
     """Bare beside nested is a mistake."""
     assert refusal({"token_ids": ids, "segment_ids": segments}) == [
-        (["segment_ids"], "has another shape than token_ids")
+        (["segment_ids"], "has a different shape than token_ids")
     ]
 
 
@@ -160,7 +160,7 @@ def test_padding_is_refused_with_ids() -> None:
 @pytest.mark.parametrize("name", ["text", "one", "batch", "pair", "Texts", "input", "", "a.b"])
 def test_an_unknown_field_is_named(name: str) -> None:
     """A typing error does not pass unnoticed, whatever it is."""
-    assert refusal({"texts": "a", name: 1}) == [([name], "no such field")]
+    assert refusal({"texts": "a", name: 1}) == [([name], "unknown field")]
 
 
 @pytest.mark.parametrize("body", [[], [1], "texts", 5, None, True, [{"texts": "a"}]])
@@ -262,7 +262,7 @@ def test_what_is_no_json_is_a_bad_request(body: bytes) -> None:
     """Broken text, another encoding, and nesting without end are all no JSON."""
     with pytest.raises(BadRequestError) as caught:
         parse(body, "", MOST)
-    assert caught.value.detail.startswith("the body is not JSON: ")
+    assert caught.value.detail.startswith("the body is not valid JSON: ")
     assert len(caught.value.detail) < 200
 
 

@@ -172,7 +172,7 @@ def test_a_header_that_lies_is_a_bad_request(header: str) -> None:
 )
 def test_what_is_no_json_is_a_bad_request(body: bytes, header: str | None) -> None:
     """A header that cuts JSON in two makes it none."""
-    with pytest.raises(BadRequestError, match=r"^the body is not JSON: "):
+    with pytest.raises(BadRequestError, match=r"^the body is not valid JSON: "):
         parse(body, header, MOST)
 
 
@@ -230,12 +230,12 @@ def test_parameters_that_say_the_default_are_taken() -> None:
         ({}, "inputs: "),
         ({"inputs": []}, "inputs: "),
         ({"inputs": {}}, "inputs: "),
-        ({"inputs": [ids()], "input": 1}, "input: no such field"),
+        ({"inputs": [ids()], "input": 1}, "input: unknown field"),
         ({"inputs": [ids(), ids(), ids(), ids()]}, "inputs: "),
         ({"inputs": [1]}, "inputs[0]: expected a JSON object"),
         ({"inputs": [ids()], "id": 7}, "id: "),
         ({"inputs": [{**ids(), "name": "input_ids"}]}, "inputs[0].name: "),
-        ({"inputs": [{**ids(), "dtype": 1}]}, "inputs[0].dtype: no such field"),
+        ({"inputs": [{**ids(), "dtype": 1}]}, "inputs[0].dtype: unknown field"),
         ({"inputs": [ids(shape=[-1, 3])]}, "inputs[0].shape[0]: "),
         ({"inputs": [ids(shape=[2, "3"])]}, "inputs[0].shape[1]: "),
         ({"inputs": [ids(shape=[2.0, 3])]}, "inputs[0].shape[0]: "),
@@ -250,35 +250,41 @@ def test_parameters_that_say_the_default_are_taken() -> None:
         ({"inputs": [ids(shape=[1, 2, 3])]}, "inputs[0] token_ids: shape is [1, 2, 3], expected"),
         ({"inputs": [{**texts("a", "b"), "shape": [1, 2]}]}, "inputs[0] texts: shape is [1, 2], expected"),
         ({"inputs": [{**texts("a"), "shape": [1, 0]}]}, "inputs[0] texts: shape is [1, 0], expected"),
-        ({"inputs": [ids([], [0, 3])]}, "inputs[0] token_ids: holds no sequence"),
+        ({"inputs": [ids([], [0, 3])]}, "inputs[0] token_ids: contains no sequence"),
         ({"inputs": [ids([], [2, 0])]}, "inputs[0] token_ids: shape is [2, 0], expected at least one token"),
-        ({"inputs": [tensor("texts", "BYTES", [0], [])]}, "inputs[0] texts: holds no sequence"),
-        ({"inputs": [ids(shape=[2, 4])]}, "inputs[0] token_ids[0]: holds 3 values, expected 4"),
-        ({"inputs": [ids(shape=[3, 2])]}, "inputs[0] token_ids: holds 2 rows, expected 3"),
-        ({"inputs": [ids([1, 2, 3], [2, 3])]}, "inputs[0] token_ids: holds 3 values, expected 6 for shape [2, 3]"),
-        ({"inputs": [ids(shape=[2, 2**62])]}, "inputs[0] token_ids[0]: holds 3 values, expected"),
-        ({"inputs": [ids([1], [4, 2**62])]}, "inputs[0] token_ids: holds 1 values, expected"),
-        ({"inputs": [ids([[1, 2], [3]], [2, 2])]}, "inputs[0] token_ids[1]: holds 1 values, expected 2"),
-        ({"inputs": [ids([[1, 2], 3], [2, 2])]}, "inputs[0] token_ids[1]: is no list"),
-        ({"inputs": [ids([1, 2, 3, [4]], [2, 2])]}, "inputs[0] token_ids[1][1]: is no integer"),
-        ({"inputs": [ids([[1, 2.0]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
-        ({"inputs": [ids([[1, True]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
-        ({"inputs": [ids([[1, "2"]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
-        ({"inputs": [ids([[1, None]], [1, 2])]}, "inputs[0] token_ids[0][1]: is no integer"),
+        ({"inputs": [tensor("texts", "BYTES", [0], [])]}, "inputs[0] texts: contains no sequence"),
+        ({"inputs": [ids(shape=[2, 4])]}, "inputs[0] token_ids[0]: contains 3 values, expected 4"),
+        ({"inputs": [ids(shape=[3, 2])]}, "inputs[0] token_ids: contains 2 rows, expected 3"),
+        ({"inputs": [ids([1, 2, 3], [2, 3])]}, "inputs[0] token_ids: contains 3 values, expected 6 for shape [2, 3]"),
+        ({"inputs": [ids(shape=[2, 2**62])]}, "inputs[0] token_ids[0]: contains 3 values, expected"),
+        ({"inputs": [ids([1], [4, 2**62])]}, "inputs[0] token_ids: contains 1 values, expected"),
+        ({"inputs": [ids([[1, 2], [3]], [2, 2])]}, "inputs[0] token_ids[1]: contains 1 values, expected 2"),
+        ({"inputs": [ids([[1, 2], 3], [2, 2])]}, "inputs[0] token_ids[1]: is not a list"),
+        ({"inputs": [ids([1, 2, 3, [4]], [2, 2])]}, "inputs[0] token_ids[1][1]: is not an integer"),
+        ({"inputs": [ids([[1, 2.0]], [1, 2])]}, "inputs[0] token_ids[0][1]: is not an integer"),
+        ({"inputs": [ids([[1, True]], [1, 2])]}, "inputs[0] token_ids[0][1]: is not an integer"),
+        ({"inputs": [ids([[1, "2"]], [1, 2])]}, "inputs[0] token_ids[0][1]: is not an integer"),
+        ({"inputs": [ids([[1, None]], [1, 2])]}, "inputs[0] token_ids[0][1]: is not an integer"),
         ({"inputs": [ids([[1, 10**30]], [1, 2])]}, "inputs[0] token_ids[0][1]: does not fit INT64"),
         ({"inputs": [ids([[1, 2**63]], [1, 2])]}, "inputs[0] token_ids[0][1]: 9223372036854775808 does not fit INT64"),
         ({"inputs": [ids([[2**31]], [1, 1], "INT32")]}, "inputs[0] token_ids[0][0]: 2147483648 does not fit INT32"),
         ({"inputs": [ids([[-(2**31) - 1]], [1, 1], "INT32")]}, "inputs[0] token_ids[0][0]: -2147483649 does not"),
-        ({"inputs": [{**texts("a"), "data": [5]}]}, "inputs[0] texts[0]: is no string"),
-        ({"inputs": [{**texts("a"), "data": [["a"]]}]}, "inputs[0] texts[0]: is no string"),
+        ({"inputs": [{**texts("a"), "data": [5]}]}, "inputs[0] texts[0]: is not a string"),
+        ({"inputs": [{**texts("a"), "data": [["a"]]}]}, "inputs[0] texts[0]: is not a string"),
         ({"inputs": [{**texts("a"), "data": "a"}]}, "inputs[0].data: "),
-        ({"inputs": [{**texts("a"), "data": ["a", "b"]}]}, "inputs[0] texts: holds 2 values, expected 1"),
-        ({"inputs": [ids(), ids()]}, "inputs[1] token_ids: is given already, as inputs[0] token_ids"),
-        ({"inputs": [ids(), texts("a")]}, "inputs: exactly one of token_ids and texts is expected, found both"),
-        ({"inputs": [{**ids(), "name": "segment_ids"}]}, "inputs: exactly one of token_ids and texts is expected"),
-        ({"inputs": [texts("a"), {**ids(), "name": "segment_ids"}]}, "inputs[1] segment_ids: is taken with token_ids"),
-        ({"inputs": [tensor("texts", "BYTES", [1])]}, "inputs[0] texts: exactly one of data and"),
-        ({"inputs": [tensor("texts", "BYTES", [1], ["a"], binary_data_size=5)]}, "inputs[0] texts: exactly one of"),
+        ({"inputs": [{**texts("a"), "data": ["a", "b"]}]}, "inputs[0] texts: contains 2 values, expected 1"),
+        ({"inputs": [ids(), ids()]}, "inputs[1] token_ids: duplicates inputs[0] token_ids"),
+        ({"inputs": [ids(), texts("a")]}, "inputs: expected exactly one of token_ids and texts, found both"),
+        ({"inputs": [{**ids(), "name": "segment_ids"}]}, "inputs: expected exactly one of token_ids and texts"),
+        (
+            {"inputs": [texts("a"), {**ids(), "name": "segment_ids"}]},
+            "inputs[1] segment_ids: is allowed with token_ids",
+        ),
+        ({"inputs": [tensor("texts", "BYTES", [1])]}, "inputs[0] texts: expected exactly one of data and"),
+        (
+            {"inputs": [tensor("texts", "BYTES", [1], ["a"], binary_data_size=5)]},
+            "inputs[0] texts: expected exactly one of",
+        ),
         (
             {"inputs": [tensor("texts", "BYTES", [1], binary_data_size=5)]},
             "inputs[0] texts: binary_data_size is 5, but",
@@ -294,17 +300,17 @@ def test_parameters_that_say_the_default_are_taken() -> None:
         ({"inputs": [ids()], "parameters": {"sequence_id": 5}}, "parameters.sequence_id: "),
         ({"inputs": [ids()], "parameters": {"sequence_id": "x"}}, "parameters.sequence_id: "),
         ({"inputs": [ids()], "parameters": {"sequence_start": True}}, "parameters.sequence_start: "),
-        ({"inputs": [ids()], "parameters": {"max_tokens": 5}}, "parameters.max_tokens: no such field"),
-        ({"inputs": [ids()], "parameters": {"data": 5}}, "parameters.data: no such field"),
-        ({"inputs": [ids()], "parameters": {"padding": "none"}}, "parameters.padding: is taken with texts only"),
+        ({"inputs": [ids()], "parameters": {"max_tokens": 5}}, "parameters.max_tokens: unknown field"),
+        ({"inputs": [ids()], "parameters": {"data": 5}}, "parameters.data: unknown field"),
+        ({"inputs": [ids()], "parameters": {"padding": "none"}}, "parameters.padding: is allowed with texts only"),
         ({"inputs": [texts("a")], "parameters": {"padding": 0}}, "parameters.padding: "),
         ({"inputs": [texts("a")], "parameters": {"padding": "longest"}}, "parameters.padding: "),
         ({"inputs": [ids()], "outputs": [{"name": "logits"}]}, "outputs[0].name: "),
         ({"inputs": [ids()], "outputs": ["pooled_output"]}, "outputs[0]: expected a JSON object"),
-        ({"inputs": [ids()], "outputs": [{"name": "mean_output"}] * 2}, "outputs[1] mean_output: is asked for already"),
+        ({"inputs": [ids()], "outputs": [{"name": "mean_output"}] * 2}, "outputs[1] mean_output: duplicates"),
         (
             {"inputs": [ids()], "outputs": [{"name": "mean_output", "parameters": {"classification": 3}}]},
-            "outputs[0].parameters.classification: no such field",
+            "outputs[0].parameters.classification: unknown field",
         ),
     ],
 )
@@ -323,10 +329,10 @@ def test_bytes_that_do_not_fit_their_shape_are_refused() -> None:
     assert binary_refusal(integers(24), bytes(24)) == expected
     assert binary_refusal(integers(48, datatype="INT32"), bytes(48)).startswith("inputs[0] token_ids: has 48 bytes")
     assert binary_refusal(integers(48), bytes(47)).endswith(
-        "binary_data_size is 48, but only 47 bytes are left behind the JSON"
+        "binary_data_size is 48, but only 47 bytes remain after the JSON"
     )
-    assert binary_refusal(integers(48), bytes(50)) == "the body: 2 bytes at its end belong to no input"
-    assert binary_refusal({"inputs": [ids()]}, bytes(5)) == "the body: 5 bytes at its end belong to no input"
+    assert binary_refusal(integers(48), bytes(50)) == "the body: the last 2 bytes belong to no input"
+    assert binary_refusal({"inputs": [ids()]}, bytes(5)) == "the body: the last 5 bytes belong to no input"
     assert binary_refusal(integers(0), b"").startswith("inputs[0] token_ids: has 0 bytes")
     assert binary_refusal(integers(8, (8, 2**61)), bytes(8)).startswith("inputs[0] token_ids: has 8 bytes, expected")
     assert "binary_data_size is 9223372036854775807" in binary_refusal(integers(2**63 - 1), bytes(8))
@@ -335,12 +341,12 @@ def test_bytes_that_do_not_fit_their_shape_are_refused() -> None:
 @pytest.mark.parametrize(
     ("raw", "count", "message"),
     [
-        (b"", 1, "inputs[0] texts: holds 0 texts, expected 1 as its shape says"),
-        (b"\x01\x00\x00", 1, "inputs[0] texts: holds 0 texts, expected 1 as its shape says"),
-        (text_bytes(b"a"), 2, "inputs[0] texts: holds 1 texts, expected 2 as its shape says"),
-        (text_bytes(b"a", b"b"), 1, "inputs[0] texts: has 5 bytes behind its 1 texts"),
-        (b"\xff\xff\xff\xff", 1, "inputs[0] texts[0]: has 4294967295 bytes, but only 0 are left"),
-        (text_bytes(b"a") + b"\x05\x00\x00\x00abcd", 2, "inputs[0] texts[1]: has 5 bytes, but only 4 are left"),
+        (b"", 1, "inputs[0] texts: contains 0 texts, expected 1 for shape [1]"),
+        (b"\x01\x00\x00", 1, "inputs[0] texts: contains 0 texts, expected 1 for shape [1]"),
+        (text_bytes(b"a"), 2, "inputs[0] texts: contains 1 texts, expected 2 for shape [2]"),
+        (text_bytes(b"a", b"b"), 1, "inputs[0] texts: has 5 bytes after its 1 texts"),
+        (b"\xff\xff\xff\xff", 1, "inputs[0] texts[0]: has 4294967295 bytes, but only 0 remain"),
+        (text_bytes(b"a") + b"\x05\x00\x00\x00abcd", 2, "inputs[0] texts[1]: has 5 bytes, but only 4 remain"),
         (text_bytes(b"a", b"\xff"), 2, "inputs[0] texts[1]: is not UTF-8"),
         (text_bytes("ü".encode()[:1]), 1, "inputs[0] texts[0]: is not UTF-8"),
     ],
@@ -780,10 +786,10 @@ def test_bodies_may_be_compressed(service: Service, coding: str, compress: Calla
             [ids(), {**ids([[1]], [1, 1]), "name": "segment_ids"}],
             "inputs[1] segment_ids: shape is [1, 1], expected [2, 3]",
         ),
-        ([ids([1] * 65, [1, 65])], "inputs[0] token_ids: has 65 tokens a sequence, at most 64 are taken"),
-        ([texts("a", " ".join(["word"] * 100))], "inputs[0] texts[1]: has 102 tokens, at most 64 are taken"),
+        ([ids([1] * 65, [1, 65])], "inputs[0] token_ids: 65 tokens exceed the maximum of 64"),
+        ([texts("a", " ".join(["word"] * 100))], "inputs[0] texts[1]: 102 tokens exceed the maximum of 64"),
         ([ids([1] * 64 * 37, [37, 64])], "the body: has 2368 tokens, but only 2304 may ever wait"),
-        ([texts(*["a"] * 41)], "41 sequences in one request"),
+        ([texts(*["a"] * 41)], "41 sequences exceed"),
         ([], "inputs: "),
     ],
 )
@@ -808,7 +814,7 @@ def test_the_name_in_the_body_is_that_of_the_path(service: Service) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
 def test_bad_requests_are_told_in_the_protocols_words(service: Service, body: bytes) -> None:
     """400: no JSON, and headers that make no sense."""
-    assert error(service.post(INFER, content=body), 400).startswith("the body is not JSON: ")
+    assert error(service.post(INFER, content=body), 400).startswith("the body is not valid JSON: ")
     assert HEADER_LENGTH in error(service.post(INFER, content=body, headers={HEADER_LENGTH: "10"}), 400)
     assert "Timeout" in error(service.post(INFER, content=body, headers={"X-Request-Timeout": "soon"}), 400)
 
@@ -839,7 +845,7 @@ def test_an_unknown_model_or_version_is_not_found(service: Service, model: str) 
         service.get(f"/v2/models/{model}/ready"),
         service.post(f"/v2/models/{model}/infer", json={"inputs": [ids()]}),
     ):
-        assert error(response, 404).endswith(("this one is tiny_en", "this one is 7"))
+        assert error(response, 404).endswith(("this server serves tiny_en", "this server serves version 7"))
 
 
 def test_a_body_has_a_limit(service: Service) -> None:
@@ -874,7 +880,7 @@ def test_a_full_queue_and_the_clients_timeout(make_blocked_service: MakeBlockedS
         full = await send(25)
         error(full, 429)
         assert int(full.headers["retry-after"]) >= 1
-        assert "time was up" in error(await late, 504)
+        assert "timed out" in error(await late, 504)
         assert held.engine.queue_tokens == 0
         gate.opened.set()
         assert (await running).status_code == 200

@@ -494,7 +494,7 @@ def test_texts_for_a_preset_without_tokenizer_are_refused(preset: Preset) -> Non
     refuse_unserved(call(input=[1]), ids_only)
     with pytest.raises(InvalidInputError) as caught:
         refuse_unserved(call(input="a"), ids_only)
-    assert caught.value.detail == f"input: holds texts, but {MODEL} has no tokenizer: send token ids"
+    assert caught.value.detail == f"input: the preset {MODEL} has no tokenizer; send token ids"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,8 +113,8 @@ def test_fields_may_stand_in_parameters(service: Service) -> None:
     assert respond(service, "/embed", inputs="a", parameters={}) == plain
     assert respond(service, "/embed", inputs="a", parameters={"normalize": False}) == raw
     for body, loc in (
-        ({"parameters": {"colour": 1}}, "parameters.colour: no such field"),
-        ({"normalize": True, "parameters": {"normalize": False}}, "parameters.normalize: is given already"),
+        ({"parameters": {"colour": 1}}, "parameters.colour: unknown field"),
+        ({"normalize": True, "parameters": {"normalize": False}}, "parameters.normalize: duplicates"),
         ({"parameters": []}, "parameters: expected a JSON object"),
         ({"parameters": {"normalize": 3}}, "normalize: "),
     ):
@@ -133,7 +134,7 @@ def test_what_is_too_long_is_refused_by_default(service: Service, path: str) -> 
     """Naming the input as the client wrote it."""
     for inputs, loc in ((LONG, "inputs"), (["a", LONG], "inputs[1]"), ([[1], [1] * 65], "inputs[1]")):
         message = error(service.post(path, json={"inputs": inputs}), 422, "Validation")
-        assert message.startswith(f"{loc}: has ")
+        assert re.fullmatch(rf'{re.escape(loc)}: \d+ tokens exceed the maximum of 64; set "truncate": true', message)
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed_all"])

@@ -146,7 +146,7 @@ def test_more_tokens_than_could_ever_wait_are_refused(service: Service) -> None:
     assert loc == ["texts", 1]
     assert str(most) in message
     response = service.post("/v1/tokenize", json={"texts": ["a"] * 37, "padding": "max_length"})
-    assert problems(response) == [(["padding"], f"makes {37 * POSITIONS} tokens, at most {most} are given")]
+    assert problems(response) == [(["padding"], f"{37 * POSITIONS} tokens with padding exceed the maximum of {most}")]
 
 
 # === Detokenising ===
@@ -196,7 +196,7 @@ def test_limits_and_errors_are_those_of_the_service(service: Service, path: str,
     """In problem documents, with the one table's statuses."""
     entry: Any = "a" if field == "texts" else [5]
     many = problems(service.post(path, json={field: [entry] * 41}), 422, "too_many_sequences")
-    assert many == [([field], "holds 41 sequences, expected at most 40")]
+    assert many == [([field], "contains 41 sequences, expected at most 40")]
     assert problems(service.post(path, content=b"{"), 400, "bad_request") == []
     assert problems(service.post(path, content=b"x" * (2 << 20)), 413, "body_too_large") == []
     assert problems(service.get(path), 405, "method_not_allowed") == []

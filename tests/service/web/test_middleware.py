@@ -369,7 +369,7 @@ def test_a_length_over_the_limit_is_refused_unread(ask: Ask) -> None:
 
     response = ask(in_context(RequestBodyMiddleware(app, LIMIT)), content=b"x" * (LIMIT + 1))
     assert (response.status_code, code(response)) == (413, "body_too_large")
-    assert response.json()["detail"] == f"the body has more than {LIMIT} bytes"
+    assert response.json()["detail"] == f"the body exceeds the maximum of {LIMIT} bytes"
     assert not reached
 
 
