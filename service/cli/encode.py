@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,7 @@ def encode(
     formats = {out: output_format or Path(out).suffix.removeprefix(".").lower() for _, out in pairs}
     if "npy" in formats.values() and (len(set(outputs)) > 1 or "sequence_output" in outputs):
         fail("--outputs: .npy holds one vector per row; use .npz, .jsonl or .parquet", 2)
+    _check_parquet({*formats.values(), *(input_format or Path(name).suffix.removeprefix(".") for name in inputs)})
     # Nothing has started yet, so an interrupt ends the process without an error message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from service.bulk.encoders import EncodeOptions  # noqa: PLC0415
@@ -238,6 +240,11 @@ def _targets(
     if not pairs[index::count]:
         click.echo(f"{len(pairs)} files: share {index} of {count} is empty", err=True)
     return pairs[index::count], (0, 1)
+
+
+def _check_parquet(formats: set[str]) -> None:
+    if "parquet" in formats and find_spec("pyarrow") is None:
+        fail("Parquet needs pyarrow, which is not installed: pip install 'fnet-encode[parquet]'", 2)
 
 
 def _check_service(url: str | None, api_key: str | None) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as arrow
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -31,6 +32,7 @@ from service.bulk.chunks import ChunkResult, ChunkStore, JobError, split_rows
 from service.bulk.encoders import EncoderFingerprint, LocalEncoder, RemoteEncoder
 from service.bulk.readers import Format, InputError, Reader, format_of
 from service.bulk.rows import Row
+from service.cli.main import main
 from service.client import AsyncClient
 from service.core.engine import Engine
 from service.core.inputs import Text
@@ -785,3 +787,17 @@ def test_archive_needs_no_pickle(encode: Encode, tmp_path: Path) -> None:
     content = (tmp_path / "one.npz").read_bytes()
     assert content == (tmp_path / "two.npz").read_bytes()
     assert np.load(io.BytesIO(content), allow_pickle=False)["lengths"].tolist() == [3]
+
+
+@pytest.mark.parametrize("arguments", [["in.parquet", "-o", "out.npy"], ["in.txt", "-o", "out.parquet"]])
+def test_parquet_without_its_library_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """The message names the extra to install."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("service.cli.encode.find_spec", lambda _name: None)
+    for name in ("in.parquet", "in.txt"):
+        Path(name).write_text("a text")
+    ran = CliRunner().invoke(main, ["encode", *arguments])
+    assert ran.exit_code == 2
+    assert "pip install 'fnet-encode[parquet]'" in ran.stderr
