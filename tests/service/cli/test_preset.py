@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(cache: Path) -> Run:
-    """Run `fnet-service preset …` as a process of its own, without a network."""
+    """Return a function that runs `fnet-service preset …` in a new process without a network."""
 
     def run(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         script = "import sys; from service.cli.main import main; sys.argv[0] = 'fnet-service'; main()"
