@@ -275,7 +275,7 @@ def test_checkpoint_of_a_hub_is_converted(run: Run, tmp_path: Path, kinds: list[
         ([CHECKPOINT, "made", "--padding", "0"], 2, "--padding: '0'"),
         ([CHECKPOINT, GOLDEN], 1, "already exists and is not a preset; choose another destination"),
         ([GOLDEN / "even", "made"], 1, "config.json: model_type is None, expected 'fnet'"),
-        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with config"),
+        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with"),
     ],
 )
 def test_failed_conversion_is_one_line(run: Run, arguments: list[str | Path], code: int, message: str) -> None:
