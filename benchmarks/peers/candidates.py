@@ -1,8 +1,8 @@
-"""The networks of every library, each with one way to call it: ids in, two float32 vectors per text out.
+"""Candidates: networks of every library with one interface, from token ids to two float32 vectors per text.
 
 All FNets of a group have the same weights. A call returns the mean of the token outputs and the pooled output of each
-text, so that every candidate does the whole work. Libraries are imported where they are used, because the suite imports
-this module without them.
+text, so that all candidates do the same work. Libraries are imported where they are used, because the test suite
+imports this module without them.
 """
 
 from __future__ import annotations

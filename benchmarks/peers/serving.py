@@ -83,8 +83,8 @@ class Window:
     """Measurement of one server while the others are idle.
 
     Attributes:
-        requests: Answers per second.
-        latencies: Seconds of each answer.
+        requests: Responses per second.
+        latencies: Seconds of each response.
     """
 
     requests: float
@@ -100,8 +100,8 @@ class Served:
         weights: The network that it serves.
         backend: The library that computes.
         dtype: Operands of its dense products.
-        requests: Median answers per second over its windows.
-        ratio: Median over the rounds of its answers per second divided by the reference's.
+        requests: Median responses per second over its windows.
+        ratio: Median over the rounds of its responses per second divided by the reference's.
         median: Median latency in seconds.
         slowest: 99th percentile of the latency in seconds.
         windows: Number of its windows.

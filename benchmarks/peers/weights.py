@@ -159,7 +159,7 @@ def _resampled(
 
     Args:
         values: The preset's matrix.
-        shares: How much of the mean row each of its rows holds.
+        shares: Share of the mean row in each of its rows.
         rows: The preset's row for each row of the result.
         columns: The preset's column for each column of the result.
         random: Source of randomness.
@@ -178,7 +178,7 @@ def _resampled(
 
 
 def _shares(values: Float32s) -> Float32s:
-    """Return how much of the mean row each row holds: 1 on average."""
+    """Return the share of the mean row in each row, 1 on average."""
     mean = values.mean(axis=0)
     shares: Float32s = values @ mean / (mean @ mean)
     return shares

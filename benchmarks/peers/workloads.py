@@ -122,6 +122,6 @@ def bert_flops(architecture: Architecture, lengths: Sequence[int]) -> float:
 
 
 def short_text(number: int) -> str:
-    """Return a text of 4 to 16 common words; different numbers give different texts, so that no cache holds one."""
+    """Return a text of 4 to 16 common words; different numbers give different texts, so that no cache has them."""
     random = np.random.default_rng((_SEED, number))
     return " ".join(random.choice(_WORDS.split(), random.integers(4, 17)))

@@ -93,7 +93,7 @@ def compare(encodings: Sequence[Encoding], expected: Sequence[Outputs], dtype: D
 def _within_bounds(
     tokens: npt.NDArray[np.float64], pooled: npt.NDArray[np.float64], error: float, dtype: Dtype
 ) -> bool:
-    """Return whether the documented bounds hold, given cosines of tokens and pooled outputs, and the largest error."""
+    """Return whether cosines of tokens and pooled outputs, and the largest error, are within the documented bounds."""
     if dtype == "float32":
         return error <= FLOAT32_TOLERANCE
     bounds = COSINE_BOUNDS[dtype]

@@ -120,7 +120,7 @@ class Accuracy:
         pooled_median: Median over the pooled outputs.
         pooled_min: Lowest of the pooled outputs.
         max_error: Largest absolute difference of an output, relative to the scale of the outputs if it is above 1.
-        within_bounds: Whether the documented bounds of the dtype hold.
+        within_bounds: Whether the cosines are within the documented bounds of the dtype.
     """
 
     token_median: float

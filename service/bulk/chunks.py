@@ -149,7 +149,7 @@ class ChunkStore:
             restart: Whether to discard stored chunks.
 
         Raises:
-            JobError: The stored chunks belong to another job, or another process holds the lock.
+            JobError: The stored chunks belong to another job, or another process has locked them.
             OSError: The directory cannot be created or read.
         """
         self.directory.mkdir(parents=True, exist_ok=True)

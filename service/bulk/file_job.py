@@ -48,8 +48,20 @@ async def to_stream(
 ) -> Progress:
     """Write one line of JSON per row as soon as its request is done; no chunks are stored.
 
+    Args:
+        reader: The input.
+        stream: Receives the lines.
+        job: Options of the encoding.
+        encoder: The encoder.
+        fingerprint: Fingerprint of the encoder.
+        report: Receives progress lines.
+
+    Returns:
+        The final progress.
+
     Raises:
-        Errors of `service.bulk.job.run`.
+        RowError: A row is invalid and must not be skipped.
+        EncoderError: The encoder cannot encode any row.
     """
     reporter = _ProgressReporter(reader, report)
     rows = select_rows(reader, job.shard)
@@ -79,9 +91,23 @@ async def to_file(
 ) -> Progress:
     """Write a file, and resume an earlier run.
 
+    Args:
+        reader: The input.
+        out: The output file.
+        format_: Format of the output file.
+        job: Options of the encoding.
+        encoder: The encoder.
+        fingerprint: Fingerprint of the encoder.
+        report: Receives progress lines.
+
+    Returns:
+        The final progress.
+
     Raises:
+        RowError: A row is invalid and must not be skipped.
+        JobError: The stored chunks belong to another job, or another process has locked them.
+        EncoderError: The encoder cannot encode any row.
         OSError: The output or a chunk cannot be written.
-        Errors of `service.bulk.job.run`.
     """
     reporter = _ProgressReporter(reader, report)
     out.parent.mkdir(parents=True, exist_ok=True)

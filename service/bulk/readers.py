@@ -31,7 +31,7 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 # Magic number of gzip; UTF-8 text cannot start with it.
-_GZIP = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 # Longer than any sequence that a network accepts, and far smaller than memory.
 _MAX_LINE_BYTES = 8 << 20
 _PARQUET_BATCH_ROWS = 1024
@@ -181,7 +181,7 @@ class Reader:
 
 def _is_gzip(source: BinaryIO) -> bool:
     """Return whether a stream is gzipped, without consuming bytes."""
-    return cast("io.BufferedReader", source).peek(len(_GZIP))[: len(_GZIP)] == _GZIP
+    return cast("io.BufferedReader", source).peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
 
 
 def _row_of_json(number: int, line: int, text: str, field: str) -> Row:
@@ -193,7 +193,7 @@ def _row_of_json(number: int, line: int, text: str, field: str) -> Row:
 
 
 def _lines(source: BinaryIO) -> Iterator[tuple[str, bool]]:
-    """Yield each line without its line break, or the reason why it is invalid, and whether it is invalid."""
+    """Yield `(line, False)` for each line without its line break, or `(reason, True)` for an invalid line."""
     first = True
     while line := source.readline(_MAX_LINE_BYTES + 1):
         if len(line) > _MAX_LINE_BYTES and not line.endswith(b"\n"):

@@ -101,7 +101,7 @@ class Share(click.ParamType[tuple[int, int]]):
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="On an invalid row.",
+    help="Fail on an invalid row, or skip it.",
 )
 @click.option(
     "--shard",
@@ -159,7 +159,7 @@ def encode(
       cat queries.txt | fnet-service encode - --normalize | head
 
     \b
-    Exit codes: 0 done, 1 failed, 2 usage error, 130 or 143 stopped by a signal.
+    Exit codes: 0 success, 1 failure, 2 usage error, 130 or 143 stopped by a signal.
     """  # noqa: D301 - click keeps lines after this mark unwrapped
     pairs, share = _targets(inputs, output, shard, output_format)
     try:

@@ -19,7 +19,7 @@ _LOOPBACK_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a lo
 @click.command()
 @click.option("--url", default=None, metavar="URL", help="URL of the service. By default from FNET_HOST and FNET_PORT.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, help="In seconds."
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, help="Timeout in seconds."
 )
 def health(url: str | None, timeout: float) -> None:
     """Check whether the service is ready.

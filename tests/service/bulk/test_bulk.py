@@ -152,7 +152,7 @@ def test_each_line_is_a_row(
 
 
 def test_gzip_is_detected_by_content(tmp_path: Path) -> None:
-    """The magic number decides, whatever the suffix is."""
+    """The magic number decides, regardless of the suffix."""
     (tmp_path / "a.txt").write_bytes(gzip.compress(b"one\ntwo\n"))
     (tmp_path / "a.csv").write_bytes(gzip.compress(b"id,text\n1,three\n"))
     assert [row.text for row in rows(str(tmp_path / "a.txt"))] == [Text("one"), Text("two")]

@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(cache: Path) -> Run:
-    """Run `fnet-service preset …` as a process of its own, without a network."""
+    """Return a function that runs `fnet-service preset …` in a new process without a network."""
 
     def run(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         script = "import sys; from service.cli.main import main; sys.argv[0] = 'fnet-service'; main()"
@@ -275,11 +275,7 @@ def test_checkpoint_of_a_hub_is_converted(run: Run, tmp_path: Path, kinds: list[
         ([CHECKPOINT, "made", "--padding", "0"], 2, "--padding: '0'"),
         ([CHECKPOINT, GOLDEN], 1, "already exists and is not a preset; choose another destination"),
         ([GOLDEN / "even", "made"], 1, "config.json: model_type is None, expected 'fnet'"),
-        (
-            [GOLDEN, "made"],
-            1,
-            f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with config",
-        ),
+        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with"),
     ],
 )
 def test_failed_conversion_is_one_line(run: Run, arguments: list[str | Path], code: int, message: str) -> None:

@@ -82,7 +82,7 @@ class Container:
         return json.loads(docker("inspect", "--format", f"{{{{json {path}}}}}", self.name))
 
     def logs(self) -> str:
-        """Return the whole log."""
+        """Return the log."""
         return docker("logs", self.name, check=False)
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Container:
         return docker("exec", self.name, *command)
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
-        """Wait until a condition holds; fail if the container ends or the time is up."""
+        """Wait until a condition is true; fail on a timeout or if the container ends."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.logs()
