@@ -214,7 +214,7 @@ def test_special_tokens_are_never_truncated(proto: bytes, truncate: Truncation) 
 @pytest.mark.parametrize(("pair", "length"), [(None, 1), (None, 0), (None, -5), ("", 2), (PAIR, 0)])
 def test_length_below_the_special_tokens_is_an_error(tokenizer: FNetTokenizer, pair: str | None, length: int) -> None:
     """A length smaller than the number of special tokens is rejected."""
-    with pytest.raises(ValueError, match="does not hold the [23] special tokens"):
+    with pytest.raises(ValueError, match=r"does not hold the [23] special tokens"):
         tokenizer.encode_truncated("a", pair, length)
 
 
