@@ -97,8 +97,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 def similarity_model(backbone: FNetBackbone) -> Any:
     """Return a model that maps two batches of token ids to the cosines of their embeddings."""
     ids = {side: keras.Input((None,), dtype="int32", name=side) for side in ("first", "second")}
-    inputs = [{"token_ids": each, "segment_ids": keras.ops.zeros_like(each)} for each in ids.values()]
-    embeddings = [backbone(each)["pooled_output"] for each in inputs]
+    inputs = [{"token_ids": batch, "segment_ids": keras.ops.zeros_like(batch)} for batch in ids.values()]
+    embeddings = [backbone(batch)["pooled_output"] for batch in inputs]
     return keras.Model(ids, keras.layers.Dot(axes=1, normalize=True, name="cosine")(embeddings))
 
 
@@ -142,16 +142,18 @@ def main(
         raise click.BadParameter(f"{preset} lacks {', '.join(missing)}", param_hint="--preset")
     pairs = read_pairs(file, FNetTokenizer.from_preset(source), source.architecture.max_sequence_length)
     random.shuffle(pairs)
-    kept = round(held_out * len(pairs))
-    if kept == len(pairs):
+    split = round(held_out * len(pairs))
+    held_out_pairs, training_pairs = pairs[:split], pairs[split:]
+    if not training_pairs:
         raise click.ClickException(f"{file}: contains too few pairs")
     backbone = FNetBackbone.from_preset(preset)
     model = similarity_model(backbone)
     model.compile(keras.optimizers.Adam(learning_rate), loss="mean_squared_error")
-    training, validation = Batches(pairs[kept:], batch), Batches(pairs[:kept], batch)
-    click.echo(f"{len(pairs) - kept} pairs in {training.shapes} shapes. Each shape compiles once, in the first epoch.")
-    model.fit(training, validation_data=validation if kept else None, epochs=epochs)
-    save(backbone, source.directory, out, f"{source.name}, fine-tuned on {len(pairs) - kept} pairs of {file.name}.")
+    training, validation = Batches(training_pairs, batch), Batches(held_out_pairs, batch)
+    count = len(training_pairs)
+    click.echo(f"{count} pairs in {training.shapes} shapes. Each shape compiles once, in the first epoch.")
+    model.fit(training, validation_data=validation if held_out_pairs else None, epochs=epochs)
+    save(backbone, source.directory, out, f"{source.name}, fine-tuned on {count} pairs of {file.name}.")
     click.echo(f"{out} is ready: fnet-service serve --preset {out}")
 
 

@@ -28,17 +28,17 @@ def paragraphs(folder: Path) -> list[tuple[Path, str]]:
 
 def main(folder: Path, question: str) -> None:
     """Embed every paragraph and the question, and print the nearest paragraphs."""
-    found = paragraphs(folder)
+    passages = paragraphs(folder)
     with Client(os.environ.get("SERVICE_URL", URL)) as client:
 
         def embed(texts: list[str]) -> Any:
             return client.encode(texts, outputs=["pooled_output"], normalize=True, truncate=True).pooled_output
 
-        texts = [text for _, text in found]
+        texts = [text for _, text in passages]
         vectors = np.concatenate([embed(texts[i : i + BATCH_TEXTS]) for i in range(0, len(texts), BATCH_TEXTS)])
         scores = vectors @ embed([question])[0]
     for i in np.argsort(-scores)[:3]:
-        file, text = found[i]
+        file, text = passages[i]
         print(f"{scores[i]:.2f}  {file.relative_to(folder)}: {text[:80]}")
 
 

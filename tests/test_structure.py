@@ -1,4 +1,4 @@
-"""Which package may import which, and what importing one loads."""
+"""Rules for imports between packages, and for the libraries that an import loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCES = {
     for package in ("benchmarks", "distill", "model", "service")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-# For each package what it must not import; a name stands for all below it.
+# Forbidden imports of each package; a name includes its submodules.
 FORBIDDEN = {
     "model": {"service", "distill", "benchmarks", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"},
     "service": {"distill", "benchmarks"},
@@ -52,14 +52,14 @@ FORBIDDEN = {
     },
     "service.protocols": {"service.telemetry", "service.cli", "service.app", "service.server", "service.settings"},
 }
-# Packages that one module outside imports, and no other.
+# The only importers of a package.
 IMPORTERS = {
     "service.bulk": {"service.cli.encode"},
     "service.bench": {"service.cli.bench"},
     "model.conversion": {"service.cli.preset"},
     "model.verify": {"service.cli.preset", "model.conversion.convert", "distill.export"},
 }
-# Modules of `model` and `service` that import a library, and no others.
+# The only modules of `model` and `service` that import a library.
 LIBRARIES = {
     "click": {"service.cli"},
     "fastapi": {"service.app", "service.web", "service.protocols"},
@@ -84,7 +84,7 @@ LIBRARIES = {
 
 
 def imports(module: str) -> set[str]:
-    """Return the full names of what a module imports, at its head or inside its functions."""
+    """Return the full names of all imports of a module, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(SOURCES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -97,12 +97,12 @@ def imports(module: str) -> set[str]:
 
 
 def is_in(name: str, package: str) -> bool:
-    """Whether a module is a package or lies in it."""
+    """Whether a module is a package or one of its submodules."""
     return name == package or name.startswith(f"{package}.")
 
 
 def in_any(name: str, packages: set[str]) -> bool:
-    """Whether a module lies in one of several packages."""
+    """Whether a module is in one of several packages."""
     return any(is_in(name, package) for package in packages)
 
 
@@ -110,34 +110,34 @@ def loaded_by(statement: str) -> set[str]:
     """Return the top-level packages that a new interpreter has loaded after a statement."""
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
     program = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, env=environment
     )
-    return set(ended.stdout.split())
+    return set(result.stdout.split())
 
 
 def test_all_packages_have_sources() -> None:
-    """The rules below apply to something."""
+    """All packages in the tables exist."""
     for package in [*FORBIDDEN, *IMPORTERS]:
         assert any(is_in(module, package) for module in SOURCES), package
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_package_does_not_import(package: str) -> None:
-    """Dependencies point one way: cli, app, protocols, web, core, model."""
-    wrong = [
+    """Dependencies have one direction: cli, app, protocols, web, core, model."""
+    violations = [
         f"{module} imports {name}"
         for module in SOURCES
         if is_in(module, package)
         for name in imports(module)
         if in_any(name, FORBIDDEN[package])
     ]
-    assert not wrong
+    assert not violations
 
 
 @pytest.mark.parametrize("protocol", [name for name in SOURCES if name.startswith("service.protocols.")])
 def test_protocols_do_not_import_each_other(protocol: str) -> None:
-    """A protocol imports what all share, and the tensors of its own."""
+    """A protocol imports only the shared modules, and its own tensor module."""
     shared = {"service.protocols.base", "service.protocols.types"}
     if protocol == "service.protocols.oip":
         shared.add("service.protocols.oip_tensors")
@@ -146,8 +146,8 @@ def test_protocols_do_not_import_each_other(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("package", IMPORTERS)
-def test_package_is_imported_by_its_command_alone(package: str) -> None:
-    """What serving does not need is not loaded by it."""
+def test_package_is_imported_by_its_command_only(package: str) -> None:
+    """Serving does not load packages of other commands."""
     importers = {
         module
         for module in SOURCES
@@ -157,8 +157,8 @@ def test_package_is_imported_by_its_command_alone(package: str) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_library_is_imported_by_its_modules_alone(library: str) -> None:
-    """A library can be replaced in one place."""
+def test_library_is_imported_by_its_modules_only(library: str) -> None:
+    """Each library can be replaced in one module."""
     importers = {
         module
         for module in SOURCES
@@ -171,14 +171,14 @@ def test_library_is_imported_by_its_modules_alone(library: str) -> None:
 @pytest.mark.parametrize(
     "module", ["model.packing", "service.core.batcher", "service.core.errors", "service.core.events"]
 )
-def test_module_needs_the_standard_library_alone(module: str) -> None:
-    """Batches are formed with integers; errors and events are plain data."""
+def test_module_imports_only_the_standard_library(module: str) -> None:
+    """Batch forming uses integers, and errors and events are plain data."""
     names = {name for name in imports(module) if name.split(".")[0] not in sys.stdlib_module_names}
     assert names <= {"service.core.errors"}
 
 
 def test_imports_have_no_cycle() -> None:
-    """Each module can be read before those that import it."""
+    """The import graph of modules is acyclic."""
     acyclic: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -196,31 +196,31 @@ def test_imports_have_no_cycle() -> None:
 
 
 def test_public_names_can_be_imported() -> None:
-    """Every public name is listed by the package."""
+    """Every public name is in `__all__` and can be imported."""
     assert sorted(model.__all__) == ["FNetBackbone", "FNetTokenizer", "PackedEncoder", "load_preset"]
     for name in model.__all__:
         assert getattr(model, name).__name__ == name
 
 
 def test_model_imports_no_library() -> None:
-    """Libraries are imported with the public name that needs them."""
+    """Libraries are imported on access of a public name."""
     assert not {"keras", "jax", "h5py", "numpy", "sentencepiece", "scipy"} & loaded_by("import model")
 
 
 def test_presets_and_tokenizers_need_neither_keras_nor_jax() -> None:
-    """Reading a preset's files, and tokenizing with it."""
+    """Loading a preset and its tokenizer imports neither library."""
     statement = "from model import load_preset, FNetTokenizer\nFNetTokenizer.from_preset(load_preset('fnet_mini_en'))"
     assert not {"keras", "jax", "h5py", "kagglehub", "huggingface_hub"} & loaded_by(statement)
 
 
 def test_encoder_imports_no_backend_before_it_is_used() -> None:
-    """Importing the encoder, the self-test and the settings' table of dtypes."""
+    """Importing encoder, self-test and backends loads no backend library."""
     loaded = loaded_by("import model.encoder, model.selftest, model.backends")
     assert {"numpy", "scipy"} <= loaded
     assert not {"jax", "keras", "openvino"} & loaded
 
 
-def test_backend_imports_its_own_library_alone() -> None:
+def test_backend_imports_its_own_library_only() -> None:
     """OpenVINO needs no JAX, and its telemetry is not imported; neither backend needs Keras."""
     build = (
         "from model.architecture import Architecture as A; from model.reference import random_weights as r; "
@@ -237,7 +237,7 @@ def test_backend_imports_its_own_library_alone() -> None:
 
 
 def test_model_needs_keras_on_jax_and_no_other_framework() -> None:
-    """All modules load without TensorFlow, keras-hub, transformers, PyTorch and Kaggle's client."""
+    """No module imports TensorFlow, keras-hub, transformers, PyTorch or the Kaggle client."""
     statement = "import model, model.backbone, model.encoder, model.presets.preset, model.selftest, model.tokenizer"
     loaded = loaded_by(statement + "; import keras; assert keras.backend.backend() == 'jax'")
     assert {"keras", "jax", "sentencepiece"} <= loaded
@@ -246,12 +246,12 @@ def test_model_needs_keras_on_jax_and_no_other_framework() -> None:
 
 
 def test_serving_loads_no_other_framework() -> None:
-    """Neither TensorFlow, keras-hub, PyTorch nor Keras, and a backend's library only when the port is open."""
+    """The server loads no unused framework, and a backend library only after the port is open."""
     loaded = loaded_by("import service.server")
     assert "fastapi" in loaded
     assert not loaded & {"tensorflow", "keras_hub", "keras_nlp", "torch", "transformers", "keras", "jax", "openvino"}
 
 
 def test_help_loads_no_numerical_library() -> None:
-    """The command itself answers at once."""
+    """The help of the command starts fast."""
     assert not loaded_by("import service.cli.main") & {"jax", "numpy", "scipy", "keras", "fastapi"}

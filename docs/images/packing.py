@@ -40,7 +40,7 @@ def arrow(x: float, top: float, bottom: float) -> str:
 
 
 def row(top: float) -> Iterator[str]:
-    """Draw the row, a cell for each token."""
+    """Draw the row, with one cell per token."""
     for name, first, count, line, area in SEQUENCES:
         for token in range(first, first + count):
             yield box(LEFT + token * CELL, top, CELL - 2, 34, area, line)
@@ -63,8 +63,8 @@ def main() -> None:
     width = TOKENS * CELL
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d"'
     description = (
-        f"Sequences of 21, 5 and 29 tokens lie end to end in one row of {TOKENS} tokens. Each has a Fourier transform "
-        "of its own on the host; one compiled program runs the feed-forward part for the whole row."
+        f"Sequences of 21, 5 and 29 tokens are packed end to end in one row of {TOKENS} tokens. Each has its own "
+        "Fourier transform on the host; one compiled program runs the feed-forward part for the whole row."
     )
     lines = [
         f'{head} font-family="system-ui, sans-serif" font-size="15">',

@@ -1,8 +1,8 @@
-"""Write the reference from the code that it describes: settings, metrics, errors, commands.
+"""Generate the reference pages from the code: settings, metrics, errors and commands.
 
     .venv/bin/python docs/reference/generate.py
 
-A test fails while a page differs from what this would write, so that no page is behind.
+A test fails if a page differs from the output of this script.
 """
 
 from __future__ import annotations
@@ -22,60 +22,60 @@ from service.telemetry.metrics import Metrics
 from service.web.statuses import STATUSES
 
 HERE = Path(__file__).parent
-_WIDTH = 100
-_KINDS = {str: "text", bool: "`true`, `false`", Path: "path", int: "whole number", float: "number"}
+_WIDTH_CHARACTERS = 100
+_KINDS = {str: "text", bool: "`true`, `false`", Path: "path", int: "integer", float: "number"}
 _SETTINGS = """# Settings
 
-Each is an environment variable and an option of `fnet-service serve`; options win. An unknown `FNET_…` name or a bad
-value stops the start with one line and exit code 2; an empty variable counts as unset.
+Each setting is an environment variable and an option of `fnet-service serve`. Options take precedence. The server exits
+with code 2 and one line for an unknown `FNET_…` name or an invalid value. An empty variable is treated as unset.
 """
 _METRICS = """# Metrics
 
-`GET /metrics` gives them as Prometheus text, or as OpenMetrics to whoever asks for it. Durations are in seconds.
-Labels are bounded: `route` is a route's template and never a path, `status` and `reason` are in [a table](errors.md).
-Beside these are the client library's own `process_…` and `python_info`.
+`GET /metrics` returns Prometheus text, or OpenMetrics on request. Durations are in seconds. Labels are bounded: `route`
+is a route template and never a path, and [the table of errors](errors.md) lists `status` and `reason`. The Prometheus
+client library adds `process_…` and `python_info`.
 """
 _QUERIES = """
-What an operator asks most, as queries:
+Common queries:
 
 ```promql
-# requests a second, by route and status
+# requests per second, by route and status
 sum by (route, status) (rate(fnet_requests_total[5m]))
-# the 99th percentile of what clients of a route waited
+# 99th percentile of the request duration of a route
 histogram_quantile(0.99, sum by (le) (rate(fnet_request_duration_seconds_bucket{route="/v1/encode"}[5m])))
-# tokens a second through the network
+# tokens per second
 sum(rate(fnet_batch_tokens_sum[5m]))
-# share of a row that its tokens take
+# mean fill ratio of rows
 sum(rate(fnet_batch_fill_ratio_sum[5m])) / sum(rate(fnet_batch_fill_ratio_count[5m]))
 ```"""
 _ERRORS = """# Errors
 
-The code stays the same whatever the protocol; the status follows from it. Routes of our own answer
-`application/problem+json` (RFC 9457) with the code in `code` and each wrong place in `errors`. The other protocols have
-bodies of their own: `{"error": {message, type, param, code}}` for OpenAI's, `{"error": …}` for the Open Inference
-Protocol, `{"error", "error_type"}` for Text Embeddings Inference. `fnet_rejected_total` counts them by code.
+The code is the same for every protocol and determines the status. Native routes answer `application/problem+json`
+(RFC 9457), with the code in `code` and each invalid location in `errors`. The other protocols have their own bodies:
+`{"error": {message, type, param, code}}` for OpenAI, `{"error": …}` for the Open Inference Protocol, and
+`{"error", "error_type"}` for Text Embeddings Inference. `fnet_rejected_total` counts errors by code.
 """
 _CONNECTIONS = """
-Before a request is one, the connection may be refused: 400 `bad_request` for what is no HTTP request, 408
-`head_timeout` for a head that does not come within 10 seconds, 431 `head_too_large` for one of more than 64 KiB, 503
-`too_many_connections` where 2,000 are open already. Each is a problem document with an id of its own, and counted in
-`fnet_rejected_total`."""
+The server rejects connections with 400 `bad_request` for a malformed HTTP request, 408 `head_timeout` for a request
+head that takes more than 10 seconds, 431 `head_too_large` for a head of more than 64 KiB, and 503
+`too_many_connections` above 2,000 open connections. Each response is a problem document with a request id, and counts
+in `fnet_rejected_total`."""
 
 _WHEN = {
-    "bad_request": "The body is no JSON, is in another encoding than it says, or a header makes no sense.",
-    "unauthorized": "Keys are set, and the request has none of them.",
-    "not_found": "There is no such route, model or version; or the preset has no card.",
-    "method_not_allowed": "The route has other methods; `Allow` names them.",
-    "body_too_large": "More bytes than `FNET_MAX_BODY_BYTES`, as sent, in chunks or inflated.",
-    "too_many_sequences": "More sequences than `FNET_MAX_SEQUENCES` in one request.",
-    "invalid_input": "JSON that describes no input of this model; `errors` names each place.",
-    "overloaded": "The queue is full. `Retry-After` is measured from how fast it empties.",
-    "non_finite_output": "The network gave NaN or infinity for this input, and for nobody else's.",
-    "internal_error": "A defect of the service; the log has it under the request's id.",
+    "bad_request": "The body is not JSON or not in the stated encoding, or a header is invalid.",
+    "unauthorized": "API keys are set, and the request has no valid key.",
+    "not_found": "The route, model or version is unknown, or the preset has no model card.",
+    "method_not_allowed": "The route does not support the method; `Allow` lists the supported ones.",
+    "body_too_large": "The body exceeds `FNET_MAX_BODY_BYTES`, as sent, in chunks or decompressed.",
+    "too_many_sequences": "The request exceeds `FNET_MAX_SEQUENCES`.",
+    "invalid_input": "The JSON is not a valid input of the model; `errors` lists each location.",
+    "overloaded": "The queue is full. `Retry-After` is computed from the measured throughput.",
+    "non_finite_output": "The output of this input is NaN or infinite. Other requests are not affected.",
+    "internal_error": "A defect of the service; the log has an entry with the request id.",
     "not_ready": "The preset is loading or its programs are being compiled. `Retry-After` is set.",
-    "draining": "The process is about to end. `Retry-After` is set, and the connection closed.",
-    "worker_failed": "The model thread died; the process is ending. `Retry-After` is set.",
-    "deadline_exceeded": "`FNET_REQUEST_TIMEOUT` or the request's own `X-Request-Timeout` has passed.",
+    "draining": "The process is shutting down. `Retry-After` is set, and the connection is closed.",
+    "worker_failed": "The model worker failed, and the process exits. `Retry-After` is set.",
+    "deadline_exceeded": "`FNET_REQUEST_TIMEOUT` or the `X-Request-Timeout` of the request has passed.",
 }
 
 
@@ -92,17 +92,17 @@ def _values(annotation: Any, limits: Iterable[Any]) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, UnionType):
-        return _values(next(each for each in inner if each is not NoneType), limits)
+        return _values(next(member for member in inner if member is not NoneType), limits)
     if origin is list:
         return "list, separated by commas"
     bounds = {name: getattr(limit, name) for limit in limits for name in ("ge", "gt", "le") if hasattr(limit, name)}
     words = {"ge": "at least", "gt": "above", "le": "at most"}
-    told = [f"{words[name]} {bound:,}" for name, bound in bounds.items()]
-    return ", ".join([_KINDS[annotation], *told])
+    bounds_text = [f"{words[name]} {bound:,}" for name, bound in bounds.items()]
+    return ", ".join([_KINDS[annotation], *bounds_text])
 
 
 def settings() -> Iterator[str]:
-    """Write the page of all settings."""
+    """Generate the page of all settings."""
     yield _SETTINGS
     rows = []
     for name, field in Settings.model_fields.items():
@@ -113,44 +113,48 @@ def settings() -> Iterator[str]:
 
 
 def metrics() -> Iterator[str]:
-    """Write the page of all metrics."""
+    """Generate the page of all metrics."""
     yield _METRICS
     rows = (
-        (f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.help)
-        for each in sorted(Metrics().descriptions, key=lambda each: each.name)
+        (f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for metric in sorted(Metrics().descriptions, key=lambda metric: metric.name)
     )
     yield from _table(("metric", "kind", "labels", "meaning"), rows)
     yield _QUERIES
 
 
 def failures() -> Iterator[str]:
-    """Write the page of all errors."""
-    classes = (each for _, each in inspect.getmembers(errors, inspect.isclass))
-    codes = {each.code for each in classes if issubclass(each, errors.ServiceError) and hasattr(each, "code")}
+    """Generate the page of all errors."""
+    classes = (member for _, member in inspect.getmembers(errors, inspect.isclass))
+    codes = {error.code for error in classes if issubclass(error, errors.ServiceError) and hasattr(error, "code")}
     if not codes == set(STATUSES) == set(_WHEN):
-        raise SystemExit(f"codes without a sentence, or sentences without a code: {codes ^ set(_WHEN)}")
+        raise SystemExit(f"codes without a description, or descriptions without a code: {codes ^ set(_WHEN)}")
     yield _ERRORS
     yield from _table(("status", "code", "when"), ((str(STATUSES[c]), f"`{c}`", _WHEN[c]) for c in STATUSES))
     yield _CONNECTIONS
 
 
 def commands() -> Iterator[str]:
-    """Write the page of all commands, as they describe themselves."""
+    """Generate the page of all commands, with their help texts."""
     yield "# Commands"
     yield ""
-    yield "What each says with `--help`."
+    yield "The output of `--help` for each command."
 
-    def walk(found: click.Command, name: str, depth: int) -> Iterator[str]:
+    def walk(group: click.Command, name: str, depth: int) -> Iterator[str]:
         context = click.Context(
-            found, info_name=name, max_content_width=_WIDTH, terminal_width=_WIDTH, help_option_names=["-h", "--help"]
+            group,
+            info_name=name,
+            max_content_width=_WIDTH_CHARACTERS,
+            terminal_width=_WIDTH_CHARACTERS,
+            help_option_names=["-h", "--help"],
         )
         yield ""
         yield f"{'#' * depth} `{name}`"
         yield ""
         yield "```text"
-        yield from (line.rstrip() for line in found.get_help(context).splitlines())
+        yield from (line.rstrip() for line in group.get_help(context).splitlines())
         yield "```"
-        for verb, inner in sorted(getattr(found, "commands", {}).items()):
+        for verb, inner in sorted(getattr(group, "commands", {}).items()):
             yield from walk(inner, f"{name} {verb}", depth + 1)
 
     yield from walk(command, "fnet-service", 2)
@@ -165,12 +169,12 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def text(page: str) -> str:
-    """Return what a page should hold."""
+    """Return the content of a page."""
     return "\n".join(PAGES[page]()) + "\n"
 
 
 def main() -> None:
-    """Write every page beside this file."""
+    """Write every page next to this file."""
     for page in PAGES:
         (HERE / page).write_text(text(page), "utf-8")
 

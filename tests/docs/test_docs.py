@@ -1,4 +1,4 @@
-"""The documentation holds: what it tells to type works, the reference is as the code, links lead somewhere."""
+"""The documentation is correct: commands and programs run, the reference is current, and links are valid."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "model/bundled").rglob("*.md")])
 GENERATE = runpy.run_path(str(DOCS / "reference/generate.py"))
-# Pages whose snippets are run here; each of the others has a test of its own, named beside it.
-TYPED = ["tutorial.md", "presets.md", "packing.md", "bulk.md"]
+# Pages whose snippets run here; ELSEWHERE lists the tests of other pages.
+TESTED_HERE = ["tutorial.md", "presets.md", "packing.md", "bulk.md"]
 ELSEWHERE = {
     "finetune.md": "tests/docs/test_finetune.py",
     "clients.md": "tests/suites/clients/test_snippets.py",
@@ -22,7 +22,7 @@ ELSEWHERE = {
     "kubernetes.md": "tests/suites/deploy_tools/test_manifests.py",
 }
 
-Typed = Callable[[str, str, Path], str]
+RunShell = Callable[[str, str, Path], str]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -31,43 +31,43 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", GENERATE["PAGES"])
-def test_reference_is_as_the_code(page: str) -> None:
-    """`docs/reference/generate.py` would write what is there: no setting, metric, error or command is missing."""
+def test_reference_is_current(page: str) -> None:
+    """The pages equal the output of `docs/reference/generate.py`."""
     assert (DOCS / "reference" / page).read_text("utf-8") == GENERATE["text"](page)
 
 
-@pytest.mark.parametrize(("page", "command"), [(page, each) for page in TYPED for each in blocks(page, "sh")])
-def test_every_command_succeeds(page: str, command: str, served: str, typed: Typed, tmp_path: Path) -> None:
-    """As its reader would type it, beside a running service."""
+@pytest.mark.parametrize(("page", "command"), [(page, item) for page in TESTED_HERE for item in blocks(page, "sh")])
+def test_every_command_succeeds(page: str, command: str, served: str, typed: RunShell, tmp_path: Path) -> None:
+    """The command succeeds with a running service."""
     assert typed(command.strip(), served, tmp_path), page
 
 
-@pytest.mark.parametrize(("page", "program"), [(page, each) for page in TYPED for each in blocks(page, "python")])
-def test_every_program_prints_what_it_says(
+@pytest.mark.parametrize(("page", "program"), [(page, item) for page in TESTED_HERE for item in blocks(page, "python")])
+def test_every_program_prints_its_comment(
     page: str, program: str, served: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
 ) -> None:
-    """In the comment behind its `print`."""
+    """The output equals the comment after `print`."""
     assert "print(" in program, page
     programmed(program, served, tmp_path)
 
 
-def test_search_finds_what_the_tutorial_says(served: str, typed: Typed, tmp_path: Path) -> None:
-    """The nearest paragraph stands in the page that it names."""
-    (command,) = [each for each in blocks("tutorial.md", "sh") if "search.py" in each]
+def test_search_returns_the_paragraph_of_the_tutorial(served: str, typed: RunShell, tmp_path: Path) -> None:
+    """The nearest paragraph is from the documented page."""
+    (command,) = [item for item in blocks("tutorial.md", "sh") if "search.py" in item]
     assert "finetune.md: " in typed(command.strip(), served, tmp_path).splitlines()[0]
 
 
-def test_no_snippet_is_left_out() -> None:
-    """A page with something to type is tried here, or where the table above says."""
-    found = {page.name for page in DOCS.glob("*.md") if blocks(page.name, "sh") or blocks(page.name, "python")}
-    assert found == {*TYPED, *ELSEWHERE}
+def test_every_page_with_snippets_is_tested() -> None:
+    """A page with commands or programs is tested here or in the listed file."""
+    pages = {page.name for page in DOCS.glob("*.md") if blocks(page.name, "sh") or blocks(page.name, "python")}
+    assert pages == {*TESTED_HERE, *ELSEWHERE}
     for test in ELSEWHERE.values():
         assert (ROOT / test).is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """To a file that is there, and to a heading that it has."""
+def test_links_are_valid(page: Path) -> None:
+    """Files and headings of links exist."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if link.startswith(("http://", "https://")):
             continue
@@ -76,7 +76,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         if heading:
             headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
-            slugs = {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
+            slugs = {re.sub(r"[^\w -]", "", item).strip().lower().replace(" ", "-") for item in headings}
             assert heading in slugs, link
 
 

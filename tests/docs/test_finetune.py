@@ -1,4 +1,4 @@
-"""The fine-tuning guide holds: its commands train a preset, and serve what was trained."""
+"""The commands of the fine-tuning guide train and serve a preset."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from model import FNetBackbone, FNetTokenizer, load_preset
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "finetune.md").read_text()
-TRAIN, SERVE, ASK = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+TRAIN, SERVE, REQUEST = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
 (EXAMPLE,) = re.findall(r"```csv\n(.*?)```", GUIDE, re.DOTALL)
 GOLDEN = ROOT / "tests" / "golden" / "waterfall"
-# Two kinds of words, alike within their kind: five tokens each, and six.
+# Two groups of words with similar meaning in the test: five and six tokens directory.
 KINDS = (("cat", "mat", "rat", "hat"), ("dog", "log", "cog", "hog"))
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What the training command left.
+    """The result of the training command.
 
     Attributes:
-        preset: The directory that it wrote.
-        source: The preset that it started from.
-        printed: What it said.
+        preset: The trained preset.
+        source: The source preset.
+        printed: Standard output.
     """
 
     preset: Path
@@ -52,7 +52,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset as keras-hub writes it, of a very small network with random weights."""
+    """A preset of a very small network with random weights, in the format of keras-hub."""
     directory = tmp_path_factory.mktemp("source") / "tiny_en"
     network = FNetBackbone(
         vocabulary_size=130, num_layers=1, hidden_dim=16, intermediate_dim=24, max_sequence_length=24
@@ -73,7 +73,7 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Train as the guide says, for a few more and larger steps than a trained preset would need."""
+    """Train with the command of the guide, with more and larger steps than a trained preset needs."""
     directory = tmp_path_factory.mktemp("trained")
     pairs = [
         f"{a}\t{b}\t{float(one == other)}"
@@ -88,7 +88,7 @@ def finished(tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 @pytest.fixture(scope="module")
 def address(finished: Finished) -> Iterator[str]:
-    """Serve as the guide says, on a free port, and give the address that stands for its 127.0.0.1:8000."""
+    """Serve with the command of the guide on a free port, and return its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -98,7 +98,7 @@ def address(finished: Finished) -> Iterator[str]:
         try:
             deadline = time.monotonic() + 120
             while not _ready(f"http://127.0.0.1:{port}"):
-                assert process.poll() is None, "the server ended before it was ready"
+                assert process.poll() is None, "the server result before it was ready"
                 assert time.monotonic() < deadline, "the server was not ready in time"
                 time.sleep(0.1)
             yield f"127.0.0.1:{port}"
@@ -115,26 +115,26 @@ def _ready(url: str) -> bool:
 
 
 def _here(command: str) -> str:
-    """Return a command of the guide, which stands in the repository, as it is from elsewhere."""
+    """Return a command of the guide with absolute paths."""
     return command.replace(".venv/bin/", f"{sys.prefix}/bin/").replace("examples/", f"{ROOT}/examples/")
 
 
 def _run(command: str, directory: Path) -> str:
-    """Run a command as the reader's shell would, and return what it printed."""
-    ended = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", _here(command)],  # noqa: S607 - found on the path, as the reader's shell is
+    """Run a command in a shell, and return its output."""
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", _here(command)],  # noqa: S607 - bash is on the path
         cwd=directory,
         check=False,
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_training_lowers_the_loss(finished: Finished) -> None:
-    """`fit` shows both losses after every epoch, and both fall; one shape a combination of lengths."""
+    """Both losses fall, and directory combination of lengths has one shape."""
     losses = [
         tuple(map(float, pair)) for pair in re.findall(r"\bloss: ([\d.e-]+) - val_loss: ([\d.e-]+)", finished.printed)
     ]
@@ -146,11 +146,11 @@ def test_training_lowers_the_loss(finished: Finished) -> None:
 
 
 def test_preset_is_complete(finished: Finished) -> None:
-    """All six files are there, the tokenizer's unchanged, and the description says what it is."""
-    found = {str(path.relative_to(finished.preset)) for path in finished.preset.rglob("*") if path.is_file()}
-    kept = {"tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm"}
-    assert found == {"config.json", "metadata.json", "model.weights.h5"} | kept
-    for name in kept:
+    """The preset has all six files, unchanged tokenizer files and a description."""
+    files = {str(path.relative_to(finished.preset)) for path in finished.preset.rglob("*") if path.is_file()}
+    copied = {"tokenizer.json", "preprocessor.json", "assets/tokenizer/vocabulary.spm"}
+    assert files == {"config.json", "metadata.json", "model.weights.h5"} | copied
+    for name in copied:
         assert (finished.preset / name).read_bytes() == (finished.source / name).read_bytes()
     block = json.loads((finished.preset / "metadata.json").read_text())["fnet_service"]
     assert block == {
@@ -167,20 +167,22 @@ def test_preset_is_complete(finished: Finished) -> None:
 
 
 def test_every_variable_was_trained(finished: Finished) -> None:
-    """The saved weights load, and none of the arrays is what it was."""
-    before, after = (FNetBackbone.from_preset(each).named_weights() for each in (finished.source, finished.preset))
+    """Every saved array differs from its initial value."""
+    before, after = (
+        FNetBackbone.from_preset(directory).named_weights() for directory in (finished.source, finished.preset)
+    )
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
 
 
-def test_service_serves_what_was_trained(finished: Finished, address: str) -> None:
-    """It goes by its name, and the guide's request gets the Keras model's own vectors."""
+def test_service_serves_the_trained_preset(finished: Finished, address: str) -> None:
+    """The request of the guide returns the vectors of the Keras model."""
     info = httpx.get(f"http://{address}/v1/info").json()
     assert (info["preset"], info["trained"], info["padding"]) == ("my_fnet", True, "none")
-    answer = json.loads(_run(ASK.replace("127.0.0.1:8000", address), finished.preset))
+    response = json.loads(_run(REQUEST.replace("127.0.0.1:8000", address), finished.preset))
     network, tokenizer = FNetBackbone.from_preset(finished.preset), FNetTokenizer.from_preset(finished.preset)
-    texts = json.loads(shlex.split(ASK)[-1])["texts"]
-    assert len(answer["pooled_output"]) == len(texts) == 2
-    for text, vector in zip(texts, answer["pooled_output"], strict=True):
+    texts = json.loads(shlex.split(REQUEST)[-1])["texts"]
+    assert len(response["pooled_output"]) == len(texts) == 2
+    for text, vector in zip(texts, response["pooled_output"], strict=True):
         tokens = tokenizer.encode(text)
         _, pooled = network.encode_one(np.array(tokens.token_ids), np.array(tokens.segment_ids))
         np.testing.assert_allclose(vector, pooled / np.linalg.norm(pooled), rtol=0, atol=1e-4)
@@ -188,12 +190,12 @@ def test_service_serves_what_was_trained(finished: Finished, address: str) -> No
 
 @pytest.fixture(scope="module")
 def script() -> dict[str, Any]:
-    """What the script defines."""
+    """The definitions of the script."""
     return runpy.run_path(str(ROOT / "examples" / "finetune.py"))
 
 
 def test_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path: Path) -> None:
-    """The guide's rows, a quoted comma included, with the shorter text first."""
+    """The rows of the guide are read, with a quoted comma and the shorter text first."""
     (tmp_path / "pairs.csv").write_text(EXAMPLE)
     tokenizer = FNetTokenizer.from_preset("fnet_mini_en")
     pairs = script["read_pairs"](tmp_path / "pairs.csv", tokenizer, 512)
@@ -206,23 +208,23 @@ def test_example_of_the_format_can_be_read(script: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("row", ["a\tb", "a\tb\tmuch", "a\tb\t1.1", "a\tb\tnan", "a"])
-def test_bad_row_is_named(script: dict[str, Any], tmp_path: Path, row: str) -> None:
-    """The file, the line and what was expected."""
+def test_invalid_row_is_reported(script: dict[str, Any], tmp_path: Path, row: str) -> None:
+    """The error contains the file, the line and the expected columns."""
     file = tmp_path / "pairs.tsv"
     file.write_text(f'text_a\ttext_b\tscore\n"a\tb\t1\n{row}\n')
     with pytest.raises(click.ClickException, match=":3: expected text_a, text_b and a score from 0 to 1"):
         script["read_pairs"](file, FNetTokenizer.from_preset("fnet_mini_en"), 512)
 
 
-def test_nothing_is_written_over(script: dict[str, Any], tmp_path: Path) -> None:
-    """A directory that is there already is refused before anything is trained."""
+def test_existing_directory_is_not_overwritten(script: dict[str, Any], tmp_path: Path) -> None:
+    """An existing directory is rejected before the training."""
     (tmp_path / "pairs.csv").write_text(EXAMPLE)
     with pytest.raises(click.BadParameter, match="already exists"):
         script["main"].main([str(tmp_path / "pairs.csv"), "--out", str(tmp_path)], standalone_mode=False)
 
 
 def test_vocabulary_may_be_frozen(script: dict[str, Any], tiny_preset: Path) -> None:
-    """As the guide advises: the table stays to the bit, and the rest is trained."""
+    """The embedding table keeps its bits, and the other variables are trained."""
     assert "`backbone.token_embedding.trainable = False`" in GUIDE
     backbone = FNetBackbone.from_preset(tiny_preset, dropout=0.0)
     before = backbone.named_weights()

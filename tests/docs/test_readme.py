@@ -1,4 +1,4 @@
-"""Every command in the README does what it says, run as its reader would run it."""
+"""Every command and program in the README runs."""
 
 from __future__ import annotations
 
@@ -16,37 +16,35 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [command.strip() for command in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-# The suite itself, which is running right now.
+# The suite that is running.
 RUNS_THIS_SUITE = "make test"
 
-Typed = Callable[[str, str, Path], str]
+RunShell = Callable[[str, str, Path], str]
 
 
 @pytest.fixture(scope="module")
 def address(serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
-    """Serve as the README says; the environment that runs the suite is the one that `make` would build."""
+    """Serve with the command of the README, in the environment of the suite."""
     with serving(*COMMANDS[0].split(), f"VENV={sys.prefix}") as address:
         yield address
 
 
-def test_first_command_serves_and_the_next_answers(address: str, typed: Typed, tmp_path: Path) -> None:
-    """`make serve` serves the bundled preset, and the first curl gets two normalized vectors."""
+def test_first_request_is_answered(address: str, typed: RunShell, tmp_path: Path) -> None:
+    """`make serve` serves the bundled preset, and the first curl returns two normalized vectors."""
     assert COMMANDS[0] == "make serve"
-    answer = json.loads(typed(COMMANDS[1], address, tmp_path))
-    assert answer["usage"]["sequences"] == 2
-    norms = np.linalg.norm(answer["pooled_output"], axis=1)
+    response = json.loads(typed(COMMANDS[1], address, tmp_path))
+    assert response["usage"]["sequences"] == 2
+    norms = np.linalg.norm(response["pooled_output"], axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS[1:] if command != RUNS_THIS_SUITE])
-def test_every_command_succeeds(command: str, address: str, typed: Typed, tmp_path: Path) -> None:
-    """Each further command ends without an error and prints or writes something."""
+def test_every_command_succeeds(command: str, address: str, typed: RunShell, tmp_path: Path) -> None:
+    """Each command succeeds and writes output."""
     printed = typed(command, address, tmp_path)
     assert printed or list(tmp_path.iterdir())
 
 
-def test_program_prints_what_it_says(
-    address: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
-) -> None:
-    """The comment behind its last line is what it prints."""
+def test_program_prints_its_comment(address: str, programmed: Callable[[str, str, Path], None], tmp_path: Path) -> None:
+    """The output equals the comment after the last line."""
     programmed(PROGRAM, address, tmp_path)

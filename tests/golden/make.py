@@ -1,10 +1,10 @@
-"""Write the golden presets beside this script, and what keras-hub computes with them.
+"""Write the golden presets next to this script, with their outputs in keras-hub.
 
-Run it where keras-hub is installed, `make parity` makes such a place: `.venv-parity/bin/python tests/golden/make.py`.
-A directory to write to may be given. The same versions of the libraries write the same files.
+The script needs keras-hub, which `make parity` installs: `.venv-parity/bin/python tests/golden/make.py [DIRECTORY]`.
+Equal library versions write equal files.
 
-Every preset is a directory that keras-hub wrote, with two more files: `expected.npz` holds inputs and outputs of the
-network, named `length/array`, and `texts.json`, where there is a tokenizer, texts and the ids that they become.
+Every preset is a directory in the format of keras-hub with two more files: `expected.npz` holds inputs and outputs of
+the network, named `length/array`, and `texts.json` holds texts and their token ids if there is a tokenizer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 SEED = 2105
 BATCH = 2
 
-# What the vocabularies are trained on.
+# Training data of the vocabularies.
 SENTENCES = """\
 The quick brown fox jumps over the lazy dog, and the dog sleeps on.
 A Fourier transform mixes every token with every other token of a sentence.
@@ -61,7 +61,7 @@ Water boils at 100 degrees, unless you carry the kettle up a mountain.
 
 LONG = " ".join(SENTENCES[:8])
 
-# What clients send: nothing, too much, other scripts, look-alikes, and what only looks like a special token.
+# Empty and long texts, other scripts, look-alike characters, and special tokens as text.
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "token",
@@ -91,7 +91,7 @@ TEXTS = [
     LONG,
 ]
 SHORT_PAIR = "a dog"
-# Both short, one long, both long, empty ones: each way of sharing the room.
+# Pairs of short, long and empty texts, for all cases of truncation.
 PAIRS = [
     ("the fox", SHORT_PAIR),
     ("the fox", LONG),
@@ -104,42 +104,44 @@ PAIRS = [
     (SENTENCES[1], SENTENCES[4]),
     (SENTENCES[4], SENTENCES[13]),
 ]
-# The preprocessor's own length, one that cuts nearly all, and one with room for the special tokens alone.
+# The length of the preprocessor, a short one, and one for the special tokens only.
 LENGTHS_TO_PACK = (24, 9, 4, 3)
 
 
 def main(out: Path) -> None:
-    """Write all presets to a directory, in place of those that are there."""
+    """Write all presets to a directory, and replace existing ones."""
     tokenizer = keras_hub.models.FNetTokenizer(train(260))
     size = tokenizer.vocabulary_size()
     even = network(size, 2, 16, 24, max_sequence_length=32)
-    write_network(fresh(out / "even"), even, (1, 2, 5, 17, 32))
+    write_network(empty_directory(out / "even"), even, (1, 2, 5, 17, 32))
     write_texts(out / "even", keras_hub.models.FNetTextClassifierPreprocessor(tokenizer, sequence_length=24))
 
     odd = network(50, 2, 7, 13, max_sequence_length=20, num_segments=1)
-    write_network(fresh(out / "odd"), odd, (1, 2, 9, 20))
+    write_network(empty_directory(out / "odd"), odd, (1, 2, 9, 20))
 
     sharded = network(60, 3, 10, 22, max_sequence_length=16, num_segments=2)
-    # 3 kB a shard, given in GiB.
-    write_network(fresh(out / "sharded"), sharded, (1, 7, 16), max_shard_size=3000 / 1024**3)
+    # 3 kB per shard, in GiB.
+    write_network(empty_directory(out / "sharded"), sharded, (1, 7, 16), max_shard_size=3000 / 1024**3)
     assert len(list((out / "sharded").glob("model_*.weights.h5"))) > 1
 
-    write_older_paths(out / "even", fresh(out / "older_paths"))
-    write_bfloat16(fresh(out / "bfloat16"))
+    write_older_paths(out / "even", empty_directory(out / "older_paths"))
+    write_bfloat16(empty_directory(out / "bfloat16"))
 
-    # Special tokens that are found in texts, texts taken as they are, and the second of a pair cut first.
-    found = keras_hub.models.FNetTokenizer(
+    # Special tokens as user-defined symbols, without normalization, and with waterfall truncation.
+    tokenizer_with_symbols = keras_hub.models.FNetTokenizer(
         train(120, normalization_rule_name="identity", specials="user_defined_symbols")
     )
-    write_network(fresh(out / "waterfall"), network(130, 1, 8, 12, max_sequence_length=24), (1, 24))
+    write_network(empty_directory(out / "waterfall"), network(130, 1, 8, 12, max_sequence_length=24), (1, 24))
     write_texts(
         out / "waterfall",
-        keras_hub.models.FNetTextClassifierPreprocessor(found, sequence_length=24, truncate="waterfall"),
+        keras_hub.models.FNetTextClassifierPreprocessor(
+            tokenizer_with_symbols, sequence_length=24, truncate="waterfall"
+        ),
     )
 
 
 def train(size: int, specials: str = "control_symbols", **options: Any) -> bytes:
-    """Train a vocabulary whose special tokens have the ids of the published one."""
+    """Train a vocabulary with the special token ids of the published one."""
     proto = io.BytesIO()
     options[specials] = ["[CLS]", "[SEP]", "[MASK]"]
     sentencepiece.SentencePieceTrainer.Train(
@@ -161,7 +163,7 @@ def train(size: int, specials: str = "control_symbols", **options: Any) -> bytes
 
 
 def network(vocabulary_size: int, num_layers: int, hidden_dim: int, intermediate_dim: int, **arguments: Any) -> Any:
-    """Make keras-hub's network with random weights, every variable unlike every other and unlike its usual start."""
+    """Return a keras-hub network with random weights that differ from the initial ones in every variable."""
     backbone = keras_hub.models.FNetBackbone(vocabulary_size, num_layers, hidden_dim, intermediate_dim, **arguments)
     random = np.random.default_rng(SEED)
     for variable in backbone.weights:
@@ -175,27 +177,27 @@ def network(vocabulary_size: int, num_layers: int, hidden_dim: int, intermediate
     return backbone
 
 
-def fresh(directory: Path) -> Path:
-    """Return the directory, empty."""
+def empty_directory(directory: Path) -> Path:
+    """Return an empty directory."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
 
 
 def write_network(directory: Path, backbone: Any, lengths: Sequence[int], **options: Any) -> None:
-    """Save a network, and what it computes for random sequences of some lengths."""
+    """Save a network and its outputs for random sequences of the given lengths."""
     backbone.save_to_preset(str(directory), **options)
-    forget_the_date(directory)
+    fix_the_date(directory)
     inputs = {length: random_inputs(backbone, length) for length in lengths}
-    expected = {length: outputs(backbone, given) for length, given in inputs.items()}
+    expected = {length: outputs(backbone, arrays) for length, arrays in inputs.items()}
     loaded = keras_hub.models.FNetBackbone.from_preset(str(directory), dtype=backbone.dtype_policy.name)
-    for length, given in inputs.items():
-        check_equal(outputs(loaded, given), expected[length])
+    for length, arrays in inputs.items():
+        check_equal(outputs(loaded, arrays), expected[length])
     save_arrays(directory, {length: inputs[length] | expected[length] for length in lengths})
 
 
 def write_older_paths(source: Path, directory: Path) -> None:
-    """Save a preset as Keras 2.13 laid out its weights, which keras-hub reads still."""
+    """Save a preset with the weights layout of Keras 2.13, which keras-hub still reads."""
     for file in ("config.json", "metadata.json", "model.weights.h5", "expected.npz"):
         shutil.copyfile(source / file, directory / file)
     with h5py.File(directory / "model.weights.h5", "r+") as weights:
@@ -206,19 +208,21 @@ def write_older_paths(source: Path, directory: Path) -> None:
 
 
 def write_bfloat16(directory: Path) -> None:
-    """Save a network that computes in bfloat16, with what it computes in float32 too, named `float32_…`."""
+    """Save a bfloat16 network with its bfloat16 outputs, and its float32 outputs as `float32_…`."""
     lengths = (1, 2, 13, 32)
     backbone = network(90, 2, 16, 24, max_sequence_length=32, dtype="bfloat16")
     write_network(directory, backbone, lengths)
-    wide = keras_hub.models.FNetBackbone.from_preset(str(directory), dtype="float32")
+    float32_backbone = keras_hub.models.FNetBackbone.from_preset(str(directory), dtype="float32")
     arrays = read_arrays(directory)
     for length in lengths:
-        arrays[length] |= {f"float32_{name}": array for name, array in outputs(wide, arrays[length]).items()}
+        arrays[length] |= {
+            f"float32_{name}": array for name, array in outputs(float32_backbone, arrays[length]).items()
+        }
     save_arrays(directory, arrays)
 
 
 def write_texts(directory: Path, preprocessor: Any) -> None:
-    """Save a preprocessor with its tokenizer, and what texts become: ids, and packed sequences of some lengths."""
+    """Save a preprocessor with its tokenizer, and the ids and packed sequences of texts."""
     preprocessor.save_to_preset(str(directory))
     tokenizer = preprocessor.tokenizer
     tokenized = [{"text": text, "token_ids": tokenizer(text).tolist()} for text in TEXTS]
@@ -229,11 +233,11 @@ def write_texts(directory: Path, preprocessor: Any) -> None:
         for text, pair in texts + PAIRS:
             if pair is None and length != LENGTHS_TO_PACK[0] and text != LONG:
                 continue
-            # Without a label, keras-hub would take the second text for it.
+            # Without a label, keras-hub uses the second text as the label.
             arrays = preprocessor(text if pair is None else ([text], [pair]), y=None)
             ids, segments = (np.asarray(arrays[name]).ravel().tolist() for name in ("token_ids", "segment_ids"))
             packed.append({"text": text, "pair": pair, "token_ids": ids, "segment_ids": segments})
-    # One line each.
+    # One line per case.
     document = ",\n".join(
         f'"{name}": [\n' + ",\n".join(map(json.dumps, cases)) + "\n]"
         for name, cases in (("tokenized", tokenized), ("packed", packed))
@@ -242,7 +246,7 @@ def write_texts(directory: Path, preprocessor: Any) -> None:
 
 
 def random_inputs(backbone: Any, length: int) -> Arrays:
-    """Return a batch of random sequences, the first and last id of both vocabularies among them."""
+    """Return a batch of random sequences, with the first and last id of tokens and segments."""
     random = np.random.default_rng(length)
     ids = random.integers(0, backbone.vocabulary_size, (BATCH, length))
     segments = random.integers(0, backbone.num_segments, (BATCH, length))
@@ -251,17 +255,17 @@ def random_inputs(backbone: Any, length: int) -> Arrays:
 
 
 def outputs(backbone: Any, arrays: Arrays) -> Arrays:
-    """Return what the network computes, as float32."""
-    found = backbone({name: arrays[name] for name in ("token_ids", "segment_ids")})
+    """Return the outputs of the network, as float32."""
+    actual = backbone({name: arrays[name] for name in ("token_ids", "segment_ids")})
     return {
-        name: keras.ops.convert_to_numpy(keras.ops.cast(found[name], "float32"))
+        name: keras.ops.convert_to_numpy(keras.ops.cast(actual[name], "float32"))
         for name in ("sequence_output", "pooled_output")
     }
 
 
-def check_equal(found: Arrays, expected: Arrays) -> None:
-    """Stop if what was saved is not what was loaded."""
-    for name, array in found.items():
+def check_equal(actual: Arrays, expected: Arrays) -> None:
+    """Assert that loaded outputs equal saved ones."""
+    for name, array in actual.items():
         np.testing.assert_array_equal(array, expected[name])
 
 
@@ -281,8 +285,8 @@ def read_arrays(directory: Path) -> dict[int, Arrays]:
     return arrays
 
 
-def forget_the_date(directory: Path) -> None:
-    """Set the date of saving to a fixed one, so that the files change only where their content does."""
+def fix_the_date(directory: Path) -> None:
+    """Set a fixed date, so that files change only with their content."""
     path = directory / "metadata.json"
     path.write_text(re.sub(r'("date_saved": )"[^"]*"', r'\1"2026-01-01@00:00:00"', path.read_text()))
 

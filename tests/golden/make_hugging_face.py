@@ -1,11 +1,11 @@
-"""Write a tiny checkpoint as transformers saves it, and what transformers computes with it, beside this script.
+"""Write a tiny checkpoint of transformers and its outputs next to this script.
 
-Run it where transformers and torch are installed: `.venv-peers/bin/python tests/golden/make_hugging_face.py`. A
-directory to write to may be given. The vocabulary is that of the golden preset `even`.
+The script needs transformers and torch: `.venv-peers/bin/python tests/golden/make_hugging_face.py [DIRECTORY]`. The
+vocabulary is that of the golden preset `even`.
 
-`checkpoint` holds `config.json`, the weights both as `model.safetensors` and as `pytorch_model.bin`, and the tokenizer
-as `tokenizer.json`; `outputs.npz` inputs and outputs, named `length/array`; `tokens.json` texts and their ids, special
-tokens left out.
+`checkpoint` holds `config.json`, the weights as `model.safetensors` and as `pytorch_model.bin`, and `tokenizer.json`.
+`outputs.npz` holds inputs and outputs, named `length/array`. `tokens.json` holds texts and their ids without special
+tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEXTS = [
 
 
 def main(out: Path) -> None:
-    """Write all of it to a directory, in place of what is there."""
+    """Write all files to a directory, and replace existing ones."""
     shutil.rmtree(out, ignore_errors=True)
     directory = out / "checkpoint"
     directory.mkdir(parents=True)
@@ -53,24 +53,24 @@ def main(out: Path) -> None:
     )
     network.save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
-    # As older releases saved them, ids of positions among the weights and parameters beside plain tensors.
+    # Older releases saved position ids with the weights, and mixed parameters and tensors.
     state = dict(network.state_dict()) | {"fnet.embeddings.position_ids": torch.arange(32)[None]}
     state["fnet.pooler.dense.bias"] = torch.nn.Parameter(state["fnet.pooler.dense.bias"])
-    # A view whose values do not lie one after the other.
+    # A view that is not contiguous.
     state["fnet.pooler.dense.weight"] = state["fnet.pooler.dense.weight"].T.contiguous().T
     torch.save(state, directory / "pytorch_model.bin")
 
     arrays: dict[str, Any] = {}
-    dice = np.random.default_rng(12)
+    random = np.random.default_rng(12)
     for length in LENGTHS:
-        ids, segments = dice.integers(0, 260, (1, length)), dice.integers(0, 4, (1, length))
+        ids, segments = random.integers(0, 260, (1, length)), random.integers(0, 4, (1, length))
         with torch.no_grad():
-            found = network.fnet(input_ids=torch.from_numpy(ids), token_type_ids=torch.from_numpy(segments))
+            outputs = network.fnet(input_ids=torch.from_numpy(ids), token_type_ids=torch.from_numpy(segments))
         arrays |= {
             f"{length}/token_ids": ids[0].astype(np.int32),
             f"{length}/segment_ids": segments[0].astype(np.int32),
-            f"{length}/sequence_output": found.last_hidden_state[0].numpy(),
-            f"{length}/pooled_output": found.pooler_output[0].numpy(),
+            f"{length}/sequence_output": outputs.last_hidden_state[0].numpy(),
+            f"{length}/pooled_output": outputs.pooler_output[0].numpy(),
         }
     np.savez_compressed(out / "outputs.npz", **arrays)
 
@@ -81,7 +81,7 @@ def main(out: Path) -> None:
 
 
 def randomized(network: Any) -> Any:
-    """Give a network weights in which no two variables and no variable's usual start are alike."""
+    """Set random weights that differ from the initial ones in every variable."""
     generator = torch.Generator().manual_seed(2105)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -93,7 +93,7 @@ def randomized(network: Any) -> Any:
 
 
 def tokenizer_of(vocabulary: Path) -> Any:
-    """Return transformers' tokenizer of a SentencePiece vocabulary, case and accents kept as in the published one."""
+    """Return transformers' tokenizer of a SentencePiece vocabulary, with case and accents, as in the published one."""
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(vocabulary, Path(directory) / "spiece.model")
         options = {"tokenizer_class": "FNetTokenizer", "do_lower_case": False, "keep_accents": True}

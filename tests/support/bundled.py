@@ -1,6 +1,6 @@
-"""The bundled preset's vocabulary, which the tests' tiny presets share, and its size.
+"""Vocabulary and sizes of the bundled preset, which the tiny presets of tests share.
 
-Read at import: cases of parametrized tests are made of it.
+They are read at import, since parametrized tests use them.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from model.presets.preset import DEFAULT_PRESET
 _ARCHITECTURE = load_preset(DEFAULT_PRESET).architecture
 PARAMETERS = _ARCHITECTURE.parameter_count
 VOCABULARY = _ARCHITECTURE.vocabulary_size
-# Tiny presets give this token an embedding so large that the network cannot but overflow.
+# In tiny presets, the embedding of this token makes the network overflow.
 POISON = VOCABULARY - 1

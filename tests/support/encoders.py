@@ -1,4 +1,4 @@
-"""A medium network for encoder tests, random sequences for it, and exact comparison of results."""
+"""A medium network and random sequences for encoder tests, and bitwise comparison of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.encoder import Encoding, Tokens
 
 Float32s = npt.NDArray[np.float32]
 
-# Large enough that products use the routines of a real network, and int8 its groups of features.
+# Large enough for the matrix routines of real networks, and for the feature groups of int8.
 MEDIUM = Architecture(
     vocabulary_size=100, num_layers=2, hidden_dim=192, intermediate_dim=384, max_sequence_length=300, num_segments=4
 )
@@ -24,8 +24,8 @@ _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def _int8_is_supported() -> bool:
-    described = Path("/proc/cpuinfo")
-    return described.exists() and not _INT8_FLAGS.isdisjoint(described.read_text().split())
+    cpu_info = Path("/proc/cpuinfo")
+    return cpu_info.exists() and not _INT8_FLAGS.isdisjoint(cpu_info.read_text().split())
 
 
 needs_int8 = pytest.mark.skipif(not _int8_is_supported(), reason="the processor has no 8-bit units (VNNI or AMX)")
@@ -40,7 +40,7 @@ BACKENDS: tuple[BackendName, ...] = tuple(SUPPORTED_DTYPES)
 
 
 def medium_weights(architecture: Architecture = MEDIUM, seed: int = 0) -> dict[str, Float32s]:
-    """Return random weights whose products keep the scale of their inputs, as those of a trained network do."""
+    """Return random weights whose products keep the scale of their inputs, as in a trained network."""
     random = np.random.default_rng(seed)
     weights: dict[str, Float32s] = {}
     for name, shape in architecture.variable_shapes().items():

@@ -1,4 +1,4 @@
-"""`fnet-service` as a process of its own, forked from one that has everything imported: that is most of a short run."""
+"""`fnet-service` in a process that is forked from one with all imports, which take most of a short run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.timeouts import TIMEOUT
 
-# Nothing here starts a thread or a device. Arrow is left out: the command ends in another way where it is imported.
+# None of these modules starts a thread or a device. PyArrow is excluded, since it changes how the command exits.
 _IMPORTED = [
     "service.cli.main",
     "service.cli.encode",
@@ -22,15 +22,15 @@ _IMPORTED = [
 
 
 class Command:
-    """A run of `fnet-service`; its exit codes, signals and standard streams are those of any process.
+    """A run of `fnet-service`, with the exit code, signals and standard streams of a normal process.
 
     Args:
-        arguments: What follows `fnet-service`.
-        directory: Where it runs.
-        environ: All of its environment.
+        arguments: Arguments of `fnet-service`.
+        directory: The working directory.
+        environ: The complete environment.
         stdin: A file or a named pipe.
-        stdout: A file, written over.
-        stderr: Likewise.
+        stdout: A file, which is overwritten.
+        stderr: A file, which is overwritten.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Command:
         self._process.start()
 
     def poll(self) -> int | None:
-        """Return the exit code, negative of a signal; nothing while it runs."""
+        """Return the exit code, negative for a signal, or None while the process runs."""
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process still runs."""
         if self._process.pid is not None and self.poll() is None:
             os.kill(self._process.pid, number)
 
     def wait(self, seconds: float = TIMEOUT) -> int | None:
-        """Wait so long for its end; returns the exit code, or nothing if it still runs."""
+        """Wait for the process; return its exit code, or None after the timeout."""
         self._process.join(seconds)
         return self.poll()
 
@@ -74,6 +74,6 @@ def _run(arguments: list[str], directory: Path, environ: dict[str, str], streams
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["fnet-service", *arguments]
-    from service.cli.main import main  # noqa: PLC0415 - imported in the process that this one is forked from
+    from service.cli.main import main  # noqa: PLC0415 - imported before the fork
 
     main()

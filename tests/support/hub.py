@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face hub, for the real client to talk to."""
+"""A fake Hugging Face hub for tests with the real client."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ COMMIT = "0" * 39 + "1"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one repository, `team/fnet`, by the hub's API.
+    """Serves one repository, `team/fnet`, with the API of the hub.
 
     Attributes:
-        files: The repository's files by their names.
-        cuts: How many of the next transfers of the weights break off.
-        cut_after: After how many bytes they do.
-        asked: What was asked for: method, path, range.
+        files: Contents of the repository, keyed by file name.
+        interruptions: Number of next transfers of the weights to interrupt.
+        interrupt_after_bytes: Bytes that an interrupted transfer sends.
+        requests: Method, path and range of each request.
     """
 
     daemon_threads = True
@@ -30,13 +30,13 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, source: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
-        self.files["training_state.bin"] = b"no part of a preset"
-        self.cuts = 0
-        self.cut_after = 0
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.files["training_state.bin"] = b"not a preset file"
+        self.interruptions = 0
+        self.interrupt_after_bytes = 0
+        self.requests: list[tuple[str, str, str | None]] = []
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the environment of a process whose hub this is, and whose client keeps its own things below `home`."""
+        """Return the environment of a process that uses this hub, with the client cache below `home`."""
         return {
             **os.environ,
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
@@ -53,17 +53,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_GET(self) -> None:
-        self._answer()
+        self._respond()
 
     def log_message(self, *_arguments: Any) -> None:
         """Print nothing."""
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         path = self.path.split("?")[0]
-        self.server.asked.append((self.command, path, self.headers.get("Range")))
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
         if path.startswith("/api/models/team/fnet/"):
             files = self.server.files.items()
             document: Any = {
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             if "/tree/" in path:
                 document = [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324 - git's ids
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324 - git object ids
                     for name, data in files
                 ]
             self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
@@ -96,15 +96,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self.path.endswith("model.weights.h5") and self.server.cuts:
-            self.server.cuts -= 1
-            body, self.close_connection = body[: self.server.cut_after], True
+        if self.path.endswith("model.weights.h5") and self.server.interruptions:
+            self.server.interruptions -= 1
+            body, self.close_connection = body[: self.server.interrupt_after_bytes], True
         self.wfile.write(body)
 
 
 @contextmanager
 def running(source: Path) -> Iterator[Hub]:
-    """Run a hub whose repository holds the files of a directory."""
+    """Run a hub that serves the files of a directory."""
     server = Hub(source)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

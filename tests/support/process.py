@@ -1,4 +1,4 @@
-"""`fnet-service serve` as a process of its own, with a real port."""
+"""`fnet-service serve` as a subprocess with a real port."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "fnet-service"
 
 
 class Process:
-    """A running `fnet-service serve`, or a program that stands for it.
+    """A running `fnet-service serve`, or a program that replaces it.
 
     Attributes:
-        lines: What it wrote to standard error so far.
-        url: Where it listens.
+        lines: Lines of standard error so far.
+        url: The base URL.
     """
 
     def __init__(self, *options: str, program: str | None = None, **environ: str) -> None:
@@ -54,18 +54,18 @@ class Process:
             time.sleep(0.03)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Return its log lines of one event."""
-        found = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
-        return [line for line in found if line["event"] == name]
+        """Return the log lines of one event."""
+        events = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [line for line in events if line["event"] == name]
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """Return where it listens, once it says so."""
+        """Return the base URL once the process listens."""
         self.wait_until(lambda: bool(self.events("listening")))
         return str(self.events("listening")[0]["url"])
 
@@ -74,7 +74,7 @@ class Process:
         self._process.send_signal(number)
 
     def end(self) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait for the process and return its exit code."""
         code = self._process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         assert self._process.stdout is not None
@@ -82,7 +82,7 @@ class Process:
         return code
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process if it runs, and close its streams."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(TIMEOUT)

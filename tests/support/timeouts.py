@@ -1,4 +1,4 @@
-"""Bounds of waiting in tests: long enough for a loaded machine, so that only a hang exceeds them."""
+"""The timeout of tests, long enough for a loaded machine, so that only a hang exceeds it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DTYPES = ("float32", "bfloat16")
-# On processors the encoder mixes on the host, so the backend for accelerators is selected by hand.
+# On CPUs the encoder mixes on the host, so the test selects the backend for accelerators.
 PROGRAM = """
 import json, sys
 import numpy as np
@@ -87,9 +87,9 @@ def run_with(devices: int) -> dict[str, Any]:
     """Return what the program reports with a number of simulated devices."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-c", PROGRAM, *DTYPES]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    report: dict[str, Any] = json.loads(ended.stdout)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
     return report
 
 
@@ -123,7 +123,7 @@ def test_devices_are_accurate(four_devices: dict[str, Any], dtype: str) -> None:
 def test_bits_are_equal_on_one_device_and_on_several(
     four_devices: dict[str, Any], one_device: dict[str, Any], dtype: str
 ) -> None:
-    """Whatever runs on the other devices, and sequences of several chunks too."""
+    """Bits do not depend on the rows of other devices, also for sequences of several chunks."""
     four, one = four_devices[dtype], one_device[dtype]
     assert four["invariant"]
     assert one["invariant"]
@@ -135,7 +135,7 @@ def test_bits_are_equal_on_one_device_and_on_several(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_compiled_after_compile(four_devices: dict[str, Any], dtype: str) -> None:
-    """Rows of any length on any number of devices run what was compiled."""
+    """Rows of any length run compiled programs on any number of devices."""
     assert four_devices[dtype]["compilations"] == 0
 
 

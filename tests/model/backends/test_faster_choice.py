@@ -1,4 +1,4 @@
-"""Which settings are reported as faster: what is installed, what the processor has, and what the network allows."""
+"""Faster settings depend on installed libraries, the processor and the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALL_UNITS = {"avx2", "avx512_vnni", "avx512_bf16"}
 
 
 def network(hidden: int, inner: int) -> Architecture:
-    """Return a network of some sizes."""
+    """Return a network with the given sizes."""
     return Architecture(vocabulary_size=9, num_layers=1, hidden_dim=hidden, intermediate_dim=inner)
 
 
@@ -49,6 +49,6 @@ def test_faster_choice_fits_processor_and_network(
 
 
 def test_nothing_is_faster_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not installed is not suggested."""
+    """A library that is not installed is not suggested."""
     monkeypatch.setattr(backends, "is_installed", lambda _backend: False)
     assert backends.faster_choice(network(384, 1536), "jax", "float32") is None

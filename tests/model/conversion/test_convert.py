@@ -1,6 +1,6 @@
-"""A checkpoint of Hugging Face becomes a preset that computes what transformers computes, or nothing is left behind.
+"""A converted Hugging Face checkpoint has the outputs of transformers, and a failed conversion leaves no files.
 
-`tests/golden/make_hugging_face.py` wrote the checkpoint, and says what the files hold.
+`tests/golden/make_hugging_face.py` writes the checkpoint and documents its files.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ Outputs = dict[int, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def expected() -> Outputs:
-    """What transformers computes, by length."""
-    found: Outputs = {}
+    """The outputs of transformers, keyed by length."""
+    actual: Outputs = {}
     with np.load(HUGGING_FACE / "outputs.npz") as stored:
         for key, array in stored.items():
             length, name = key.split("/")
-            found.setdefault(int(length), {})[name] = array
-    return found
+            actual.setdefault(int(length), {})[name] = array
+    return actual
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The checkpoint, to be changed, with both kinds of weights and `tokenizer.json`."""
+    """A writable copy of the checkpoint, with both weight formats and `tokenizer.json`."""
     return Path(shutil.copytree(HUGGING_FACE / "checkpoint", tmp_path / "checkpoint"))
 
 
 @pytest.fixture
 def destination(tmp_path: Path) -> Path:
-    """Where the preset is to be made."""
+    """The destination of the preset."""
     return tmp_path / "made" / "tiny_en"
 
 
@@ -62,61 +62,59 @@ def edit(path: Path, **fields: Any) -> None:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """Return the one line that a call is refused with."""
+    """Return the one-line message of the PresetError that a call raises."""
     with pytest.raises(PresetError) as caught:
         call()
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
 
-def assert_computes(preset: Preset, expected: Outputs, tolerance: float = TOLERANCE) -> None:
-    """Hold a preset's network to transformers', sequence by sequence."""
+def assert_outputs(preset: Preset, expected: Outputs, tolerance: float = TOLERANCE) -> None:
+    """Compare the outputs of a preset with those of transformers."""
     weights = read_weights(preset.directory, preset.architecture)
     for arrays in expected.values():
-        found = encode_one(preset.architecture, weights, arrays["token_ids"], arrays["segment_ids"])
-        for ours, name in zip(found, ("sequence_output", "pooled_output"), strict=True):
-            np.testing.assert_allclose(ours, arrays[name], rtol=0, atol=tolerance)
+        actual = encode_one(preset.architecture, weights, arrays["token_ids"], arrays["segment_ids"])
+        for array, name in zip(actual, ("sequence_output", "pooled_output"), strict=True):
+            np.testing.assert_allclose(array, arrays[name], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_preset_computes_what_transformers_computes(
-    checkpoint: Path, destination: Path, expected: Outputs, kind: str
-) -> None:
-    """From either kind of weights."""
+def test_outputs_equal_transformers(checkpoint: Path, destination: Path, expected: Outputs, kind: str) -> None:
+    """Outputs are equal for both weight formats."""
     for file in {"model.safetensors", "pytorch_model.bin"} - {kind}:
         (checkpoint / file).unlink()
     convert(checkpoint, destination)
-    assert_computes(load_preset(str(destination)), expected)
+    assert_outputs(load_preset(str(destination)), expected)
 
 
-def test_backbone_loads_it(checkpoint: Path, destination: Path, expected: Outputs) -> None:
-    """`FNetBackbone.from_preset` takes what was made, as keras-hub's does."""
+def test_backbone_loads_converted_presets(checkpoint: Path, destination: Path, expected: Outputs) -> None:
+    """`FNetBackbone.from_preset` loads the preset with equal outputs."""
     convert(checkpoint, destination)
     backbone = FNetBackbone.from_preset(destination)
     arrays = expected[7]
-    found = backbone.encode_one(arrays["token_ids"], arrays["segment_ids"])
-    np.testing.assert_allclose(found[0], arrays["sequence_output"], rtol=0, atol=TOLERANCE)
+    actual = backbone.encode_one(arrays["token_ids"], arrays["segment_ids"])
+    np.testing.assert_allclose(actual[0], arrays["sequence_output"], rtol=0, atol=TOLERANCE)
 
 
-def test_it_is_laid_out_as_keras_hub_lays_out_its_own(checkpoint: Path, destination: Path) -> None:
-    """The JSON files say what those of the golden preset `even` say, which keras-hub wrote."""
+def test_files_equal_those_of_keras_hub(checkpoint: Path, destination: Path) -> None:
+    """The JSON files equal those of the golden preset `even`, which keras-hub wrote."""
     convert(checkpoint, destination)
     for file in ("config.json", "tokenizer.json", "preprocessor.json"):
-        ours, theirs = (json.loads((directory / file).read_text()) for directory in (destination, GOLDEN / "even"))
+        converted, golden = (json.loads((directory / file).read_text()) for directory in (destination, GOLDEN / "even"))
         if file == "preprocessor.json":
-            assert ours["config"].pop("sequence_length") == 32
-            del theirs["config"]["sequence_length"]
-        assert ours == theirs
-    metadata, theirs = (
+            assert converted["config"].pop("sequence_length") == 32
+            del golden["config"]["sequence_length"]
+        assert converted == golden
+    metadata, golden = (
         json.loads((directory / "metadata.json").read_text()) for directory in (destination, GOLDEN / "even")
     )
-    assert metadata["parameter_count"] == theirs["parameter_count"]
-    assert metadata["keras_hub_version"] == theirs["keras_hub_version"]
+    assert metadata["parameter_count"] == golden["parameter_count"]
+    assert metadata["keras_hub_version"] == golden["keras_hub_version"]
 
 
 @pytest.mark.parametrize("file", ["spiece.model", "tokenizer.json"])
-def test_tokenizer_gives_the_ids_of_transformers(checkpoint: Path, destination: Path, file: str) -> None:
-    """From the SentencePiece model, or put together from `tokenizer.json` where there is no other."""
+def test_token_ids_equal_transformers(checkpoint: Path, destination: Path, file: str) -> None:
+    """Ids are equal for `spiece.model` and for a conversion of `tokenizer.json`."""
     if file == "spiece.model":
         (checkpoint / "tokenizer.json").unlink()
         shutil.copy(VOCABULARY, checkpoint / file)
@@ -130,28 +128,30 @@ def test_tokenizer_gives_the_ids_of_transformers(checkpoint: Path, destination: 
         3,
         6,
     )
-    # A special token that is only written out is text.
+    # A special token in a text is ordinary text.
     assert not {4, 5, 6} & set(tokenizer.tokenize("[CLS] a [SEP] b [MASK]"))
 
 
-def test_sentencepiece_model_is_kept_as_it_is(checkpoint: Path, destination: Path) -> None:
-    """To the byte."""
+def test_sentencepiece_model_is_copied_unchanged(checkpoint: Path, destination: Path) -> None:
+    """The copy has equal bytes."""
     shutil.copy(VOCABULARY, checkpoint / "spiece.model")
     convert(checkpoint, destination)
     assert (destination / VOCABULARY_FILE).read_bytes() == VOCABULARY.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", NARROW_TOLERANCES)
-def test_weights_can_be_kept_narrow(checkpoint: Path, destination: Path, expected: Outputs, dtype: Any) -> None:
-    """In half the bytes; what is computed is near."""
+def test_weights_can_be_stored_in_narrow_dtypes(
+    checkpoint: Path, destination: Path, expected: Outputs, dtype: Any
+) -> None:
+    """The file has half the size, and outputs are close."""
     convert(checkpoint, destination, dtype=dtype)
     with h5py.File(destination / WEIGHTS_FILE) as file:
         assert file["layers/dense/vars/0"].dtype.itemsize == 2
-    assert_computes(load_preset(str(destination)), expected, NARROW_TOLERANCES[dtype])
+    assert_outputs(load_preset(str(destination)), expected, NARROW_TOLERANCES[dtype])
 
 
-def test_it_tells_of_itself(checkpoint: Path, destination: Path) -> None:
-    """Padding and pooling as asked, digests and a golden row for `verify`, and the checkpoint's card."""
+def test_preset_has_options_digests_and_card(checkpoint: Path, destination: Path) -> None:
+    """The preset has the requested padding and pooling, digests and a golden row, and the model card."""
     (checkpoint / "README.md").write_text("# A card")
     convert(checkpoint, destination, padding="none", pooling="mean", description="Converted.")
     preset = load_preset(str(destination))
@@ -166,14 +166,14 @@ def test_it_tells_of_itself(checkpoint: Path, destination: Path) -> None:
     assert not any(check.faults for check in verify(destination))
 
 
-def test_texts_are_padded_as_keras_hub_pads_them(checkpoint: Path, destination: Path) -> None:
-    """To the most positions, unless something else is asked for."""
+def test_default_padding_is_that_of_keras_hub(checkpoint: Path, destination: Path) -> None:
+    """Texts are padded to the number of positions by default."""
     convert(checkpoint, destination)
     assert load_preset(str(destination)).padding == 32
 
 
-def test_checkpoint_without_tokenizer_is_told(checkpoint: Path, destination: Path) -> None:
-    """And can be converted for ids alone."""
+def test_checkpoint_without_tokenizer_needs_an_option(checkpoint: Path, destination: Path) -> None:
+    """It can be converted for token ids only."""
     (checkpoint / "tokenizer.json").unlink()
     assert "neither spiece.model nor tokenizer.json" in refusal(lambda: convert(checkpoint, destination))
     convert(checkpoint, destination, tokenizer=False)
@@ -181,10 +181,10 @@ def test_checkpoint_without_tokenizer_is_told(checkpoint: Path, destination: Pat
 
 
 @pytest.mark.parametrize(("field", "value"), [("do_lower_case", True), ("keep_accents", False)])
-def test_what_a_vocabulary_cannot_be_told_is_refused(
+def test_unsupported_tokenizer_options_are_rejected(
     checkpoint: Path, destination: Path, field: str, *, value: bool
 ) -> None:
-    """Folding texts before they are tokenized would silently be lost."""
+    """Case and accent folding would be lost without an error."""
     edit(checkpoint / "tokenizer_config.json", **{field: value})
     assert refusal(lambda: convert(checkpoint, destination)).startswith(f"tokenizer_config.json: {field} is {value}")
 
@@ -205,7 +205,7 @@ def test_what_a_vocabulary_cannot_be_told_is_refused(
 def test_another_kind_of_tokenizer_is_refused(
     checkpoint: Path, destination: Path, fields: dict[str, Any], reason: str
 ) -> None:
-    """In one line that names the file, and nothing is written."""
+    """The error is one line with the file name, and nothing is written."""
     edit(checkpoint / "tokenizer.json", **fields)
     message = refusal(lambda: convert(checkpoint, destination))
     assert message.startswith("tokenizer.json: ")
@@ -213,8 +213,8 @@ def test_another_kind_of_tokenizer_is_refused(
     assert not destination.exists()
 
 
-def test_nothing_is_left_of_what_failed(checkpoint: Path, destination: Path) -> None:
-    """Neither a preset nor a part of one."""
+def test_failed_conversion_leaves_no_files(checkpoint: Path, destination: Path) -> None:
+    """Neither a preset nor temporary files remain."""
     edit(checkpoint / "config.json", hidden_size=17)
     refusal(lambda: convert(checkpoint, destination))
     edit(checkpoint / "config.json", hidden_size=16)
@@ -222,8 +222,8 @@ def test_nothing_is_left_of_what_failed(checkpoint: Path, destination: Path) -> 
     assert list(destination.parent.iterdir()) == []
 
 
-def test_preset_is_replaced_only_when_asked(checkpoint: Path, destination: Path) -> None:
-    """The old one stays whole until the new one is."""
+def test_preset_is_replaced_only_with_force(checkpoint: Path, destination: Path) -> None:
+    """The old preset stays valid until the new one is complete."""
     convert(checkpoint, destination)
     before = weights_digest(destination)
     assert "--force" in refusal(lambda: convert(checkpoint, destination, dtype="float16"))
@@ -234,8 +234,8 @@ def test_preset_is_replaced_only_when_asked(checkpoint: Path, destination: Path)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_no_preset_is_never_replaced(checkpoint: Path, destination: Path, *, force: bool) -> None:
-    """A folder of something else, or a file, is not for us to remove; an empty folder may be filled."""
+def test_other_files_are_never_replaced(checkpoint: Path, destination: Path, *, force: bool) -> None:
+    """A directory with other files, or a file, is not replaced; an empty directory is used."""
     destination.mkdir(parents=True)
     (destination / "thesis.txt").write_text("years of work")
     assert "is not a preset; choose another destination" in refusal(
@@ -247,7 +247,7 @@ def test_what_is_no_preset_is_never_replaced(checkpoint: Path, destination: Path
 
 
 def test_vocabulary_larger_than_the_network_is_refused(checkpoint: Path, destination: Path) -> None:
-    """Its last ids would have no vectors."""
+    """Its last ids would have no embeddings."""
     document = json.loads((checkpoint / "tokenizer.json").read_text())
     document["model"]["vocab"].append(["one too many", -20.0])
     edit(checkpoint / "tokenizer.json", model=document["model"])
@@ -255,8 +255,8 @@ def test_vocabulary_larger_than_the_network_is_refused(checkpoint: Path, destina
     assert not destination.exists()
 
 
-def test_values_beyond_a_narrow_type_are_refused(checkpoint: Path, destination: Path) -> None:
-    """float16 ends at 65,504: what it cannot hold is told, not made infinite."""
+def test_values_beyond_float16_are_rejected(checkpoint: Path, destination: Path) -> None:
+    """Values above 65,504 raise an error instead of becoming infinite."""
     tensors = load_file(checkpoint / "model.safetensors")
     tensors["fnet.pooler.dense.bias"] = np.full(16, 1e6, np.float32)
     save_file(tensors, checkpoint / "model.safetensors")

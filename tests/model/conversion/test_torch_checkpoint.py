@@ -1,6 +1,6 @@
-"""What `torch.save` wrote is read as numbers; what a pickle in it would call is never called.
+"""Files of `torch.save` are read as numbers, and their pickles are never executed.
 
-`tests/golden/make_hugging_face.py` wrote the file that torch itself made.
+`tests/golden/make_hugging_face.py` writes the file with torch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FILE = "pytorch_model.bin"
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """A copy of torch's own file."""
+    """A copy of the file that torch wrote."""
     return Path(shutil.copy(CHECKPOINT / FILE, tmp_path / FILE))
 
 
 def refusal(path: Path, name: str | None = None) -> str:
-    """Return the one line with which a file, or one of its tensors, is refused."""
+    """Return the one-line message of the PresetError for a file, or for one of its tensors."""
 
     def read() -> None:
         with TorchFile(path) as file:
@@ -46,7 +46,7 @@ def refusal(path: Path, name: str | None = None) -> str:
 
 
 def repack(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """Write the archive anew, each entry changed by its name below the root."""
+    """Rewrite the archive, with each entry changed by its name below the root."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -55,7 +55,7 @@ def repack(path: Path, change: Callable[[str, bytes], bytes], compression: int =
 
 
 def write(path: Path, pickled: bytes, **data: bytes) -> Path:
-    """Write an archive as torch does, with a pickle of the test's own."""
+    """Write an archive in the format of torch, with a given pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         for key, raw in data.items():
@@ -63,8 +63,8 @@ def write(path: Path, pickled: bytes, **data: bytes) -> Path:
     return path
 
 
-def test_every_tensor_is_what_torch_saved(stored: Path) -> None:
-    """A parameter and a turned view among them: the same numbers as in safetensors."""
+def test_tensors_equal_those_of_torch(stored: Path) -> None:
+    """Values equal those of safetensors, also for a parameter and a transposed view."""
     expected = load_file(CHECKPOINT / "model.safetensors")
     with TorchFile(stored) as file:
         assert set(expected) <= set(file.names())
@@ -72,27 +72,27 @@ def test_every_tensor_is_what_torch_saved(stored: Path) -> None:
             assert np.array_equal(file.read(name), array), name
 
 
-def test_integers_are_no_weights(stored: Path) -> None:
-    """They may be there, and are refused only where they are asked for."""
+def test_integer_tensors_are_rejected_on_access(stored: Path) -> None:
+    """A file may contain integer tensors, which raise an error only when they are read."""
     assert "LongStorage" in refusal(stored, "fnet.embeddings.position_ids")
 
 
 class Trap:
-    """Would make a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
-    def __init__(self, made: Path) -> None:
-        self.made = made
+    def __init__(self, target: Path) -> None:
+        self.target = target
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return what unpickling calls."""
-        return Path.touch, (self.made,)
+        """Return the call of unpickling."""
+        return Path.touch, (self.target,)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
-    """Whatever is in it, alone or among the tensors."""
-    made = tmp_path / "executed"
-    for document in (Trap(made), OrderedDict(a=Trap(made)), {"weight": [Trap(made)]}):
+    """No pickle is executed, alone or among the tensors."""
+    target = tmp_path / "executed"
+    for document in (Trap(target), OrderedDict(a=Trap(target)), {"weight": [Trap(target)]}):
         path = write(tmp_path / FILE, pickle.dumps(document, protocol))
         try:
             with TorchFile(path) as file:
@@ -101,7 +101,7 @@ def test_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
                         file.read(name)
         except PresetError:
             pass
-        assert not made.exists()
+        assert not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
     ids=["empty", "text", "pickle", "signature"],
 )
 def test_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
-    """A bare pickle is how torch wrote before 1.6: the message says what to do."""
+    """A bare pickle is the format before torch 1.6; the message contains the remedy."""
     (tmp_path / FILE).write_bytes(content)
     assert "safetensors" in refusal(tmp_path / FILE)
 
@@ -121,24 +121,24 @@ def test_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
     ids=lambda value: repr(value)[:9],
 )
 def test_pickle_of_something_else_is_refused(tmp_path: Path, document: object) -> None:
-    """It has to be a dictionary of tensors."""
+    """A pickle has to be a dictionary of tensors."""
     assert "not a dictionary of tensors" in refusal(write(tmp_path / FILE, pickle.dumps(document, 4)))
 
 
 @pytest.mark.parametrize("pickled", [b"", b".", b"\x80\x02", b"a.", b"\x85.", b"h\x07.", b"(.", b"N" * 100 + b"."])
 def test_damaged_pickle_is_refused(tmp_path: Path, pickled: bytes) -> None:
-    """Stack and memo may be empty where the pickle wants something of them."""
+    """Instructions may read an empty stack or memo."""
     assert "not a dictionary of tensors" in refusal(write(tmp_path / FILE, pickled))
 
 
-def test_bytes_that_are_missing_are_told(stored: Path) -> None:
-    """A storage that is shorter than its tensors is damage."""
+def test_missing_bytes_are_reported(stored: Path) -> None:
+    """A storage that is shorter than its tensors is reported as damaged."""
     repack(stored, lambda name, data: data[:-4] if name.startswith("data/") else data)
     assert "exceeds the bytes of its storage" in refusal(stored, "fnet.pooler.dense.weight")
 
 
-def test_changed_byte_is_told(stored: Path) -> None:
-    """The archive keeps a checksum of every entry."""
+def test_changed_byte_is_reported(stored: Path) -> None:
+    """The archive has a checksum for every entry."""
     data = bytearray(stored.read_bytes())
     with TorchFile(stored) as file:
         weight = file.read("fnet.embeddings.word_embeddings.weight")
@@ -148,27 +148,27 @@ def test_changed_byte_is_told(stored: Path) -> None:
 
 
 def test_compressed_entry_is_not_inflated(stored: Path) -> None:
-    """Torch stores entries as they are: another archive may be a bomb."""
+    """Torch stores entries uncompressed, and a compressed archive may be a zip bomb."""
     repack(stored, lambda _, data: data, zipfile.ZIP_DEFLATED)
     assert "compressed" in refusal(stored)
 
 
 def test_another_byte_order_is_refused(stored: Path) -> None:
-    """Numbers would be others."""
+    """Other byte orders would give wrong numbers."""
     repack(stored, lambda name, data: b"big" if name == "byteorder" else data)
     assert "byte order" in refusal(stored)
 
 
 def test_damage_anywhere_raises_nothing_else(stored: Path) -> None:
-    """With bytes changed at random the file is read or refused, and nothing but PresetError is raised."""
+    """Randomly changed bytes raise no error except PresetError."""
     data = stored.read_bytes()
     random = np.random.default_rng(3)
     refusals: list[str] = []
     for _ in range(150):
         damaged = bytearray(data)
-        # The pickle lies at the beginning, the archive's directory at the end.
-        for place in [*random.integers(0, 4000, 4), *random.integers(len(data) - 4000, len(data), 1)]:
-            damaged[place] = random.integers(256)
+        # The pickle is at the start, and the directory of the archive at the end.
+        for offset in [*random.integers(0, 4000, 4), *random.integers(len(data) - 4000, len(data), 1)]:
+            damaged[offset] = random.integers(256)
         stored.write_bytes(damaged)
         try:
             with TorchFile(stored) as file:

@@ -1,6 +1,6 @@
-"""Presets damaged at random: each loads, or is refused in one clear line, in bounded memory, and nothing in it runs.
+"""Randomly damaged presets load or are rejected with one line, in bounded memory and without code execution.
 
-What `test_presets.py`, `test_checkpoints.py` and `test_tokenizer.py` refuse by name, here in whatever form comes up.
+These tests generate the damage; `test_preset.py`, `test_weights.py` and `test_tokenizer.py` test specific cases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.tokenizer import FNetTokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden/even"
 # The preset has 300 kB in all.
-MOST_MEMORY = 64 << 20
+MAX_MEMORY_BYTES = 64 << 20
 
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-2, 70_000) | st.floats() | st.text(max_size=20),
@@ -35,7 +35,7 @@ configuration = settings(
 
 
 def load(directory: Path) -> str | None:
-    """Load all of a preset as the service does; return why it was refused, if it was."""
+    """Load a preset as the service does; return the error message, or None."""
     tracemalloc.start()
     try:
         preset = load_preset(str(directory))
@@ -47,26 +47,26 @@ def load(directory: Path) -> str | None:
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < MOST_MEMORY
+        assert peak < MAX_MEMORY_BYTES
     return None
 
 
 def check(reason: str | None) -> None:
-    """One line for a reader, which does not drown them."""
+    """Check that an error message is one line of limited length."""
     if reason is not None:
         assert reason
         assert "\n" not in reason
         assert len(reason) < 1000
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return where everything in a JSON value stands."""
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values in a JSON document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
+    return [path, *(path_to_value for key, child in inner for path_to_value in paths_of(child, (*path, key)))]
 
 
 def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return the value with another one at a place."""
+    """Return a JSON document with another value at a path."""
     if not path:
         return new
     copy = value.copy()
@@ -76,7 +76,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Callable[[str, bytes], Path]:
-    """Make a copy of a preset with one file's content replaced."""
+    """Return a copy of a preset with the content of one file replaced."""
     copy = Path(shutil.copytree(GOLDEN, tmp_path / "damaged"))
 
     def make(file: str, content: bytes) -> Path:
@@ -86,22 +86,22 @@ def damaged(tmp_path: Path) -> Callable[[str, bytes], Path]:
     return make
 
 
-def test_whole_one_loads() -> None:
-    """Or the tests below would say nothing."""
+def test_undamaged_preset_loads() -> None:
+    """The tests below depend on it."""
     assert load(GOLDEN) is None
 
 
 @pytest.mark.parametrize("file", ["config.json", "metadata.json", "preprocessor.json", "tokenizer.json"])
-def test_any_value_at_any_place(damaged: Callable[[str, bytes], Path], file: str) -> None:
-    """Of each of the four descriptions: numbers that are too large, lists for names, names for numbers."""
-    whole = json.loads((GOLDEN / file).read_bytes())
+def test_any_value_at_any_path(damaged: Callable[[str, bytes], Path], file: str) -> None:
+    """Any JSON value may replace any value of the four JSON files."""
+    undamaged = json.loads((GOLDEN / file).read_bytes())
 
     @configuration
-    @given(place=st.sampled_from(places(whole)), new=any_json)
-    def each(place: tuple[Any, ...], new: Any) -> None:
-        check(load(damaged(file, json.dumps(put(whole, place, new)).encode())))
+    @given(path_to_value=st.sampled_from(paths_of(undamaged)), new=any_json)
+    def run_example(path_to_value: tuple[Any, ...], new: Any) -> None:
+        check(load(damaged(file, json.dumps(put(undamaged, path_to_value, new)).encode())))
 
-    each()
+    run_example()
 
 
 FILES = ["config.json", "tokenizer.json", "model.weights.h5", "assets/tokenizer/vocabulary.spm"]
@@ -109,29 +109,29 @@ FILES = ["config.json", "tokenizer.json", "model.weights.h5", "assets/tokenizer/
 
 @pytest.mark.parametrize("file", FILES)
 def test_any_bytes_in_any_file(damaged: Callable[[str, bytes], Path], file: str) -> None:
-    """Some written over, some lost, some too many, all of them others."""
-    whole = (GOLDEN / file).read_bytes()
+    """Bytes may be overwritten, removed or inserted."""
+    undamaged = (GOLDEN / file).read_bytes()
 
     @configuration
     @given(
         at=st.floats(0, 1),
         new=st.binary(max_size=40),
-        lost=st.integers(0, 64) | st.integers(0, len(whole)),
+        removed=st.integers(0, 64) | st.integers(0, len(undamaged)),
     )
-    def each(at: float, new: bytes, lost: int) -> None:
-        start = int(at * len(whole))
-        check(load(damaged(file, whole[:start] + new + whole[start + lost :])))
+    def run_example(at: float, new: bytes, removed: int) -> None:
+        start = int(at * len(undamaged))
+        check(load(damaged(file, undamaged[:start] + new + undamaged[start + removed :])))
 
-    each()
+    run_example()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_file_may_be_anything(damaged: Callable[[str, bytes], Path], file: str) -> None:
-    """Nothing of the right form at all."""
+def test_any_content_of_a_file(damaged: Callable[[str, bytes], Path], file: str) -> None:
+    """A file may contain arbitrary bytes."""
 
     @configuration
     @given(content=st.binary(max_size=200))
-    def each(content: bytes) -> None:
+    def run_example(content: bytes) -> None:
         check(load(damaged(file, content)))
 
-    each()
+    run_example()

@@ -1,6 +1,6 @@
-"""`hf://` presets through the real Hugging Face client, against a hub that this test serves itself.
+"""`hf://` presets with the real Hugging Face client, against a local hub.
 
-The client takes its hub's address from the environment when it is imported, so each step is a process of its own.
+The client reads the address of the hub at import, so each step runs in a new process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from tests.support.hub import Hub, running
 
-# The client keeps what it has in blocks of 10 MiB.
+# The client writes blocks of 10 MiB.
 KEPT = 10 << 20
 CUT_AFTER = KEPT + 1_000_000
 SOURCE = BUNDLED_DIRECTORY / DEFAULT_PRESET
@@ -35,7 +35,7 @@ except PresetError as error:
 def hub() -> Iterator[Hub]:
     """A hub with the bundled preset."""
     with running(SOURCE) as hub:
-        hub.cut_after = CUT_AFTER
+        hub.interrupt_after_bytes = CUT_AFTER
         yield hub
 
 
@@ -47,52 +47,52 @@ def load(hub: Hub, handle: str, cache: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_preset_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, tmp_path: Path) -> None:
-    """The first load brings the preset's files, and nothing else, with a progress bar; the second asks nobody."""
+def test_second_load_does_not_use_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """The first load downloads only preset files, with a progress bar; the second sends no request."""
     first = load(hub, "hf://team/fnet", tmp_path)
     assert first.returncode == 0, first.stderr
     directory = Path(first.stdout.strip())
     assert (directory / "model.weights.h5").read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
     assert not (directory / "training_state.bin").exists()
     assert "%|" in first.stderr
-    hub.asked.clear()
+    hub.requests.clear()
     second = load(hub, "hf://team/fnet", tmp_path)
     assert (second.returncode, second.stdout) == (0, first.stdout)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_revision_is_the_one_asked_for(hub: Hub, tmp_path: Path) -> None:
-    """`@revision` reaches the hub."""
+def test_revision_is_requested(hub: Hub, tmp_path: Path) -> None:
+    """The request to the hub contains the revision."""
     assert load(hub, "hf://team/fnet@v1.2", tmp_path).returncode == 0
-    assert any("/revision/v1.2" in path for _, path, _ in hub.asked)
+    assert any("/revision/v1.2" in path for _, path, _ in hub.requests)
 
 
-def test_broken_transfer_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
-    """After a broken connection only the rest is asked for, and the file is whole."""
-    hub.cuts = 1
+def test_interrupted_transfer_resumes(hub: Hub, tmp_path: Path) -> None:
+    """After a broken connection, the client requests only the missing range."""
+    hub.interruptions = 1
     loaded = load(hub, "hf://team/fnet", tmp_path)
     assert loaded.returncode == 0, loaded.stderr
-    ranges = [span for _, path, span in hub.asked if path.endswith("model.weights.h5") and span]
+    ranges = [span for _, path, span in hub.requests if path.endswith("model.weights.h5") and span]
     assert ranges == [f"bytes={KEPT}-"]
     stored = Path(loaded.stdout.strip()) / "model.weights.h5"
     assert stored.read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
 
 
-def test_failed_download_keeps_what_arrived_and_is_tried_again(hub: Hub, tmp_path: Path) -> None:
-    """A line that keeps breaking fails the load plainly; a later one asks for the missing file alone."""
-    hub.cuts, hub.cut_after = 100, 1000
+def test_failed_download_keeps_complete_files(hub: Hub, tmp_path: Path) -> None:
+    """A load fails after repeated interruptions, and the next load requests only the missing file."""
+    hub.interruptions, hub.interrupt_after_bytes = 100, 1000
     broken = load(hub, "hf://team/fnet", tmp_path)
     assert broken.returncode == 1
     assert "refused: preset 'hf://team/fnet': download failed" in broken.stderr
-    hub.cuts = 0
-    hub.asked.clear()
+    hub.interruptions = 0
+    hub.requests.clear()
     assert load(hub, "hf://team/fnet", tmp_path).returncode == 0
-    fetched = [path.rpartition("/")[2] for verb, path, _ in hub.asked if verb == "GET" and "/resolve/" in path]
+    fetched = [path.rpartition("/")[2] for verb, path, _ in hub.requests if verb == "GET" and "/resolve/" in path]
     assert fetched == ["model.weights.h5"]
 
 
-def test_what_the_hub_does_not_have_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:
-    """An unknown repository gives a plain message and leaves no record behind."""
+def test_unknown_repository_is_rejected_with_one_line(hub: Hub, tmp_path: Path) -> None:
+    """An unknown repository gives a one-line message and no record in the cache."""
     refused = load(hub, "hf://team/nothing", tmp_path)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("refused: preset 'hf://team/nothing': download failed")

@@ -1,4 +1,4 @@
-"""Weight files of every layout give the same arrays; a damaged or hostile one gives one line and nothing else."""
+"""Weight files of every layout have equal arrays, and damaged or hostile files are rejected with one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Weights = dict[str, npt.NDArray[np.float32]]
 MakeWeights = Callable[[Architecture], Weights]
 WriteJson = Callable[[Path, Any], None]
 
-# Where Keras 3 puts the variables of an FNetBackbone, written out once more as a specification.
+# Paths of the variables of an FNetBackbone in Keras 3, as an independent specification.
 KERAS_PATHS = {
     "token_embedding/embeddings": "reversible_embedding/vars/0",
     "position_embedding/embeddings": "position_embedding/vars/0",
@@ -83,7 +83,7 @@ def stored(tmp_path: Path, weights: Weights) -> Path:
 def write_file(
     path: Path, weights: Mapping[str, npt.NDArray[Any]], paths: Mapping[str, str] = KERAS_PATHS, root: str = "layers"
 ) -> None:
-    """Write some variables as Keras would, without the package's help."""
+    """Write variables in the format of Keras, without the package."""
     with h5py.File(path, "w") as file:
         for name, array in weights.items():
             data = file.create_dataset(f"{root}/{paths[name]}", data=array)
@@ -91,16 +91,16 @@ def write_file(
                 data.attrs["dtype"] = "bfloat16"
 
 
-def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Compare two sets of weights to the bit."""
-    assert list(found) == list(expected)
+def assert_same(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare two sets of weights bitwise."""
+    assert list(actual) == list(expected)
     for name, array in expected.items():
-        assert found[name].dtype == np.float32
-        assert np.array_equal(found[name], array), name
+        assert actual[name].dtype == np.float32
+        assert np.array_equal(actual[name], array), name
 
 
 def refusal(call: Callable[[], object], file: str) -> str:
-    """Return the message of the PresetError that `call` raises: one line that begins with the file's name."""
+    """Return the one-line message of the PresetError that `call` raises, which starts with the file name."""
     with pytest.raises(PresetError) as caught:
         call()
     message = str(caught.value)
@@ -112,31 +112,31 @@ def refusal(call: Callable[[], object], file: str) -> str:
 # --- Keras files ---
 
 
-def test_what_is_written_is_read(stored: Path, tiny: Architecture, weights: Weights) -> None:
-    """Weights survive the file to the bit, in the order of the forward pass."""
+def test_weights_round_trip(stored: Path, tiny: Architecture, weights: Weights) -> None:
+    """Weights are read with equal bits, in the order of the forward pass."""
     assert_same(read_weights(stored, tiny), weights)
 
 
-def test_file_is_laid_out_as_keras_lays_it_out(stored: Path, weights: Weights) -> None:
-    """Every variable lies where Keras 3 looks for it, and nothing else is there."""
-    found: list[str] = []
+def test_file_has_the_layout_of_keras(stored: Path, weights: Weights) -> None:
+    """The file contains every variable at its Keras 3 path, and nothing else."""
+    actual: list[str] = []
     with h5py.File(stored / WEIGHTS_FILE) as file:
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(lambda name, item: actual.append(name) if isinstance(item, h5py.Dataset) else None)
         for name, path in KERAS_PATHS.items():
             assert np.array_equal(file[f"layers/{path}"], weights[name])
-    assert sorted(found) == sorted(f"layers/{path}" for path in KERAS_PATHS.values())
+    assert sorted(actual) == sorted(f"layers/{path}" for path in KERAS_PATHS.values())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_types_become_float32(tmp_path: Path, tiny: Architecture, weights: Weights, dtype: Any) -> None:
-    """A file may hold half or double precision; what is read is float32."""
+    """Half and double precision are converted to float32."""
     write_weights(tmp_path / WEIGHTS_FILE, weights, dtype)
     expected = {name: array.astype(dtype).astype(np.float32) for name, array in weights.items()}
     assert_same(read_weights(tmp_path, tiny), expected)
 
 
-def test_bfloat16_is_known_by_its_mark(tmp_path: Path, tiny: Architecture, weights: Weights) -> None:
-    """Keras keeps bfloat16 as two opaque bytes and an attribute."""
+def test_bfloat16_is_recognized_by_its_attribute(tmp_path: Path, tiny: Architecture, weights: Weights) -> None:
+    """Keras stores bfloat16 as two opaque bytes and an attribute."""
     narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}
     write_file(tmp_path / WEIGHTS_FILE, narrow)
     assert_same(read_weights(tmp_path, tiny), {name: array.astype(np.float32) for name, array in narrow.items()})
@@ -144,16 +144,16 @@ def test_bfloat16_is_known_by_its_mark(tmp_path: Path, tiny: Architecture, weigh
 
 @pytest.mark.parametrize("root", ["layers", "_layer_checkpoint_dependencies"])
 @pytest.mark.parametrize("paths", [KERAS_PATHS, OLDER_SPELLING], ids=["reversible_embedding", "embedding_1"])
-def test_older_paths_are_understood(
+def test_older_paths_are_read(
     tmp_path: Path, tiny: Architecture, weights: Weights, root: str, paths: dict[str, str]
 ) -> None:
-    """Releases differ in the name of the root and of the token embedding."""
+    """Releases differ in the names of the root and of the token embedding."""
     write_file(tmp_path / WEIGHTS_FILE, weights, paths, root)
     assert_same(read_weights(tmp_path, tiny), weights)
 
 
-def test_shards_are_read_as_one(tmp_path: Path, tiny: Architecture, weights: Weights) -> None:
-    """A large model lies in several files, which an index names by layer."""
+def test_shards_are_read(tmp_path: Path, tiny: Architecture, weights: Weights) -> None:
+    """A large model has several files, which an index lists by layer."""
     names = list(weights)
     half = len(names) // 2
     write_file(tmp_path / "model_00000.weights.h5", {name: weights[name] for name in names[:half]})
@@ -170,8 +170,8 @@ def test_shards_are_read_as_one(tmp_path: Path, tiny: Architecture, weights: Wei
     assert_same(read_weights(tmp_path, tiny), weights)
 
 
-def test_what_belongs_to_no_variable_is_left_alone(stored: Path, tiny: Architecture, weights: Weights) -> None:
-    """Optimizer state or a task's head beside the backbone do no harm."""
+def test_other_arrays_are_ignored(stored: Path, tiny: Architecture, weights: Weights) -> None:
+    """Optimizer state and task heads are ignored."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["optimizer/vars/0"] = 3
         file["layers/dense_2/vars/0"] = np.zeros((5, 5))
@@ -179,15 +179,15 @@ def test_what_belongs_to_no_variable_is_left_alone(stored: Path, tiny: Architect
     assert_same(read_weights(stored, tiny), weights)
 
 
-def test_network_without_layers_has_weights_too(tmp_path: Path, tiny: Architecture, make_weights: MakeWeights) -> None:
-    """Zero layers leave the embeddings and the pooler."""
+def test_network_without_layers_is_read(tmp_path: Path, tiny: Architecture, make_weights: MakeWeights) -> None:
+    """A network with zero layers has embeddings and the pooler."""
     flat = dataclasses.replace(tiny, num_layers=0)
     write_weights(tmp_path / WEIGHTS_FILE, make_weights(flat))
     assert_same(read_weights(tmp_path, flat), make_weights(flat))
 
 
-def test_digest_is_of_the_files(stored: Path, weights: Weights) -> None:
-    """Equal bytes have one digest, shards are digested in order, and one changed byte changes it."""
+def test_digest_covers_the_files(stored: Path, weights: Weights) -> None:
+    """Equal bytes have equal digests, shards are digested in order, and one changed byte changes the digest."""
     first = weights_digest(stored)
     assert len(first) == 64
     data = (stored / WEIGHTS_FILE).read_bytes()
@@ -204,7 +204,7 @@ def test_digest_is_of_the_files(stored: Path, weights: Weights) -> None:
 
 
 def test_missing_weights_are_named(tmp_path: Path, tiny: Architecture) -> None:
-    """Without a file or an index, the message names both."""
+    """The error contains the names of file and index."""
     message = refusal(lambda: read_weights(tmp_path, tiny), WEIGHTS_FILE)
     assert "missing" in message
     assert SHARD_INDEX_FILE in message
@@ -213,7 +213,7 @@ def test_missing_weights_are_named(tmp_path: Path, tiny: Architecture) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
 def test_truncated_file_is_refused(stored: Path, tiny: Architecture, share: float) -> None:
-    """Wherever a download broke off, the file is told to be damaged."""
+    """A file that is truncated anywhere is reported as damaged."""
     data = (stored / WEIGHTS_FILE).read_bytes()
     (stored / WEIGHTS_FILE).write_bytes(data[: int(len(data) * share)])
     assert "damaged" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
@@ -225,13 +225,13 @@ def test_truncated_file_is_refused(stored: Path, tiny: Architecture, share: floa
     ids=["empty", "text", "signature", "random", "pickle"],
 )
 def test_another_kind_of_file_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
-    """What is no HDF5 is not opened in any other way, a pickle least of all."""
+    """A file that is not HDF5 is not opened as another format, such as pickle."""
     (tmp_path / WEIGHTS_FILE).write_bytes(content)
     assert "damaged" in refusal(lambda: read_weights(tmp_path, tiny), WEIGHTS_FILE)
 
 
 def test_pickle_is_never_executed(tmp_path: Path, tiny: Architecture) -> None:
-    """A file that would run code when unpickled runs none."""
+    """A file with a pickle does not run code."""
 
     class Trap:
         def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -242,29 +242,29 @@ def test_pickle_is_never_executed(tmp_path: Path, tiny: Architecture) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_flipped_bytes_never_raise_anything_else(stored: Path, tiny: Architecture) -> None:
-    """With bytes changed at random the file is read or refused, and nothing but PresetError is raised."""
+def test_changed_bytes_raise_only_preset_errors(stored: Path, tiny: Architecture) -> None:
+    """Randomly changed bytes raise no error except PresetError."""
     data = (stored / WEIGHTS_FILE).read_bytes()
     random = np.random.default_rng(2)
     refusals: list[str] = []
     for _ in range(200):
         damaged = bytearray(data)
-        for place in random.integers(0, len(data), 3):
-            damaged[place] = random.integers(256)
+        for offset in random.integers(0, len(data), 3):
+            damaged[offset] = random.integers(256)
         (stored / WEIGHTS_FILE).write_bytes(damaged)
         try:
-            found = read_weights(stored, tiny)
+            actual = read_weights(stored, tiny)
         except PresetError as error:
             refusals.append(str(error))
         else:
-            assert {name: array.shape for name, array in found.items()} == tiny.variable_shapes()
+            assert {name: array.shape for name, array in actual.items()} == tiny.variable_shapes()
     assert len(refusals) > 30
     assert all(message.startswith(f"{WEIGHTS_FILE}: ") for message in refusals)
     assert all(len(message.splitlines()) == 1 for message in refusals)
 
 
-def test_names_that_are_no_text_are_refused(stored: Path, tiny: Architecture) -> None:
-    """A group's name that is not UTF-8 is damage like any other."""
+def test_names_that_are_not_utf8_are_rejected(stored: Path, tiny: Architecture) -> None:
+    """A group name that is not UTF-8 is reported as damage."""
     data = (stored / WEIGHTS_FILE).read_bytes()
     (stored / WEIGHTS_FILE).write_bytes(data.replace(b"reversible_embedding", b"reversible_\xff\xfe\xfd\xfc\xfbding"))
     refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
@@ -272,28 +272,28 @@ def test_names_that_are_no_text_are_refused(stored: Path, tiny: Architecture) ->
 
 @pytest.mark.parametrize("name", KERAS_PATHS)
 def test_missing_variable_is_named(stored: Path, tiny: Architecture, name: str) -> None:
-    """Each variable is necessary; the message has its path in the file and its name."""
+    """Each variable is required; the error contains its path and its name."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         del file[f"layers/{KERAS_PATHS[name]}"]
     message = refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
     assert f"variable layers/{KERAS_PATHS[name]} ({name}) is missing" in message
 
 
-def test_layers_that_nobody_describes_are_refused(stored: Path, tiny: Architecture) -> None:
-    """A configuration with fewer layers than the file holds describes another network."""
+def test_more_layers_than_configured_are_rejected(stored: Path, tiny: Architecture) -> None:
+    """A configuration with fewer layers than the file is of another network."""
     fewer = dataclasses.replace(tiny, num_layers=tiny.num_layers - 1)
     message = refusal(lambda: read_weights(stored, fewer), WEIGHTS_FILE)
-    assert f"config.json's num_layers is {fewer.num_layers}" in message
+    assert f"num_layers in config.json is {fewer.num_layers}" in message
 
 
 def test_file_for_another_network_is_refused(stored: Path, tiny: Architecture) -> None:
-    """Weights of another hidden size are refused with both shapes."""
+    """The error for another hidden size contains both shapes."""
     message = refusal(lambda: read_weights(stored, dataclasses.replace(tiny, hidden_dim=13)), WEIGHTS_FILE)
     assert "has shape (40, 12), expected (40, 13) by config.json" in message
 
 
 def replace(directory: Path, make: Callable[[h5py.Group], object]) -> None:
-    """Put something else in the place of one variable."""
+    """Replace one variable."""
     with h5py.File(directory / WEIGHTS_FILE, "a") as file:
         del file[KERNEL]
         make(file["layers/dense/vars"])
@@ -312,31 +312,31 @@ def replace(directory: Path, make: Callable[[h5py.Group], object]) -> None:
         (np.zeros((12, 12), np.complex64), "complex64"),
         (np.full((12, 12), b"1.0"), "S3"),
         (np.zeros((12, 12), [("a", np.float32)]), "'a'"),
-        (np.full((12, 12), np.nan, np.float32), "not finite"),
-        (np.full((12, 12), np.inf, np.float16), "not finite"),
-        (np.full((12, 12), -np.inf, np.float32), "not finite"),
-        (np.full((12, 12), 1e300), "not finite"),
+        (np.full((12, 12), np.nan, np.float32), "non-finite"),
+        (np.full((12, 12), np.inf, np.float16), "non-finite"),
+        (np.full((12, 12), -np.inf, np.float32), "non-finite"),
+        (np.full((12, 12), 1e300), "non-finite"),
     ],
     ids=repr,
 )
 def test_array_that_does_not_fit_is_refused(stored: Path, tiny: Architecture, data: Any, reason: str) -> None:
-    """Shape, type and values are checked, for each variable by its name."""
+    """Shape, dtype and values of each variable are checked."""
     replace(stored, lambda group: group.create_dataset("0", data=data))
     message = refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
     assert KERNEL in message
     assert reason in message
 
 
-def test_one_value_that_is_not_finite_is_enough(stored: Path, tiny: Architecture) -> None:
-    """A single NaN among the values refuses the file."""
+def test_one_non_finite_value_is_rejected(stored: Path, tiny: Architecture) -> None:
+    """A single NaN is an error."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file[KERNEL][3, 4] = np.nan
-    assert "not finite" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
+    assert "non-finite" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize("mark", [["bfloat16", "bfloat16"], 7, "float8", h5py.Empty("f4")], ids=repr)
-def test_false_mark_of_bfloat16_is_refused(stored: Path, tiny: Architecture, mark: Any) -> None:
-    """Two opaque bytes are bfloat16 only when the attribute says just that."""
+def test_invalid_bfloat16_attribute_is_rejected(stored: Path, tiny: Architecture, mark: Any) -> None:
+    """Two opaque bytes are bfloat16 only with the exact attribute."""
 
     def make(group: h5py.Group) -> None:
         data = group.create_dataset("0", data=np.zeros((12, 12), ml_dtypes.bfloat16))
@@ -347,7 +347,7 @@ def test_false_mark_of_bfloat16_is_refused(stored: Path, tiny: Architecture, mar
 
 
 def test_links_are_not_followed(stored: Path, tiny: Architecture, weights: Weights, tmp_path: Path) -> None:
-    """Soft and external links are refused even when they lead to the right data."""
+    """Soft and external links are rejected, even if they refer to valid data."""
     write_file(tmp_path / "elsewhere.h5", weights)
     for link in (h5py.SoftLink("/layers/dense_1/vars/0"), h5py.ExternalLink("elsewhere.h5", f"/{KERNEL}")):
         with h5py.File(stored / WEIGHTS_FILE, "a") as file:
@@ -357,14 +357,14 @@ def test_links_are_not_followed(stored: Path, tiny: Architecture, weights: Weigh
 
 
 def test_link_with_a_line_break_in_its_name_stays_one_line(stored: Path, tiny: Architecture) -> None:
-    """Names come from the file: they are quoted, not repeated."""
+    """Names from the file are quoted in errors."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["layers/first\nsecond"] = h5py.SoftLink("/layers")
     assert "first\\nsecond" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
 def test_data_outside_the_file_is_not_read(stored: Path, tiny: Architecture, weights: Weights) -> None:
-    """An external dataset, whose bytes lie in a file of any name, is refused."""
+    """An external dataset, whose bytes are in another file, is rejected."""
     (stored / "raw").write_bytes(weights["embedding_projection/kernel"].tobytes())
     replace(
         stored, lambda group: group.create_dataset("0", (12, 12), np.float32, external=[(str(stored / "raw"), 0, 576)])
@@ -372,8 +372,8 @@ def test_data_outside_the_file_is_not_read(stored: Path, tiny: Architecture, wei
     assert "outside" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_data_put_together_from_other_files_is_not_read(stored: Path, tiny: Architecture, weights: Weights) -> None:
-    """A virtual dataset, which maps other files, is refused."""
+def test_virtual_dataset_is_not_read(stored: Path, tiny: Architecture, weights: Weights) -> None:
+    """A virtual dataset, which maps other files, is rejected."""
     write_file(stored / "elsewhere.h5", weights)
     layout = h5py.VirtualLayout((12, 12), np.float32)
     layout[:] = h5py.VirtualSource(str(stored / "elsewhere.h5"), KERNEL, (12, 12))
@@ -382,14 +382,14 @@ def test_data_put_together_from_other_files_is_not_read(stored: Path, tiny: Arch
 
 
 def test_group_within_itself_is_refused(stored: Path, tiny: Architecture) -> None:
-    """A loop of hard links is noticed."""
+    """A loop of hard links is an error."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["layers/dense/again"] = file["layers"]
     assert "linked twice" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
 def test_groups_that_multiply_are_refused(stored: Path, tiny: Architecture) -> None:
-    """Thirty links at each of seven levels would be twenty thousand million paths."""
+    """Thirty links at each of seven levels would give 20 billion paths."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         group = file.create_group("many")
         for _ in range(7):
@@ -401,10 +401,10 @@ def test_groups_that_multiply_are_refused(stored: Path, tiny: Architecture) -> N
 
 
 def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
-    """A thousand groups in one another are no weights file."""
+    """A thousand nested groups are an error."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file.create_group("/".join("x" * 1000))
-    assert "too deep" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
+    assert "nested more than 8 levels deep" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
     ids=lambda content: repr(content[:30]),
 )
 def test_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
-    """An index that is no JSON, or has no map of names, is told so."""
+    """An index that is not JSON, or has no map of names, is rejected."""
     (tmp_path / SHARD_INDEX_FILE).write_bytes(content)
     refusal(lambda: read_weights(tmp_path, tiny), SHARD_INDEX_FILE)
 
@@ -450,7 +450,7 @@ def test_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content: b
     ids=lambda shard: repr(shard)[:30],
 )
 def test_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights: Weights, shard: Any) -> None:
-    """An index cannot lead out of the preset's directory, or to another kind of file."""
+    """An index cannot refer to files outside the preset directory, or of another format."""
     inner = stored / "preset"
     inner.mkdir()
     write_file(inner / "model_00000.weights.h5", weights)
@@ -460,7 +460,7 @@ def test_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights: W
 
 
 def test_missing_shard_is_named(tmp_path: Path, tiny: Architecture) -> None:
-    """A shard that the index names has to be there."""
+    """Every shard of the index is required."""
     (tmp_path / SHARD_INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "model_00000.weights.h5"}}))
     assert "missing" in refusal(lambda: read_weights(tmp_path, tiny), "model_00000.weights.h5")
 
@@ -478,9 +478,9 @@ HUGGING_FACE_NAMES = {
     "pooled_dense/kernel": "pooler.dense.weight",
     "pooled_dense/bias": "pooler.dense.bias",
 } | {
-    f"layers/{index}/{ours}": f"encoder.layer.{index}.{theirs}"
+    f"layers/{index}/{keras_name}": f"encoder.layer.{index}.{tensor_name}"
     for index in (0, 1)
-    for ours, theirs in {
+    for keras_name, tensor_name in {
         "mixing_layer_norm/gamma": "fourier.output.LayerNorm.weight",
         "mixing_layer_norm/beta": "fourier.output.LayerNorm.bias",
         "intermediate_dense/kernel": "intermediate.dense.weight",
@@ -506,7 +506,7 @@ HUGGING_FACE_CONFIG = {
 
 
 def tensors_of(weights: Weights, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Return the weights as transformers names and turns them."""
+    """Return the weights with the names and transposed kernels of transformers."""
     return {
         prefix + HUGGING_FACE_NAMES[name]: np.ascontiguousarray(array.T if name.endswith("kernel") else array)
         for name, array in weights.items()
@@ -515,21 +515,21 @@ def tensors_of(weights: Weights, prefix: str = "") -> dict[str, npt.NDArray[Any]
 
 @pytest.fixture
 def hugging_face(tmp_path: Path, weights: Weights, write_json: WriteJson) -> Path:
-    """A checkpoint of the tiny network as transformers saves it."""
+    """A checkpoint of the tiny network in the format of transformers."""
     write_json(tmp_path / "config.json", HUGGING_FACE_CONFIG)
     save_file(tensors_of(weights), tmp_path / "model.safetensors")
     return tmp_path
 
 
 def test_hugging_face_checkpoint_is_read(hugging_face: Path, tiny: Architecture, weights: Weights) -> None:
-    """Its names and its turned kernels become ours."""
-    architecture, found = read_hugging_face(hugging_face)
+    """Names and transposed kernels are converted."""
+    architecture, actual = read_hugging_face(hugging_face)
     assert architecture == tiny
-    assert_same(found, weights)
+    assert_same(actual, weights)
 
 
-def test_checkpoint_with_a_head_gives_its_encoder(hugging_face: Path, weights: Weights) -> None:
-    """A prefix, position ids and the heads of pre-training are no obstacle."""
+def test_heads_of_a_checkpoint_are_ignored(hugging_face: Path, weights: Weights) -> None:
+    """A prefix, position ids and pre-training heads are ignored."""
     head: dict[str, npt.NDArray[Any]] = {
         "fnet.embeddings.position_ids": np.arange(24)[None],
         "cls.predictions.bias": np.zeros(40, np.float32),
@@ -542,15 +542,15 @@ def test_checkpoint_with_a_head_gives_its_encoder(hugging_face: Path, weights: W
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_narrow_checkpoint_becomes_float32(hugging_face: Path, weights: Weights, dtype: Any) -> None:
-    """Half-precision tensors are widened."""
+    """Half-precision tensors are converted to float32."""
     narrow = {name: tensor.astype(dtype) for name, tensor in tensors_of(weights).items()}
     save_file(narrow, hugging_face / "model.safetensors")
     expected = {name: array.astype(dtype).astype(np.float32) for name, array in weights.items()}
     assert_same(read_hugging_face(hugging_face)[1], expected)
 
 
-def test_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
-    """With the names of the files that would do."""
+def test_checkpoint_without_weights_is_rejected(hugging_face: Path) -> None:
+    """The error contains the expected file names."""
     (hugging_face / "model.safetensors").unlink()
     message = refusal(lambda: read_hugging_face(hugging_face), str(hugging_face))
     assert "neither model.safetensors nor pytorch_model.bin" in message
@@ -575,17 +575,17 @@ def test_checkpoint_without_weights_is_told(hugging_face: Path) -> None:
     ],
     ids=repr,
 )
-def test_configuration_that_is_no_fnet_is_refused(
+def test_configuration_of_another_model_is_rejected(
     hugging_face: Path, write_json: WriteJson, field: str, value: Any
 ) -> None:
-    """Another model, activation or epsilon would give other numbers."""
+    """Another model, activation or epsilon would give other outputs."""
     write_json(hugging_face / "config.json", HUGGING_FACE_CONFIG | {field: value})
     refusal(lambda: read_hugging_face(hugging_face), "config.json")
 
 
 @pytest.mark.parametrize("field", HUGGING_FACE_CONFIG)
 def test_missing_field_of_the_configuration_is_named(hugging_face: Path, write_json: WriteJson, field: str) -> None:
-    """Nothing is guessed."""
+    """Missing fields have no default."""
     write_json(hugging_face / "config.json", {key: value for key, value in HUGGING_FACE_CONFIG.items() if key != field})
     assert field in refusal(lambda: read_hugging_face(hugging_face), "config.json")
 
@@ -594,7 +594,7 @@ def test_missing_field_of_the_configuration_is_named(hugging_face: Path, write_j
     "content", [None, b"", b"{", b"[]", b"7", b"[" * 100_000], ids=lambda content: repr(content)[:20]
 )
 def test_damaged_configuration_is_refused(hugging_face: Path, content: bytes | None) -> None:
-    """A configuration that is missing or no JSON object is named."""
+    """The error for a missing or invalid configuration contains its name."""
     if content is None:
         (hugging_face / "config.json").unlink()
     else:
@@ -604,7 +604,7 @@ def test_damaged_configuration_is_refused(hugging_face: Path, content: bytes | N
 
 @pytest.mark.parametrize("name", HUGGING_FACE_NAMES.values())
 def test_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str) -> None:
-    """Each tensor is necessary."""
+    """Each tensor is required."""
     tensors = tensors_of(weights)
     del tensors[name]
     save_file(tensors, hugging_face / "model.safetensors")
@@ -616,8 +616,8 @@ def test_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str
     [
         (np.zeros((12, 13), np.float32), "shape"),
         (np.zeros(12, np.float32), "shape"),
-        (np.full((12, 12), np.nan, np.float32), "not finite"),
-        (np.full((12, 12), np.inf, np.float32), "not finite"),
+        (np.full((12, 12), np.nan, np.float32), "non-finite"),
+        (np.full((12, 12), np.inf, np.float32), "non-finite"),
     ],
     ids=["wide", "flat", "nan", "inf"],
 )
@@ -632,7 +632,7 @@ def test_tensor_that_does_not_fit_is_named(
 
 
 def test_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -> None:
-    """A tensor of 8-bit floats, which NumPy has no name for, is not guessed at."""
+    """A tensor of 8-bit floats, which NumPy does not support, is rejected."""
     save_file(tensors_of(weights), hugging_face / "model.safetensors")
     data = (hugging_face / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
@@ -646,7 +646,7 @@ def test_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
 def test_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> None:
-    """Wherever a download broke off, the file is told to be unreadable."""
+    """A file that is truncated anywhere is reported as not readable."""
     path = hugging_face / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert "not readable" in refusal(lambda: read_hugging_face(hugging_face), "model.safetensors")
@@ -654,6 +654,6 @@ def test_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> No
 
 @pytest.mark.parametrize("content", [b"\x80\x04}.", b"\xff" * 100, struct.pack("<Q", 2) + b"[]"], ids=repr)
 def test_another_kind_of_checkpoint_is_refused(hugging_face: Path, content: bytes) -> None:
-    """What is no safetensors file is not opened in any other way."""
+    """A file that is not safetensors is not opened as another format."""
     (hugging_face / "model.safetensors").write_bytes(content)
     refusal(lambda: read_hugging_face(hugging_face), "model.safetensors")

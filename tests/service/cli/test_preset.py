@@ -138,9 +138,9 @@ def test_preset_is_downloaded_once(run: Run, hub: Hub, cache: Path, tmp_path: Pa
     directory = Path(first.stdout.removesuffix("\n"))
     assert (directory / WEIGHTS_FILE).read_bytes() == (GOLDEN / "even" / WEIGHTS_FILE).read_bytes()
     assert "%|" in first.stderr
-    hub.asked.clear()
+    hub.requests.clear()
     second = run("fetch", "hf://team/fnet", **environ)
-    assert (second.returncode, second.stdout, second.stderr, hub.asked) == (0, first.stdout, "", [])
+    assert (second.returncode, second.stdout, second.stderr, hub.requests) == (0, first.stdout, "", [])
     (row,) = [row for row in json.loads(run("list", "--json").stdout) if row["kind"] == "cached"]
     assert (row["handle"], row["directory"], row["parameters"]) == ("hf://team/fnet", str(directory), 7056)
     assert run("verify", "hf://team/fnet").returncode == 0
@@ -258,7 +258,7 @@ def test_checkpoint_of_a_hub_is_converted(run: Run, tmp_path: Path, kinds: list[
     with running(source) as hub:
         converted = run("convert", "hf://team/fnet", target, "--padding", "none", **hub.environment(tmp_path / "home"))
         assert (converted.returncode, converted.stdout) == (0, f"{target}\n"), converted.stderr
-        fetched = {path.rpartition("/")[2] for verb, path, _ in hub.asked if verb == "GET" and "/resolve/" in path}
+        fetched = {path.rpartition("/")[2] for verb, path, _ in hub.requests if verb == "GET" and "/resolve/" in path}
     assert fetched & {"model.safetensors", "pytorch_model.bin"} == {kinds[0]}
     assert_converted(target)
     assert run("verify", target).returncode == 0
@@ -275,7 +275,11 @@ def test_checkpoint_of_a_hub_is_converted(run: Run, tmp_path: Path, kinds: list[
         ([CHECKPOINT, "made", "--padding", "0"], 2, "--padding: '0'"),
         ([CHECKPOINT, GOLDEN], 1, "already exists and is not a preset; choose another destination"),
         ([GOLDEN / "even", "made"], 1, "config.json: model_type is None, expected 'fnet'"),
-        ([GOLDEN, "made"], 1, f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with"),
+        (
+            [GOLDEN, "made"],
+            1,
+            f"{GOLDEN}: has no config.json; expected a directory of a Hugging Face checkpoint with config",
+        ),
     ],
 )
 def test_failed_conversion_is_one_line(run: Run, arguments: list[str | Path], code: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Live against keras-hub: presets go both ways, networks compute the same, and texts become the same ids."""
+"""Comparison with keras-hub: presets are exchanged in both directions, and outputs and token ids are equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 TOLERANCE = 1e-4
 
-# The published base size, and small ones that are odd in every way.
+# The published base size, and small networks with odd sizes.
 ARCHITECTURES = {
     "base": Architecture(vocabulary_size=32_000, num_layers=12, hidden_dim=768, intermediate_dim=3072),
     "even": Architecture(
@@ -80,7 +80,7 @@ PAIRS = [
 
 
 def strange_texts() -> list[str]:
-    """Return texts of random characters from all of Unicode but its surrogates, which are no text."""
+    """Return texts of random Unicode characters, without surrogates."""
     dice = random.Random(1)
     planes = [
         range(1, 0x80),
@@ -93,7 +93,7 @@ def strange_texts() -> list[str]:
 
 
 def random_weights(architecture: Architecture) -> dict[str, npt.NDArray[np.float32]]:
-    """Return weights in which no two variables and no variable's usual start are alike."""
+    """Return random weights that differ from the initial ones in every variable."""
     dice = np.random.default_rng(7)
     weights = {}
     for name, shape in architecture.variable_shapes().items():
@@ -103,7 +103,7 @@ def random_weights(architecture: Architecture) -> dict[str, npt.NDArray[np.float
 
 
 def batches(architecture: Architecture) -> Iterator[Arrays]:
-    """Yield random sequences of several lengths, one token and the longest among them."""
+    """Yield random sequences of several lengths, including one token and the maximum."""
     dice = np.random.default_rng(8)
     longest = architecture.max_sequence_length
     for length in sorted({1, 2, 11, longest * 2 // 3, longest}):
@@ -115,22 +115,22 @@ def batches(architecture: Architecture) -> Iterator[Arrays]:
 
 
 def computed(network: Any, inputs: Arrays) -> Arrays:
-    """Return what a network of either side computes, as float32."""
+    """Return the outputs of a network, as float32."""
     outputs = network(inputs)
     return {name: keras.ops.convert_to_numpy(keras.ops.cast(array, "float32")) for name, array in outputs.items()}
 
 
-def largest_difference(ours: Any, theirs: Any, inputs: Arrays) -> float:
-    """Return how far apart two networks are."""
-    found, wanted = computed(ours, inputs), computed(theirs, inputs)
-    assert found.keys() == wanted.keys() == {"sequence_output", "pooled_output"}
-    assert all(found[name].shape == wanted[name].shape for name in found)
-    return max(float(np.abs(found[name] - wanted[name]).max()) for name in found)
+def largest_difference(own: Any, reference: Any, inputs: Arrays) -> float:
+    """Return the largest difference between the outputs of two networks."""
+    actual, expected = computed(own, inputs), computed(reference, inputs)
+    assert actual.keys() == expected.keys() == {"sequence_output", "pooled_output"}
+    assert all(actual[name].shape == expected[name].shape for name in actual)
+    return max(float(np.abs(actual[name] - expected[name]).max()) for name in actual)
 
 
 def packed(preprocessor: Any, text: str, pair: str | None) -> Tokens:
-    """Return what keras-hub's preprocessor makes of a text or a pair."""
-    # Without a label, it would take the second text for it.
+    """Return the tokens of a text or pair from the keras-hub preprocessor."""
+    # Without a label, keras-hub uses the second text as the label.
     arrays = preprocessor(text if pair is None else ([text], [pair]), y=None)
     ids, segments = (np.asarray(arrays[name]).ravel().tolist() for name in ("token_ids", "segment_ids"))
     return Tokens(ids, segments)
@@ -140,7 +140,7 @@ def packed(preprocessor: Any, text: str, pair: str | None) -> Tokens:
 
 
 def test_constructor_takes_the_same_arguments() -> None:
-    """Names, order and defaults are the same."""
+    """Names, order and defaults are equal."""
 
     def arguments(network: type[Any]) -> list[tuple[str, Any]]:
         return [(parameter.name, parameter.default) for parameter in inspect.signature(network).parameters.values()]
@@ -150,23 +150,23 @@ def test_constructor_takes_the_same_arguments() -> None:
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "mixed_bfloat16"])
 def test_configuration_is_the_same(dtype: str | None) -> None:
-    """`get_config` returns the same, so either side can build the other's network."""
+    """`get_config` returns equal configurations, which both libraries accept."""
     arguments: dict[str, Any] = {
         "vocabulary_size": 9,
         "num_layers": 1,
         "hidden_dim": 4,
         "intermediate_dim": 5,
-        "name": "mine",
+        "name": "own",
     }
-    ours = FNetBackbone(**arguments, dtype=dtype)
-    theirs = keras_hub.models.FNetBackbone(**arguments, dtype=dtype)
-    assert ours.get_config() == theirs.get_config()
-    assert FNetBackbone.from_config(theirs.get_config()).get_config() == theirs.get_config()
-    assert keras_hub.models.FNetBackbone.from_config(ours.get_config()).get_config() == ours.get_config()
+    own = FNetBackbone(**arguments, dtype=dtype)
+    reference = keras_hub.models.FNetBackbone(**arguments, dtype=dtype)
+    assert own.get_config() == reference.get_config()
+    assert FNetBackbone.from_config(reference.get_config()).get_config() == reference.get_config()
+    assert keras_hub.models.FNetBackbone.from_config(own.get_config()).get_config() == own.get_config()
 
 
 def test_built_in_presets_are_the_same() -> None:
-    """Names, handles and sizes are keras-hub's."""
+    """Names, handles and sizes equal those of keras-hub."""
 
     def facts(presets: dict[str, Any]) -> dict[str, tuple[str, int]]:
         return {name: (entry["kaggle_handle"], entry["metadata"]["params"]) for name, entry in presets.items()}
@@ -174,12 +174,12 @@ def test_built_in_presets_are_the_same() -> None:
     assert facts(FNetBackbone.presets) == facts(keras_hub.models.FNetBackbone.presets)
 
 
-# --- Presets, both ways ---
+# --- Presets in both directions ---
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def saved(request: pytest.FixtureRequest) -> Iterator[tuple[FNetBackbone, Path]]:
-    """Our network of one of the sizes, and the preset that it wrote; removed at once, for base takes 330 MB."""
+    """A network of each size and its saved preset, which is deleted early, since base has 330 MB."""
     architecture = ARCHITECTURES[request.param]
     network = FNetBackbone.from_architecture(architecture)
     network.assign_weights(random_weights(architecture))
@@ -189,71 +189,71 @@ def saved(request: pytest.FixtureRequest) -> Iterator[tuple[FNetBackbone, Path]]
 
 
 @pytest.fixture(scope="module")
-def theirs(saved: tuple[FNetBackbone, Path]) -> Any:
-    """The same network as keras-hub loads it."""
+def reference(saved: tuple[FNetBackbone, Path]) -> Any:
+    """The same network, loaded by keras-hub."""
     return keras_hub.models.Backbone.from_preset(str(saved[1]))
 
 
-def test_keras_hub_loads_what_we_save(saved: tuple[FNetBackbone, Path], theirs: Any) -> None:
-    """A preset written here is keras-hub's FNetBackbone there, with the same outputs."""
+def test_keras_hub_loads_saved_presets(saved: tuple[FNetBackbone, Path], reference: Any) -> None:
+    """keras-hub loads a saved preset as its FNetBackbone, with equal outputs."""
     network, _ = saved
-    assert type(theirs) is keras_hub.models.FNetBackbone
-    assert theirs.count_params() == network.count_params() == network.architecture.parameter_count
+    assert type(reference) is keras_hub.models.FNetBackbone
+    assert reference.count_params() == network.count_params() == network.architecture.parameter_count
     for inputs in batches(network.architecture):
-        assert largest_difference(network, theirs, inputs) <= TOLERANCE
+        assert largest_difference(network, reference, inputs) <= TOLERANCE
 
 
-def test_we_load_what_keras_hub_saves(saved: tuple[FNetBackbone, Path], theirs: Any) -> None:
-    """A preset written by keras-hub is our network, with the same outputs; ours and theirs describe it alike."""
-    network, ours = saved
+def test_presets_of_keras_hub_load(saved: tuple[FNetBackbone, Path], reference: Any) -> None:
+    """A preset written by keras-hub loads with equal outputs and an equal configuration."""
+    network, own = saved
     with TemporaryDirectory() as directory:
-        theirs.save_to_preset(directory)
+        reference.save_to_preset(directory)
         loaded = FNetBackbone.from_preset(directory)
-        descriptions = [json.loads((folder / "config.json").read_text()) for folder in (ours, Path(directory))]
+        descriptions = [json.loads((folder / "config.json").read_text()) for folder in (own, Path(directory))]
     assert loaded.architecture == network.architecture
     assert descriptions[0] == descriptions[1]
     for inputs in batches(network.architecture):
-        assert largest_difference(loaded, theirs, inputs) <= TOLERANCE
+        assert largest_difference(loaded, reference, inputs) <= TOLERANCE
 
 
-def test_tokens_are_scored_alike(saved: tuple[FNetBackbone, Path], theirs: Any) -> None:
-    """`token_embedding(…, reverse=True)`, which masked language models end with, gives the same scores."""
+def test_vocabulary_logits_are_equal(saved: tuple[FNetBackbone, Path], reference: Any) -> None:
+    """`token_embedding(…, reverse=True)`, the head of masked language models, returns equal logits."""
     network, _ = saved
     vectors = np.random.default_rng(9).normal(size=(2, 3, network.hidden_dim)).astype(np.float32)
-    scores = [np.asarray(side.token_embedding(vectors, reverse=True)) for side in (network, theirs)]
+    scores = [np.asarray(side.token_embedding(vectors, reverse=True)) for side in (network, reference)]
     assert scores[0].shape == (2, 3, network.vocabulary_size)
     np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
-def test_narrow_networks_go_both_ways(dtype: str, tmp_path: Path) -> None:
-    """A network of another dtype policy is saved and loaded with equal weights, and computes alike."""
+def test_narrow_dtypes_are_exchanged_in_both_directions(dtype: str, tmp_path: Path) -> None:
+    """A network of another dtype policy is saved and loaded with equal weights and close outputs."""
     architecture = ARCHITECTURES["even"]
     network = FNetBackbone.from_architecture(architecture, dtype=dtype)
     network.assign_weights(random_weights(architecture))
-    network.save_to_preset(tmp_path / "ours")
-    there = keras_hub.models.FNetBackbone.from_preset(str(tmp_path / "ours"), dtype=dtype)
-    there.save_to_preset(str(tmp_path / "theirs"))
-    back = FNetBackbone.from_preset(tmp_path / "theirs", dtype=dtype)
+    network.save_to_preset(tmp_path / "own")
+    there = keras_hub.models.FNetBackbone.from_preset(str(tmp_path / "own"), dtype=dtype)
+    there.save_to_preset(str(tmp_path / "reference"))
+    back = FNetBackbone.from_preset(tmp_path / "reference", dtype=dtype)
     assert back.dtype_policy.name == there.dtype_policy.name == dtype
-    kept = back.named_weights()
+    loaded_weights = back.named_weights()
     for name, array in network.named_weights().items():
-        assert np.array_equal(array, kept[name]), name
+        assert np.array_equal(array, loaded_weights[name]), name
     for inputs in batches(architecture):
         for other in (there, back):
-            found, wanted = computed(network, inputs), computed(other, inputs)
-            for name, array in found.items():
-                norms = np.linalg.norm(array, axis=-1) * np.linalg.norm(wanted[name], axis=-1)
-                assert ((array * wanted[name]).sum(axis=-1) >= 0.999 * norms).all()
+            actual, expected = computed(network, inputs), computed(other, inputs)
+            for name, array in actual.items():
+                norms = np.linalg.norm(array, axis=-1) * np.linalg.norm(expected[name], axis=-1)
+                assert ((array * expected[name]).sum(axis=-1) >= 0.999 * norms).all()
 
 
 # --- The bundled preset ---
 
 
-def test_bundled_network_computes_alike() -> None:
-    """keras-hub loads the bundled preset, and both compute the same from the ids of real texts."""
+def test_bundled_network_has_equal_outputs() -> None:
+    """keras-hub loads the bundled preset, with equal outputs for real texts."""
     network = FNetBackbone.from_preset(DEFAULT_PRESET)
-    theirs = keras_hub.models.FNetBackbone.from_preset(str(BUNDLED))
+    reference = keras_hub.models.FNetBackbone.from_preset(str(BUNDLED))
     tokenizer = FNetTokenizer.from_preset(DEFAULT_PRESET)
     for text, pair in [("", None), (TEXTS[3], None), (TEXTS[8], TEXTS[9]), (WORDS * 90, WORDS * 70)]:
         tokens = tokenizer.encode_truncated(text, pair, network.max_sequence_length)
@@ -261,59 +261,59 @@ def test_bundled_network_computes_alike() -> None:
             "token_ids": np.asarray([tokens.token_ids], np.int32),
             "segment_ids": np.asarray([tokens.segment_ids], np.int32),
         }
-        assert largest_difference(network, theirs, inputs) <= TOLERANCE
+        assert largest_difference(network, reference, inputs) <= TOLERANCE
 
 
 @pytest.mark.parametrize("task", ["TextClassifier", "MaskedLM"])
 def test_bundled_preset_starts_keras_hubs_tasks(task: str) -> None:
-    """The tasks that its metadata names begin from it."""
+    """Tasks of keras-hub load the bundled preset."""
     arguments = {"num_classes": 3} if task == "TextClassifier" else {}
     model = getattr(keras_hub.models, task).from_preset(str(BUNDLED), **arguments)
-    ours = FNetBackbone.from_preset(DEFAULT_PRESET).named_weights()
-    theirs = np.asarray(model.backbone.token_embedding.embeddings)
-    assert np.array_equal(theirs, ours["token_embedding/embeddings"])
+    own = FNetBackbone.from_preset(DEFAULT_PRESET).named_weights()
+    reference = np.asarray(model.backbone.token_embedding.embeddings)
+    assert np.array_equal(reference, own["token_embedding/embeddings"])
     assert model.preprocessor.tokenizer.vocabulary_size() == FNetTokenizer.from_preset(DEFAULT_PRESET).vocabulary_size()
 
 
-def test_texts_become_the_same_ids() -> None:
-    """The tokenizers agree on every text, and on what ids stand for."""
-    ours = FNetTokenizer.from_preset(DEFAULT_PRESET)
-    theirs = keras_hub.models.FNetTokenizer.from_preset(str(BUNDLED))
+def test_token_ids_are_equal() -> None:
+    """Tokenization and detokenization of every text are equal."""
+    own = FNetTokenizer.from_preset(DEFAULT_PRESET)
+    reference = keras_hub.models.FNetTokenizer.from_preset(str(BUNDLED))
     for text in TEXTS + strange_texts():
-        ids = ours.tokenize(text)
-        assert ids == list(theirs(text)), text
-        assert ours.detokenize(ids) == theirs.detokenize(ids), text
+        ids = own.tokenize(text)
+        assert ids == list(reference(text)), text
+        assert own.detokenize(ids) == reference.detokenize(ids), text
 
 
 def test_vocabularies_are_the_same() -> None:
-    """Size, every piece, every id, and the special tokens' ids are the same."""
-    ours = FNetTokenizer.from_preset(DEFAULT_PRESET)
-    theirs = keras_hub.models.FNetTokenizer.from_preset(str(BUNDLED))
-    assert ours.vocabulary_size() == theirs.vocabulary_size()
-    for token_id, token in enumerate(theirs.get_vocabulary()):
-        assert ours.id_to_token(token_id) == token
-        assert ours.token_to_id(token) == theirs.token_to_id(token)
-    assert ours.token_to_id("no such piece") == theirs.token_to_id("no such piece")
+    """Size, pieces, ids and special token ids are equal."""
+    own = FNetTokenizer.from_preset(DEFAULT_PRESET)
+    reference = keras_hub.models.FNetTokenizer.from_preset(str(BUNDLED))
+    assert own.vocabulary_size() == reference.vocabulary_size()
+    for token_id, token in enumerate(reference.get_vocabulary()):
+        assert own.id_to_token(token_id) == token
+        assert own.token_to_id(token) == reference.token_to_id(token)
+    assert own.token_to_id("no such piece") == reference.token_to_id("no such piece")
     for name in ("cls_token_id", "sep_token_id", "pad_token_id", "mask_token_id"):
-        assert getattr(ours, name) == getattr(theirs, name)
+        assert getattr(own, name) == getattr(reference, name)
 
 
 @pytest.mark.parametrize("truncate", ["round_robin", "waterfall"])
 @pytest.mark.parametrize("length", [512, 33, 16, 5, 3])
-def test_texts_and_pairs_are_packed_the_same(length: int, truncate: Truncation) -> None:
-    """Special tokens, segments, truncation and padding agree for every text and pair."""
-    ours = FNetTokenizer((BUNDLED / VOCABULARY_FILE).read_bytes(), truncate)
+def test_packed_texts_and_pairs_are_equal(length: int, truncate: Truncation) -> None:
+    """Special tokens, segments, truncation and padding are equal for every text and pair."""
+    own = FNetTokenizer((BUNDLED / VOCABULARY_FILE).read_bytes(), truncate)
     preprocessor = keras_hub.models.FNetTextClassifierPreprocessor.from_preset(
         str(BUNDLED), sequence_length=length, truncate=truncate
     )
     cases: list[tuple[str, str | None]] = [*((text, None) for text in TEXTS + strange_texts()[:50]), *PAIRS]
     for text, pair in cases:
-        tokens = ours.pad(ours.encode_truncated(text, pair, length), length)
+        tokens = own.pad(own.encode_truncated(text, pair, length), length)
         assert tokens == packed(preprocessor, text, pair), (text, pair)
 
 
-def test_preprocessor_is_configured_as_ours() -> None:
-    """Length and way of truncation come from the same file."""
+def test_preprocessor_configuration_is_equal() -> None:
+    """Length and truncation are read from the same file."""
     preprocessor = keras_hub.models.TextClassifierPreprocessor.from_preset(str(BUNDLED))
     assert type(preprocessor) is keras_hub.models.FNetTextClassifierPreprocessor
     assert preprocessor.truncate == FNetTokenizer.from_preset(DEFAULT_PRESET).truncate
@@ -325,41 +325,41 @@ def test_preprocessor_is_configured_as_ours() -> None:
 # --- The golden presets ---
 
 
-def test_golden_presets_are_what_keras_hub_writes(tmp_path: Path) -> None:
-    """Their script, run anew, writes the same files with the same content."""
+def test_golden_presets_are_reproducible(tmp_path: Path) -> None:
+    """The script writes equal files again."""
     golden = Path(__file__).parents[2] / "golden"
     subprocess.run([sys.executable, golden / "make.py", tmp_path], check=True, timeout=600)
     files = sorted(path.relative_to(golden) for path in golden.rglob("*") if path.is_file())
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    # What transformers wrote has a script of its own.
+    # Files of transformers have another script.
     made = [file for file in files if file.parts[0] != "hugging_face" and file.suffix not in (".py", ".pyc")]
     assert written == made
     for file in written:
-        ours, theirs = golden / file, tmp_path / file
+        own, reference = golden / file, tmp_path / file
         if file.suffix in (".json", ".spm"):
-            assert ours.read_bytes() == theirs.read_bytes(), file
+            assert own.read_bytes() == reference.read_bytes(), file
         elif file.suffix == ".npz":
-            with np.load(ours) as before, np.load(theirs) as after:
+            with np.load(own) as before, np.load(reference) as after:
                 assert before.files == after.files
                 for name in before.files:
-                    # Sums round differently on another processor.
+                    # Rounding of sums depends on the processor.
                     np.testing.assert_allclose(
                         before[name], after[name], rtol=0, atol=0.1 if "bfloat16" in str(file) else 1e-5
                     )
         else:
-            assert h5_arrays(ours).keys() == h5_arrays(theirs).keys()
-            for name, array in h5_arrays(ours).items():
-                assert array == h5_arrays(theirs)[name], (file, name)
+            assert h5_arrays(own).keys() == h5_arrays(reference).keys()
+            for name, array in h5_arrays(own).items():
+                assert array == h5_arrays(reference)[name], (file, name)
 
 
 def h5_arrays(path: Path) -> dict[str, bytes]:
-    """Return every array of a weights file, as bytes."""
-    found: dict[str, bytes] = {}
+    """Return the bytes of every array of a weights file."""
+    actual: dict[str, bytes] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[()]).tobytes()
+            actual[name] = np.asarray(item[()]).tobytes()
 
     with h5py.File(path) as file:
         file.visititems(visit)
-    return found
+    return actual

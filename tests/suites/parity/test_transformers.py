@@ -1,4 +1,4 @@
-"""Live against transformers: its FNet checkpoints are read, and compute here what they compute there."""
+"""Comparison with transformers: its FNet checkpoints are read, with equal outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Float32s = npt.NDArray[np.float32]
 TOLERANCE = 1e-4
 BFLOAT16_COSINE = 0.999
 
-# What FNetConfig is by default is the published base size.
+# The default FNetConfig is the published base size.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "odd": {
@@ -48,7 +48,7 @@ SMALL = {"vocab_size": 40, "hidden_size": 12, "num_hidden_layers": 2, "intermedi
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A network of transformers, and what our reader made of the files that it saved."""
+    """A network of transformers, and its checkpoint as read by this package."""
 
     network: Any
     architecture: Architecture
@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def randomized(network: Any) -> Any:
-    """Give a network weights in which no two variables and no variable's usual start are alike."""
+    """Set random weights that differ from the initial ones in every variable."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -69,7 +69,7 @@ def randomized(network: Any) -> Any:
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
-    """One of the networks; its files are removed at once, for base takes 330 MB."""
+    """A network and its checkpoint, which is deleted early, since base has 330 MB."""
     network = randomized(transformers.FNetModel(transformers.FNetConfig(**CONFIGURATIONS[request.param])))
     with TemporaryDirectory() as directory:
         network.save_pretrained(directory)
@@ -78,7 +78,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 
 
 def sequences(architecture: Architecture) -> list[Tokens]:
-    """Return random sequences of several lengths, one token and the longest among them."""
+    """Return random sequences of several lengths, including one token and the maximum."""
     dice = np.random.default_rng(12)
     longest = architecture.max_sequence_length
     return [
@@ -90,7 +90,7 @@ def sequences(architecture: Architecture) -> list[Tokens]:
     ]
 
 
-def wanted(network: Any, tokens: Tokens) -> tuple[Float32s, Float32s]:
+def expected(network: Any, tokens: Tokens) -> tuple[Float32s, Float32s]:
     """Return `last_hidden_state` and `pooler_output` of one sequence."""
     with torch.no_grad():
         outputs = network(
@@ -101,7 +101,7 @@ def wanted(network: Any, tokens: Tokens) -> tuple[Float32s, Float32s]:
 
 
 def encoded(checkpoint: Checkpoint, dtype: Dtype) -> list[Encoding]:
-    """Return the packed encoder's encodings of all sequences: short ones share a row, long ones run in chunks."""
+    """Return the packed encoder's encodings of all sequences: short ones share a row, and long ones run in chunks."""
     encoder = PackedEncoder(checkpoint.architecture, checkpoint.weights, dtype=dtype, max_batch_tokens=256)
     encoder.retain_row_lengths([32, 256])
     encoder.compile()
@@ -123,20 +123,20 @@ def test_configuration_is_read(checkpoint: Checkpoint) -> None:
     assert architecture.parameter_count == sum(parameter.numel() for parameter in checkpoint.network.parameters())
 
 
-def test_backbone_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
-    """`last_hidden_state` and `pooler_output` are the same for sequences of every length."""
+def test_backbone_outputs_equal_transformers(checkpoint: Checkpoint) -> None:
+    """`last_hidden_state` and `pooler_output` are equal for sequences of every length."""
     backbone = FNetBackbone.from_architecture(checkpoint.architecture)
     backbone.assign_weights(checkpoint.weights)
     for tokens in sequences(checkpoint.architecture):
-        found = backbone.encode_one(*tokens)
-        for ours, theirs in zip(found, wanted(checkpoint.network, tokens), strict=True):
+        actual = backbone.encode_one(*tokens)
+        for ours, theirs in zip(actual, expected(checkpoint.network, tokens), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
 def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
     """Several sequences in a row agree with each of them alone and unpadded."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "float32"), strict=True):
-        hidden, pooled = wanted(checkpoint.network, tokens)
+        hidden, pooled = expected(checkpoint.network, tokens)
         np.testing.assert_allclose(encoding.sequence_output, hidden, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(encoding.pooled_output, pooled, rtol=0, atol=TOLERANCE)
 
@@ -144,7 +144,7 @@ def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoi
 def test_bfloat16_keeps_every_direction(checkpoint: Checkpoint) -> None:
     """In bfloat16, every token's vector and every pooled one points where transformers' float32 one does."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "bfloat16"), strict=True):
-        hidden, pooled = wanted(checkpoint.network, tokens)
+        hidden, pooled = expected(checkpoint.network, tokens)
         for ours, theirs in ((encoding.sequence_output, hidden), (encoding.pooled_output, pooled)):
             norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
             assert ((ours * theirs).sum(axis=-1) >= BFLOAT16_COSINE * norms).all()
@@ -161,7 +161,7 @@ def test_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -> 
     backbone = FNetBackbone.from_architecture(architecture)
     backbone.assign_weights(weights)
     for tokens in sequences(architecture):
-        for ours, theirs in zip(backbone.encode_one(*tokens), wanted(network.fnet, tokens), strict=True):
+        for ours, theirs in zip(backbone.encode_one(*tokens), expected(network.fnet, tokens), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
@@ -194,7 +194,7 @@ def test_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path
     encoder = PackedEncoder(preset.architecture, weights, max_batch_tokens=64)
     encoder.compile()
     given = sequences(preset.architecture)
-    for tokens, found in zip(given, encoder.encode(given), strict=True):
-        sequence_output, pooled_output = wanted(network.fnet, tokens)
-        np.testing.assert_allclose(found.sequence_output, sequence_output, rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(found.pooled_output, pooled_output, rtol=0, atol=TOLERANCE)
+    for tokens, actual in zip(given, encoder.encode(given), strict=True):
+        sequence_output, pooled_output = expected(network.fnet, tokens)
+        np.testing.assert_allclose(actual.sequence_output, sequence_output, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(actual.pooled_output, pooled_output, rtol=0, atol=TOLERANCE)
