@@ -119,7 +119,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
     add_docs(app)
-    if settings.page:
+    if settings.ui:
         add_page(app)
     _describe_wire_types(app, [wire_type for protocol in protocols for wire_type in protocol.wire_types])
     return app
@@ -146,10 +146,10 @@ def _middleware(
         return render(path, error)
 
     api_keys = ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file)
-    open_routes = frozenset[str]() if settings.keyed_health else HEALTH_ROUTES
-    if not settings.keyed_metrics:
+    open_routes = frozenset[str]() if settings.health_requires_key else HEALTH_ROUTES
+    if not settings.metrics_require_key:
         open_routes |= {METRICS_ROUTE}
-    if settings.page:
+    if settings.ui:
         open_routes |= {PAGE_ROUTE}
     untraced = HEALTH_ROUTES | {METRICS_ROUTE}
     cors = Middleware(

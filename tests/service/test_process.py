@@ -103,10 +103,19 @@ def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], 
 @pytest.mark.parametrize(
     ("options", "environ", "line"),
     [
-        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32', 'bfloat16' or 'int8'"),
-        ([], {"FNET_PORT": "http"}, "fnet-service: FNET_PORT: Input should be a valid integer"),
-        ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: no such setting"),
-        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE is now FNET_BACKEND: rename it"),
+        (
+            ["--dtype", "float16"],
+            {},
+            "fnet-service: --dtype: 'float16' is not valid; expected float32, bfloat16 or int8",
+        ),
+        (
+            [],
+            {"FNET_PORT": "http"},
+            "fnet-service: FNET_PORT: 'http' is not valid; expected a whole number at least 0 and at most 65,535",
+        ),
+        ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: unknown setting; did you mean FNET_PORT?"),
+        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE was renamed: use FNET_BACKEND"),
+        (["--page", "false"], {}, "fnet-service: --page was renamed: use --ui"),
         (
             ["--dtype", "int8"],
             {},
@@ -226,7 +235,7 @@ def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_p
     """A file written anew is enough; metrics and health ask for a key where that is set."""
     file = tmp_path / "keys"
     file.write_text("sesame-one\n")
-    process = start("--api-keys-file", str(file), "--keyed-metrics", "true")
+    process = start("--api-keys-file", str(file), "--metrics-require-key", "true")
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
 
         def status(key: str, path: str = "/metrics") -> int:

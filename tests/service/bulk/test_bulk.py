@@ -669,7 +669,7 @@ def test_a_service_is_asked(
         (["in.txt", "--shard", "2/2"], "not i/n"),
         (["in.txt", "--padding", "some"], "neither none nor max_length nor a length"),
         (["in.txt", "--url", "http://x", "--dtype", "bfloat16"], "the service's own"),
-        (["in.txt", "--dtype", "float16"], "--dtype: Input should be"),
+        (["in.txt", "--dtype", "float16"], "--dtype: 'float16' is not valid; expected float32"),
         (["in.txt", "--url", "127.0.0.1:8000"], "expected the form http://host:port"),
         (["in.txt", "--url", "http://127.0.0.1:99999"], "--url: http://127.0.0.1:99999: "),
         (["there.npy", "-o", "there.npy", "--force"], "there.npy is the input itself"),
