@@ -200,7 +200,7 @@ def _by_row(problems: Sequence[Problem], rows: Sequence[Row]) -> dict[int, str]:
         match problem.loc:
             case ("texts" | "token_ids" | "segment_ids" as field, int(index), *rest) if index < len(rows):
                 loc = "".join(f"[{part}]" for part in rest)
-                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc} {problem.msg}")
+                found.setdefault(rows[index].number, f"{'text' if field == 'texts' else field}{loc}: {problem.msg}")
             case _:
                 raise EncoderError(str(problem))
     if not found:

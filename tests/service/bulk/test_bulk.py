@@ -481,7 +481,7 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given_rows)))
     failed = encode("in.jsonl", "-o", "out.npy", code=1)
     assert failed.stderr.decode().startswith(
-        "fnet-service: in.jsonl: line 2: text has 102 tokens, at most 64 are taken;"
+        'fnet-service: in.jsonl: line 2: text: 102 tokens exceed the maximum of 64; set "truncate": true;'
     )
     assert not (tmp_path / "out.npy").exists()
     ran = encode("in.jsonl", "-o", "out.npy", "--on-error", "skip")
@@ -489,7 +489,7 @@ def test_a_fault_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) -> N
     assert np.isnan(array(tmp_path / "out.npy")).any(axis=1).tolist() == [False, True, True, False]
     listed = [json.loads(line) for line in (tmp_path / "out.npy.skipped.jsonl").read_text().splitlines()]
     assert [(each["row"], each["line"]) for each in listed] == [(1, 2), (2, 3)]
-    assert listed[1]["reason"] == f"token_ids[1] token id {VOCABULARY} is outside [0, {VOCABULARY})"
+    assert listed[1]["reason"] == f"token_ids[1]: token id {VOCABULARY} is outside [0, {VOCABULARY})"
     assert b"line 1" in encode("in.jsonl", "-o", "out.parquet", "--field", "body", code=1).stderr
     encode("in.jsonl", "-o", "out.parquet", "--on-error", "skip", "--truncate")
     found = parquet.read_table(tmp_path / "out.parquet").column("pooled_output").to_pylist()
@@ -687,7 +687,7 @@ def test_what_was_asked_wrongly_is_told(encode: Encode, tmp_path: Path, argument
 @pytest.mark.parametrize(
     ("name", "content", "options", "expected"),
     [
-        ("in.txt", b"a\n", ["--padding", "600"], "padding: is 600, at most 64 tokens are taken"),
+        ("in.txt", b"a\n", ["--padding", "600"], "padding: 600 tokens exceed the maximum of 64"),
         ("in.txt.gz", gzip.compress(bytes(range(256)) * 400)[:-900] + b"\xff" * 900, [], "in.txt.gz: "),
         ("in.txt", b"a\n", ["--url", "http://127.0.0.1:9"], "unreachable"),
     ],

@@ -182,7 +182,12 @@ def test_a_timeout_counts_microseconds(server: Server, client: Any) -> None:
         ([("token_ids", np.array([1, 2]))], {}, "422", "inputs[0] token_ids: shape is [2]"),
         ([("token_ids", np.array([[1, VOCABULARY]]))], {}, "422", f"inputs[0] token_ids[0][1]: token id {VOCABULARY}"),
         ([("token_ids", np.array([[2**32]]))], {}, "422", "inputs[0] token_ids[0][0]: token id 4294967296"),
-        ([("token_ids", np.zeros((0, 3), np.int64))], {}, "422", "inputs[0] token_ids: holds no sequence"),
+        (
+            [("token_ids", np.zeros((0, 3), np.int64))],
+            {},
+            "422",
+            "inputs[0] token_ids: contains no sequence; send at least one",
+        ),
         ([("token_ids", np.zeros((2049, 1), np.int64))], {}, "422", "2049 sequences in one request"),
         ([("token_ids", np.array(IDS)), ("texts", TEXTS)], {}, "422", "inputs: exactly one of"),
         ([("token_ids", np.array(IDS)), ("segment_ids", np.array([[0]]))], {}, "422", "inputs[1] segment_ids: shape"),
