@@ -37,24 +37,24 @@ def test_the_reference_is_as_the_code(page: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), [(page, each) for page in TYPED for each in blocks(page, "sh")])
-def test_every_command_succeeds(page: str, command: str, served: str, typed: Typed, tmp_path: Path) -> None:
+def test_every_command_succeeds(page: str, command: str, served: str, run_shell: Typed, tmp_path: Path) -> None:
     """As its reader would type it, beside a running service."""
-    assert typed(command.strip(), served, tmp_path), page
+    assert run_shell(command.strip(), served, tmp_path), page
 
 
 @pytest.mark.parametrize(("page", "program"), [(page, each) for page in TYPED for each in blocks(page, "python")])
 def test_every_program_prints_what_it_says(
-    page: str, program: str, served: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
+    page: str, program: str, served: str, run_program: Callable[[str, str, Path], None], tmp_path: Path
 ) -> None:
     """In the comment behind its `print`."""
     assert "print(" in program, page
-    programmed(program, served, tmp_path)
+    run_program(program, served, tmp_path)
 
 
-def test_the_search_finds_what_the_tutorial_says(served: str, typed: Typed, tmp_path: Path) -> None:
+def test_the_search_finds_what_the_tutorial_says(served: str, run_shell: Typed, tmp_path: Path) -> None:
     """The nearest paragraph stands in the page that it names."""
     (command,) = [each for each in blocks("tutorial.md", "sh") if "search.py" in each]
-    assert "finetune.md: " in typed(command.strip(), served, tmp_path).splitlines()[0]
+    assert "finetune.md: " in run_shell(command.strip(), served, tmp_path).splitlines()[0]
 
 
 def test_no_snippet_is_left_out() -> None:

@@ -29,24 +29,24 @@ def address(serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str
         yield address
 
 
-def test_the_first_command_serves_and_the_next_answers(address: str, typed: Typed, tmp_path: Path) -> None:
+def test_the_first_command_serves_and_the_next_answers(address: str, run_shell: Typed, tmp_path: Path) -> None:
     """`make serve` serves the bundled preset, and the first curl gets two normalised vectors."""
     assert COMMANDS[0] == "make serve"
-    answer = json.loads(typed(COMMANDS[1], address, tmp_path))
+    answer = json.loads(run_shell(COMMANDS[1], address, tmp_path))
     assert answer["usage"]["sequences"] == 2
     norms = np.linalg.norm(answer["pooled_output"], axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS[1:] if command != RUNS_THIS_SUITE])
-def test_every_command_succeeds(command: str, address: str, typed: Typed, tmp_path: Path) -> None:
+def test_every_command_succeeds(command: str, address: str, run_shell: Typed, tmp_path: Path) -> None:
     """Each further command ends without an error and prints or writes something."""
-    printed = typed(command, address, tmp_path)
+    printed = run_shell(command, address, tmp_path)
     assert printed or list(tmp_path.iterdir())
 
 
 def test_the_program_prints_what_it_says(
-    address: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
+    address: str, run_program: Callable[[str, str, Path], None], tmp_path: Path
 ) -> None:
     """The comment behind its last line is what it prints."""
-    programmed(PROGRAM, address, tmp_path)
+    run_program(PROGRAM, address, tmp_path)
