@@ -478,7 +478,7 @@ def test_a_route_has_its_methods(service: Service) -> None:
 
 def test_without_the_page_there_is_nothing_to_get_at_its_path(make_blocked_service: MakeBlockedService) -> None:
     """`/` is then a protocol's alone."""
-    held, _ = make_blocked_service(page=False)
+    held, _ = make_blocked_service(ui=False)
     assert held.get("/").headers["allow"] == "POST"
 
 
