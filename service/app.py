@@ -1,4 +1,4 @@
-"""The application: routes, middleware and errors around one engine. Everything it needs is an argument."""
+"""The web application: routes, middleware and error handlers around one engine."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Embeddings from Fourier encoders (FNet), exact and padding-free.
 
-What a sequence gets depends on its own ids, the preset and the dtype, never on the requests it ran with."""
+The outputs of a sequence depend on its ids, the preset and the dtype, and not on other requests in the same batch."""
 
 
 def create_app(settings: Settings, on_failure: Callable[[BaseException], None] = lambda _error: None) -> FastAPI:
-    """Make the application; its engine starts loading when the application starts.
+    """Create the application. Its engine starts loading when the application starts.
 
     Args:
         settings: All settings.
-        on_failure: Called once, from another thread, when the engine cannot serve any more.
+        on_failure: Called once, from another thread, if the engine fails.
 
     Returns:
         The application; `app.state.engine` is its engine and `app.state.metrics` its metrics.
@@ -74,24 +74,24 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     tracing = _tracing(settings)
 
-    def observe(record: Event) -> None:
-        metrics.observe(record)
+    def observe(event: Event) -> None:
+        metrics.observe(event)
         if tracing is not None:
-            tracing.observe(record)
+            tracing.observe(event)
 
     engine = Engine(engine_options(settings), observe, on_failure)
 
     def routes() -> list[BaseRoute]:
         return [*(route for protocol in protocols for route in protocol.routes.routes), *app.routes]
 
-    protocols = [each.protocol(engine, settings.max_sequences) for each in (native, openai, oip, tei, tokens)]
+    protocols = [module.protocol(engine, settings.max_sequences) for module in (native, openai, oip, tei, tokens)]
     render = _renderer(protocols)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
-        # It may wait for a run, and meanwhile those who are still waiting are to get their answers.
+        # Closing may wait for a run. On another thread, it does not delay responses to pending requests.
         await asyncio.to_thread(engine.close)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -101,7 +101,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        # A redirect would name this process as it sees itself, behind TLS without it.
+        # A redirect would contain the internal address, without the TLS of a proxy.
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -120,12 +120,12 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
     )
     app.state.engine, app.state.metrics = engine, metrics
     for protocol in protocols:
-        # Not included as a router, which would match every path once more.
+        # Including the router would match each path twice.
         app.router.routes.extend(protocol.routes.routes)
     _add_health(app, engine)
     _add_descriptions(app, engine, metrics, settings)
     add_docs(app)
-    if settings.page:
+    if settings.ui:
         add_page(app)
     _describe_wire_types(app, [wire_type for protocol in protocols for wire_type in protocol.wire_types])
     return app
@@ -134,7 +134,7 @@ def create_app(settings: Settings, on_failure: Callable[[BaseException], None] =
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.otlp_endpoint is None:
         return None
-    from service.telemetry.tracing import Tracing  # noqa: PLC0415 - an extra
+    from service.telemetry.tracing import Tracing  # noqa: PLC0415 - an optional dependency
 
     return Tracing(settings.otlp_endpoint)
 
@@ -152,10 +152,10 @@ def _middleware(
         return render(path, error)
 
     api_keys = ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file)
-    open_routes = frozenset[str]() if settings.keyed_health else HEALTH_ROUTES
-    if not settings.keyed_metrics:
+    open_routes = frozenset[str]() if settings.health_requires_key else HEALTH_ROUTES
+    if not settings.metrics_require_key:
         open_routes |= {METRICS_ROUTE}
-    if settings.page:
+    if settings.ui:
         open_routes |= {PAGE_ROUTE}
     untraced = HEALTH_ROUTES | {METRICS_ROUTE}
     cors = Middleware(
@@ -179,11 +179,11 @@ def _middleware(
 
 
 def _renderer(protocols: Sequence[Protocol]) -> RenderError:
-    """Tell an error in the words of the protocol that its path belongs to; those of the first for any other path."""
+    """Render errors in the format of the protocol that owns the path; the first protocol is the default."""
 
     def render(path: str, error: ServiceError) -> Response:
-        speaks = next((protocol for protocol in protocols if protocol.owns(path)), protocols[0])
-        return speaks.render_error(error)
+        owner = next((protocol for protocol in protocols if protocol.owns(path)), protocols[0])
+        return owner.render_error(error)
 
     return render
 
@@ -202,21 +202,21 @@ def _on_http_exception(
     observe: Callable[[Event], None], render: RenderError, routes: Callable[[], Iterable[BaseRoute]]
 ) -> Any:
     async def handle(request: Request, error: HTTPException) -> Response:
-        """Put the framework's own refusals into the tree of `service.core.errors`."""
-        refusals: dict[int, ServiceError] = {
+        """Convert an error of the framework into a `ServiceError`."""
+        errors: dict[int, ServiceError] = {
             STATUSES["not_found"]: NotFoundError(f"unknown route {request.method} {request.scope['path']}; see /docs"),
             STATUSES["method_not_allowed"]: MethodNotAllowedError(
                 f"method {request.method} is not allowed for this route; see /docs"
             ),
         }
-        refusal = refusals.get(error.status_code, InternalError("an unexpected error occurred"))
-        observe(RequestRejected(refusal.code))
-        response = render(request.url.path, refusal)
+        converted = errors.get(error.status_code, InternalError("an unexpected error occurred"))
+        observe(RequestRejected(converted.code))
+        response = render(request.url.path, converted)
         response.headers.update(error.headers or {})
-        if isinstance(refusal, MethodNotAllowedError):
-            # The framework names those of the path's first route only.
-            found = (route for route in routes() if route.matches(request.scope)[0] is not Match.NONE)
-            methods = {method for route in found for method in getattr(route, "methods", None) or ()}
+        if isinstance(converted, MethodNotAllowedError):
+            # The framework lists the methods of the first matching route only.
+            matching = (route for route in routes() if route.matches(request.scope)[0] is not Match.NONE)
+            methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
             methods |= {"HEAD"} if "GET" in methods else set()  # see `HeadMiddleware`
             response.headers["Allow"] = ", ".join(sorted(methods))
         return response
@@ -225,51 +225,56 @@ def _on_http_exception(
 
 
 def _add_health(app: FastAPI, engine: Engine) -> None:
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "tags": ["health"],
-        "responses": {503: {"description": "No, with the same body"}, **error_responses(400, 413, 500, 504)},
+        "responses": {
+            503: {"description": "Not alive or not ready, with the same body"},
+            **error_responses(400, 413, 500, 504),
+        },
     }
 
-    @app.get("/health/live", summary="Whether the process can serve, or will be able to", **told)
+    @app.get("/health/live", summary="Liveness: whether the process has not failed", **options)
     async def live() -> Response:
-        return _told(engine, {"alive": engine.alive}, yes=engine.alive)
+        return _probe_response(engine, {"alive": engine.alive}, success=engine.alive)
 
-    @app.get("/health", summary="The same as /health/ready", **told)
-    @app.get("/health/ready", summary="Whether every program is compiled and tested", **told)
+    @app.get("/health", summary="Readiness, as /health/ready", **options)
+    @app.get("/health/ready", summary="Readiness: whether all programs are compiled and verified", **options)
     async def ready() -> Response:
-        done, of = engine.progress
-        content = {"state": engine.state, "done": done, "of": of}
-        return _told(engine, content, yes=engine.state == "ready")
+        done, total = engine.progress
+        content = {"state": engine.state, "done": done, "of": total}
+        return _probe_response(engine, content, success=engine.state == "ready")
 
 
 def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: Settings) -> None:
-    described = error_responses(400, 401, 413, 500, 503, 504)
+    responses = error_responses(400, 401, 413, 500, 503, 504)
 
-    @app.get("/v1/info", tags=["description"], summary="What is served, and how", responses=described)
+    @app.get(
+        "/v1/info", tags=["description"], summary="Description of the served model and its limits", responses=responses
+    )
     async def info() -> Response:
         return _json(_info(engine, settings))
 
     @app.get(
         "/v1/card",
         tags=["description"],
-        summary="The preset's model card, as Markdown",
+        summary="Model card of the preset (Markdown)",
         response_class=Response,
         responses={
             200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"description": "The preset has no card", "content": PROBLEM_CONTENT},
-            **described,
+            404: {"description": "The preset has no model card", "content": PROBLEM_CONTENT},
+            **responses,
         },
     )
     async def card() -> Response:
         preset = engine.require_ready().preset if engine.loaded is None else engine.loaded.preset
         if not preset.has_card:
-            raise NotFoundError(f"the preset {preset.name} has no card")
+            raise NotFoundError(f"the preset {preset.name} has no model card")
         return Response(await engine.run_in_worker(preset.card), media_type="text/markdown")
 
     @app.get(
         "/metrics",
         tags=["description"],
-        summary="Prometheus metrics, as text or OpenMetrics",
+        summary="Metrics in the Prometheus text format or OpenMetrics",
         response_class=Response,
         responses={
             200: {
@@ -283,8 +288,8 @@ def _add_descriptions(app: FastAPI, engine: Engine, metrics: Metrics, settings: 
     )
     async def exposition(request: Request) -> Response:
         if engine.loaded is not None:
-            described = _info(engine, settings)
-            metrics.describe(**{name: str(described[name]) for name in MODEL_LABELS})
+            description = _info(engine, settings)
+            metrics.describe(**{name: str(description[name]) for name in MODEL_LABELS})
         content, content_type = metrics.exposition(request.headers.get("accept", ""))
         return Response(content, headers={"Vary": "Accept"}, media_type=content_type)
 
@@ -293,15 +298,15 @@ def _json(content: dict[str, Any], status: int = 200, headers: Mapping[str, str]
     return Response(json_bytes(content), status, headers, media_type="application/json")
 
 
-def _told(engine: Engine, content: dict[str, Any], *, yes: bool) -> Response:
-    """Return 200, or 503 that says when to ask again."""
-    if yes:
+def _probe_response(engine: Engine, content: dict[str, Any], *, success: bool) -> Response:
+    """Return status 200, or 503 with a `Retry-After` header."""
+    if success:
         return _json(content)
     try:
         engine.check_ready()
     except ServiceError as error:
         return _json(content, 503, headers(error))
-    return _json(content, 503, {"Retry-After": "1"})  # it has become ready since
+    return _json(content, 503, {"Retry-After": "1"})  # the engine became ready in the meantime
 
 
 def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
@@ -343,7 +348,7 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
 
 
 def _describe_wire_types(app: FastAPI, wire_types: Iterable[type[BaseModel]]) -> None:
-    """Add the types that routes parse and render themselves to the OpenAPI description."""
+    """Add the types that routes parse and render without FastAPI to the OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -357,4 +362,4 @@ def _describe_wire_types(app: FastAPI, wire_types: Iterable[type[BaseModel]]) ->
             app.openapi_schema = description
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign] # the documented way to extend it
+    app.openapi = openapi  # type: ignore[method-assign] # documented extension point

@@ -1,6 +1,6 @@
-"""A client of `/v1/encode`: NumPy arrays in answer to texts or ids, with patience for a busy server.
+"""Client library for `/v1/encode`. It returns NumPy arrays and retries requests that the server rejects as overload.
 
-`Client` and `AsyncClient` differ in how they send and sleep alone. It needs httpx and NumPy, and no model.
+`Client` and `AsyncClient` differ only in how they send and sleep. The module requires httpx and NumPy, but no model.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Texts = str | Sequence[str | tuple[str, str] | list[str]]
 Output = Literal["sequence_output", "pooled_output", "mean_output"]
 
 _PATH, _INFO_PATH, _NPZ = "/v1/encode", "/v1/info", "application/x-npz"
-# The server may be there in a moment, or says when it will have room.
+# Statuses of errors that a retry can resolve.
 _RETRIED = frozenset({429, 503})
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
-_LEAST_SECONDS = 0.001
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.25, 8.0
+_MIN_TIMEOUT_SECONDS = 0.001
 
 
 class Fields(TypedDict, total=False):
-    """What a request may say beside its texts; what it leaves out is as the service has it.
+    """Fields of a request besides its texts. The service supplies defaults for absent fields.
 
     Attributes:
-        token_ids: In place of texts, ids: one list a sequence, or a single list.
-        segment_ids: Ids in the shape of `token_ids`.
-        outputs: What to return.
-        normalize: Whether pooled and mean rows get a Euclidean length of 1.
-        truncate: Whether what is too long is cut.
-        padding: What texts are padded to.
+        token_ids: Token ids instead of texts: one list per sequence, or a single list.
+        segment_ids: Segment ids in the shape of `token_ids`.
+        outputs: Outputs to return.
+        normalize: Whether to L2-normalize pooled and mean rows.
+        truncate: Whether to truncate sequences that are too long.
+        padding: Padding of texts: `none`, `max_length` or a length in tokens.
     """
 
     token_ids: Ids | None
@@ -58,14 +58,14 @@ class Fields(TypedDict, total=False):
 
 
 class EncodeError(Exception):
-    """The server refused, failed or could not be reached.
+    """The server rejected the request, failed or is unreachable.
 
     Attributes:
-        status: The HTTP status, 0 where there was no answer.
-        code: The reason in one word, as in the service's table of errors; `unreachable` where there was no answer, and
-            `bad_answer` where it was none of this service.
-        detail: The reason for its reader.
-        problems: What is wrong at which place of the request, where that is the reason.
+        status: HTTP status; 0 without a response.
+        code: Error code of the service; `unreachable` without a response, and `bad_answer` if the response is not from
+            this service.
+        detail: Message for people.
+        problems: Problems of the request, if it is invalid.
     """
 
     def __init__(self, status: int, code: str, detail: str, problems: Sequence[Problem] = ()) -> None:
@@ -78,13 +78,13 @@ class EncodeError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """What was asked for, in the order of the request; the rest is `None`.
+    """Requested outputs in the order of the request. Other outputs are `None`.
 
     Attributes:
-        pooled_output: `[sequences, hidden_dim]`.
-        mean_output: `[sequences, hidden_dim]`.
-        sequence_output: One `[tokens, hidden_dim]` a sequence.
-        lengths: `[sequences]`, the tokens of each.
+        pooled_output: float32 `[sequences, hidden_dim]`.
+        mean_output: float32 `[sequences, hidden_dim]`.
+        sequence_output: float32 `[tokens, hidden_dim]` per sequence.
+        lengths: int32 `[sequences]`, number of tokens per sequence.
     """
 
     pooled_output: Array | None
@@ -93,17 +93,17 @@ class Encoded:
     lengths: npt.NDArray[np.int32]
 
 
-# === What both clients share: a request, its answer, and whether to try again ===
+# === Requests, responses and retries of both clients ===
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """How a client behaves.
+    """Options of a client.
 
     Attributes:
-        api_key: Presented with each request, where there is one.
-        timeout: Seconds that a call may take, all its tries together.
-        retries: Tries after the first.
+        api_key: API key sent with each request.
+        timeout: Maximum duration of a call in seconds, including retries.
+        retries: Maximum number of retries.
     """
 
     api_key: str | None
@@ -113,7 +113,7 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Send:
-    """Something to do: send the request, with at most so many seconds for it; one without content is a GET."""
+    """Step: send a request with a timeout in seconds. A request without content is a GET."""
 
     path: str
     content: bytes | None
@@ -123,41 +123,41 @@ class _Send:
 
 @dataclass(frozen=True, slots=True)
 class _Sleep:
-    """Something to do: wait."""
+    """Step: wait."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What came back of something sent."""
+    """The response to a request."""
 
     status: int
     retry_after: str
     content: bytes
 
 
-# A call as steps to do, each answered with what came of it; its return value is the result.
+# A call as a generator: it yields steps, receives their outcomes and returns the result.
 _Outcome = _Answer | httpx.TransportError | TimeoutError | None
 _CallFlow = Generator[_Send | _Sleep, _Outcome, T]
 
 
 def _body(texts: Texts | None, fields: Fields) -> bytes:
-    """Return a request's body; fields that were not given are left to the service."""
-    given = {name: value for name, value in {"texts": texts, **fields}.items() if value is not None}
-    return json.dumps(given, default=_plain).encode()
+    """Return the body of a request without the fields that are `None`."""
+    present = {name: value for name, value in {"texts": texts, **fields}.items() if value is not None}
+    return json.dumps(present, default=_to_json).encode()
 
 
-def _plain(value: Any) -> Any:
-    """Let arrays stand for lists, and NumPy's numbers for numbers."""
+def _to_json(value: Any) -> Any:
+    """Convert NumPy arrays and numbers to lists and numbers."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"not JSON: {type(value).__name__}")
+    raise TypeError(f"not JSON: {type(value).__name__}; send lists, arrays and numbers")
 
 
-def _headers(options: _Options, content: bytes | None, left: float) -> dict[str, str]:
-    """Return a try's headers; the server gives up when the client does."""
-    headers = {"X-Request-Timeout": f"{left:.3f}"}
+def _headers(options: _Options, content: bytes | None, timeout: float) -> dict[str, str]:
+    """Return the headers of a request. The server applies the timeout of the client."""
+    headers = {"X-Request-Timeout": f"{timeout:.3f}"}
     if content is not None:
         headers |= {"Accept": _NPZ, "Content-Type": "application/json"}
     if options.api_key is not None:
@@ -166,10 +166,10 @@ def _headers(options: _Options, content: bytes | None, left: float) -> dict[str,
 
 
 def _read(answer: _Answer) -> Encoded:
-    """Return what an answer holds.
+    """Parse a response of `/v1/encode`.
 
     Raises:
-        EncodeError: It is an error, or no answer of this service.
+        EncodeError: The response is an error or not from this service.
     """
     if answer.status != httpx.codes.OK:
         raise _error(answer)
@@ -178,7 +178,9 @@ def _read(answer: _Answer) -> Encoded:
             arrays: dict[str, npt.NDArray[Any]] = dict(archive)
         lengths = arrays["lengths"]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        raise EncodeError(answer.status, "bad_answer", "the answer is no NumPy archive of this service") from error
+        raise EncodeError(
+            answer.status, "bad_answer", "the response is not a NumPy archive of this service; check the URL"
+        ) from error
     joined = arrays.get("sequence_output")
     return Encoded(
         pooled_output=arrays.get("pooled_output"),
@@ -189,67 +191,76 @@ def _read(answer: _Answer) -> Encoded:
 
 
 def _read_info(answer: _Answer) -> dict[str, Any]:
-    """Return a description.
+    """Parse a response of `/v1/info`.
 
     Raises:
-        EncodeError: It is an error, or no answer of this service.
+        EncodeError: The response is an error or not from this service.
     """
     if answer.status != httpx.codes.OK:
         raise _error(answer)
     try:
-        found = json.loads(answer.content)
+        description = json.loads(answer.content)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise EncodeError(answer.status, "bad_answer", "the answer is no description of this service")
-    return found
+        description = None
+    if not isinstance(description, dict):
+        raise EncodeError(
+            answer.status, "bad_answer", "the response is not a description of this service; check the URL"
+        )
+    return description
 
 
 def _error(answer: _Answer) -> EncodeError:
-    """Return the error that an answer tells of, whoever on the way to the service gave it."""
+    """Return the error of a response from the service, or from a proxy in front of it."""
     try:
         document = json.loads(answer.content)
         problems = [Problem(tuple(item["loc"]), str(item["msg"])) for item in document["errors"]]
         return EncodeError(answer.status, str(document["code"]), str(document["detail"]), problems)
     except (ValueError, KeyError, TypeError):
-        return EncodeError(answer.status, "bad_answer", f"status {answer.status}, without the service's own reason")
+        return EncodeError(
+            answer.status,
+            "bad_answer",
+            f"status {answer.status} without a problem document of this service; check the URL",
+        )
 
 
-def _pause(tried: int, asked: float) -> float:
-    """Return how long to wait before another try: what the server asks for, longer each time, and not all at once."""
-    growing: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tried)
-    return max(asked, growing) + random.uniform(0, growing / 4)  # noqa: S311 - no secret
+def _pause(retry: int, retry_after: float) -> float:
+    """Return the seconds until a retry: exponential backoff with jitter, and at least `retry_after`."""
+    backoff: float = min(_MAX_PAUSE_SECONDS, _MIN_PAUSE_SECONDS * 2**retry)
+    return max(retry_after, backoff) + random.uniform(0, backoff / 4)  # noqa: S311 - not a secret
 
 
 def _steps(options: _Options, path: str, content: bytes | None, read: Callable[[_Answer], T]) -> _CallFlow[T]:
-    """Make a call: a try, and others while its failure is one that passes and there is time.
+    """Perform a call, with retries while the error is temporary and time remains.
 
     Args:
-        options: How the client behaves.
-        path: What is asked.
-        content: What is sent; nothing for a GET.
-        read: Makes a result, or an error, of an answer.
+        options: Options of the client.
+        path: Path of the route.
+        content: Body of the request; `None` for a GET.
+        read: Parses the response.
+
+    Returns:
+        The parsed response.
 
     Raises:
-        EncodeError: The last try's failure.
+        EncodeError: The last request failed.
     """
     end = time.monotonic() + options.timeout
-    for tried in itertools.count():
-        left = max(end - time.monotonic(), _LEAST_SECONDS)
-        came = yield _Send(path, content, _headers(options, content, left), left)
-        asked = 0.0
-        if isinstance(came, _Answer):
-            if came.status not in _RETRIED:
-                return read(came)
-            failure = _error(came)
-            # A number of seconds (RFC 9110, section 10.2.3); the service writes no dates.
-            asked = float(came.retry_after) if came.retry_after.isdecimal() else 0.0
-        elif isinstance(came, httpx.TimeoutException | TimeoutError):
-            failure = EncodeError(0, "deadline_exceeded", f"no answer within {options.timeout:g} seconds")
+    for retry in itertools.count():
+        timeout = max(end - time.monotonic(), _MIN_TIMEOUT_SECONDS)
+        outcome = yield _Send(path, content, _headers(options, content, timeout), timeout)
+        retry_after = 0.0
+        if isinstance(outcome, _Answer):
+            if outcome.status not in _RETRIED:
+                return read(outcome)
+            failure = _error(outcome)
+            # Seconds (RFC 9110, section 10.2.3); the service does not send dates.
+            retry_after = float(outcome.retry_after) if outcome.retry_after.isdecimal() else 0.0
+        elif isinstance(outcome, httpx.TimeoutException | TimeoutError):
+            failure = EncodeError(0, "deadline_exceeded", f"no response within {options.timeout:g} s")
         else:
-            failure = EncodeError(0, "unreachable", str(came) or type(came).__name__)
-        pause = _pause(tried, asked)
-        if tried >= options.retries or time.monotonic() + pause >= end:
+            failure = EncodeError(0, "unreachable", str(outcome) or type(outcome).__name__)
+        pause = _pause(retry, retry_after)
+        if retry >= options.retries or time.monotonic() + pause >= end:
             break
         yield _Sleep(pause)
     raise failure
@@ -263,14 +274,14 @@ def _method(step: _Send) -> str:
 
 
 class Client:
-    """A client of one service, for threads to share. Use it as a context manager, or `close` it.
+    """A thread-safe client of one service. Use it as a context manager, or call `close`.
 
     Args:
-        base_url: Where the service is: `http://127.0.0.1:8000`.
-        api_key: A key, where the service wants one.
-        timeout: Seconds that a call may take, all its tries together.
-        retries: Tries after the first, when the service is busy, not ready or out of reach.
-        transport: What to send with instead of the network.
+        base_url: URL of the service: `http://127.0.0.1:8000`.
+        api_key: API key, if the service requires one.
+        timeout: Maximum duration of a call in seconds, including retries.
+        retries: Maximum number of retries while the service is overloaded, not ready or unreachable.
+        transport: HTTP transport that replaces the network.
     """
 
     def __init__(
@@ -294,22 +305,29 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     def encode(self, texts: Texts | None = None, **fields: Unpack[Fields]) -> Encoded:
-        """Encode a text, texts and pairs of texts, or token ids.
+        """Encode texts, pairs of texts or token ids.
+
+        Args:
+            texts: A text, or a list of texts and pairs of texts.
+            fields: Other fields of the request.
+
+        Returns:
+            The requested outputs.
 
         Raises:
-            EncodeError: The service refused, failed or could not be reached in time.
+            EncodeError: The service rejected the request, failed or was unreachable.
         """
         return self._call(_steps(self._options, _PATH, _body(texts, fields), _read))
 
     def info(self) -> dict[str, Any]:
-        """Return what `/v1/info` tells: preset, digest, dtype, limits.
+        """Return the description of the service from `/v1/info`: preset, digest, dtype, limits.
 
         Raises:
-            EncodeError: The service failed or could not be reached in time.
+            EncodeError: The service failed or was unreachable.
         """
         return self._call(_steps(self._options, _INFO_PATH, None, _read_info))
 
@@ -318,8 +336,8 @@ class Client:
         while True:
             try:
                 step = steps.send(self._do(step))
-            except StopIteration as finished:
-                result: T = finished.value
+            except StopIteration as stop:
+                result: T = stop.value
                 return result
 
     def _do(self, step: _Send | _Sleep) -> _Outcome:
@@ -327,30 +345,30 @@ class Client:
             time.sleep(step.seconds)
             return None
         end = time.monotonic() + step.timeout
-        parts = []
+        chunks = []
         try:
             with self._http.stream(
                 _method(step), step.path, content=step.content, headers=step.headers, timeout=step.timeout
             ) as response:
-                for part in response.iter_bytes():
-                    parts.append(part)
-                    # httpx bounds each wait, not all of them.
+                for chunk in response.iter_bytes():
+                    chunks.append(chunk)
+                    # httpx limits the time of each read, not of the whole response.
                     if time.monotonic() > end:
-                        return TimeoutError("the answer took too long to come")
+                        return TimeoutError("the response took too long")
         except httpx.TransportError as error:
             return error
-        return _Answer(response.status_code, response.headers.get("Retry-After", ""), b"".join(parts))
+        return _Answer(response.status_code, response.headers.get("Retry-After", ""), b"".join(chunks))
 
 
 class AsyncClient:
-    """The same for an event loop. Use it as an asynchronous context manager, or `aclose` it.
+    """An asyncio client of one service. Use it as an asynchronous context manager, or call `aclose`.
 
     Args:
-        base_url: Where the service is: `http://127.0.0.1:8000`.
-        api_key: A key, where the service wants one.
-        timeout: Seconds that a call may take, all its tries together.
-        retries: Tries after the first, when the service is busy, not ready or out of reach.
-        transport: What to send with instead of the network.
+        base_url: URL of the service: `http://127.0.0.1:8000`.
+        api_key: API key, if the service requires one.
+        timeout: Maximum duration of a call in seconds, including retries.
+        retries: Maximum number of retries while the service is overloaded, not ready or unreachable.
+        transport: HTTP transport that replaces the network.
     """
 
     def __init__(
@@ -374,15 +392,15 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def encode(self, texts: Texts | None = None, **fields: Unpack[Fields]) -> Encoded:
-        """Encode as `Client.encode` does, with the same errors."""
+        """Encode texts, pairs of texts or token ids; see `Client.encode`."""
         return await self._call(_steps(self._options, _PATH, _body(texts, fields), _read))
 
     async def info(self) -> dict[str, Any]:
-        """Describe the service as `Client.info` does, with the same errors."""
+        """Return the description of the service; see `Client.info`."""
         return await self._call(_steps(self._options, _INFO_PATH, None, _read_info))
 
     async def _call(self, steps: _CallFlow[T]) -> T:
@@ -390,8 +408,8 @@ class AsyncClient:
         while True:
             try:
                 step = steps.send(await self._do(step))
-            except StopIteration as finished:
-                result: T = finished.value
+            except StopIteration as stop:
+                result: T = stop.value
                 return result
 
     async def _do(self, step: _Send | _Sleep) -> _Outcome:

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with a shutdown that lets accepted work finish and a failure that ends the process."""
+"""The HTTP server: uvicorn with graceful shutdown. A failure of the engine ends the process."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ log = structlog.get_logger("fnet.server")
 
 
 class Server(uvicorn.Server):
-    """Serves until it is told to stop.
+    """A uvicorn server that drains before it stops.
 
-    The first SIGTERM or SIGINT turns readiness off at once and, after the delay, new work away; the server ends when
-    accepted work is done or the drain time is over. A second one ends the drain, and the wait for a last run, at once.
+    The first SIGTERM or SIGINT makes the service not ready at once. After the delay, the service rejects new requests.
+    The server stops when all accepted requests are complete or the drain time is over. A second signal stops it at
+    once.
 
     Args:
-        config: uvicorn's configuration.
-        engine: Whose work is waited for.
-        delay: Seconds that work is still taken, in which a load balancer notices.
-        drain_seconds: How long accepted work is waited for at most.
-        on_loaded: Called when the engine has its model, ten times a second.
+        config: Configuration of uvicorn.
+        engine: Engine of the application.
+        delay: Seconds after the signal during which new requests are accepted, so that load balancers can deregister
+            the server.
+        drain_seconds: Maximum time in seconds to finish accepted requests.
+        on_loaded: Called ten times per second once the model is loaded.
     """
 
     def __init__(
@@ -53,65 +55,66 @@ class Server(uvicorn.Server):
         self._on_loaded = on_loaded
         self._engine = engine
         self._delay, self._drain_seconds = delay, drain_seconds
-        self._drain_begins: float | None = None
-        # The signal that began it, until it is logged: a handler may come in the middle of a log line.
-        self._told: str | None = None
+        self._drain_start: float | None = None
+        # Name of the signal until it is logged. The handler must not log, because it may interrupt a log call.
+        self._unlogged_signal: str | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port and say where."""
+        """Open the port and log its URL."""
         await super().startup(sockets)
-        if self.should_exit:  # the preset has already failed to load
+        if self.should_exit:  # loading the preset has failed
             return
         for server in self.servers:
-            for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
                 log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
-        """Begin to drain, or end at once if that has begun."""
-        if self._drain_begins is not None:
+        """Start draining, or stop at once on a second signal."""
+        if self._drain_start is not None:
             self.should_exit = self.force_exit = True
             self._engine.skip_shutdown_wait()
             return
-        self._drain_begins = time.monotonic() + self._delay
-        self._told = signal.Signals(sig).name
+        self._drain_start = time.monotonic() + self._delay
+        self._unlogged_signal = signal.Signals(sig).name
         self._engine.mark_unready()
         if not self._delay:
             self._engine.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Say, ten times a second, whether it is time to stop."""
+        """Check, ten times per second, whether to stop."""
         stop = await super().on_tick(counter)
         self._engine.check_watchdog()
-        if self._told is not None:
-            log.info("told to stop", signal=self._told, delay=self._delay, drain=self._drain_seconds)
-            self._told = None
+        if self._unlogged_signal is not None:
+            log.info("shutdown requested", signal=self._unlogged_signal, delay=self._delay, drain=self._drain_seconds)
+            self._unlogged_signal = None
         if self._engine.loaded is not None:
             self._on_loaded()
-        if self._drain_begins is None or time.monotonic() < self._drain_begins:
+        if self._drain_start is None or time.monotonic() < self._drain_start:
             return stop
         self._engine.drain()
-        # What is left of the drain time is for answers that are still on their way.
-        left = self._drain_begins + self._drain_seconds - time.monotonic()
-        self.config.timeout_graceful_shutdown = max(1, round(left))
-        if left < 0:
+        # uvicorn may use the rest of the drain time to send responses.
+        remaining = self._drain_start + self._drain_seconds - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, round(remaining))
+        if remaining < 0:
             self._engine.cancel_pending()
-        return stop or self._engine.idle or left < 0
+        return stop or self._engine.idle or remaining < 0
 
 
 def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> int:
-    """Serve until told to stop.
+    """Serve until a signal or a failure stops the server.
+
+    After the drain, the last run may take five more seconds.
 
     Args:
         settings: All settings.
-        on_loaded: As for `Server`.
+        on_loaded: Called ten times per second once the model is loaded.
 
     Returns:
-        The exit code: 0 after a clean shutdown, 1 if the model could not be loaded, its worker failed or its last run
-        does not end, or the address could not be listened on. A second signal ends the drain with 0 whatever runs;
-        after the drain, a last run has five seconds.
+        The exit code: 0 after a shutdown by one or two signals; 1 if the model cannot be loaded, its worker fails, its
+        last run does not end, or the server cannot listen on the address.
     """
-    # The event loop is to hand over the interpreter at once when the model thread comes back with a batch.
+    # The event loop must release the interpreter quickly when the model thread completes a batch.
     sys.setswitchinterval(_SWITCH_SECONDS)
     failures: list[BaseException] = []
 
@@ -137,12 +140,13 @@ def serve(settings: Settings, on_loaded: Callable[[], None] = lambda: None) -> i
         drain_seconds=settings.drain_seconds,
         on_loaded=on_loaded,
     )
-    # uvicorn leaves this way when it cannot listen, and has logged why.
+    # uvicorn logs the reason and raises SystemExit if it cannot listen.
     with suppress(SystemExit):
         server.run()
     code = 1 if failures or not server.started else 0
+    log.info("stopped", exit_code=code)
     if server.force_exit or app.state.engine.stuck:
-        # A thread is inside a compiler, a download or a run; an interpreter that is taken down around it aborts.
+        # A thread may be inside a compiler, a download or a run; finalizing the interpreter would abort the process.
         logging.shutdown()
         os._exit(code)
     return code

@@ -1,15 +1,20 @@
-"""Settings: what they are, and how an environment and options become them. Nothing is read at import."""
+"""Settings of the service, read from environment variables and command-line options.
+
+The import of this module reads no variable.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -20,24 +25,40 @@ from service.core.options import EngineOptions
 from service.web.api_keys import read_keys
 
 PREFIX = "FNET_"
-# Settings of earlier versions, by their names then.
-_RENAMED = {"engine": "backend"}
-# What RFC 6454, section 6.2, makes of an origin, or any of them.
+# Old name of a setting to its current name.
+RENAMED = {
+    "engine": "backend",
+    "page": "ui",
+    "keyed_metrics": "metrics_require_key",
+    "keyed_health": "health_requires_key",
+}
+# Similarity (difflib) from which a known name is suggested for an unknown one.
+_MIN_NAME_SIMILARITY = 0.4
+# Expected values of the settings whose annotation does not describe them.
+_EXPECTED = {
+    "api_keys": "keys separated by commas",
+    "cors_origins": "origins separated by commas, such as https://shop.example, null or *",
+    "otlp_endpoint": "the URL of an OTLP/HTTP collector, such as http://127.0.0.1:4318",
+}
+# Serialization of an origin (RFC 6454, section 6.2), or the wildcard.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 
 
 class SettingsError(ValueError):
-    """A setting is unknown or has a bad value. The message is one line that names it and what would be right."""
+    """A setting is unknown or has an invalid value.
+
+    The message is one line: the setting, the problem and the expected value.
+    """
 
 
 def _split(value: Any) -> Any:
-    """Let a list be written as `a,b`."""
+    """Split a comma-separated string; return other values unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _origin(text: str) -> str:
     if not _ORIGIN.fullmatch(text):
-        raise ValueError(f"{text!r} is no origin, expected a scheme and a host without a path, null or *")
+        raise ValueError("not an origin")
     return text
 
 
@@ -46,9 +67,9 @@ Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Settings(BaseModel):
-    """Every setting, its default and its meaning.
+    """All settings with their defaults and descriptions.
 
-    Each is an environment variable, `FNET_` and its name in capitals, and an option of `fnet-service serve`.
+    Each setting is an environment variable (`FNET_` and the name in upper case) and an option of `fnet-service serve`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -56,111 +77,163 @@ class Settings(BaseModel):
     preset: str = Field(
         DEFAULT_PRESET, description="Bundled or built-in name, kaggle://…, hf://…[@revision], or a preset directory."
     )
-    load_weights: bool = Field(True, description="Load the preset's weights; without, they are random.")
+    load_weights: bool = Field(True, description="Load the weights of the preset; false initializes random weights.")
     dtype: Dtype = Field(
         "float32",
-        description="Operands of the feed-forward products; all else is float32. int8 needs the openvino backend. "
-        "Networks of fewer than 64 features always use float32.",
+        description="Data type of the feed-forward operands; all other operands are float32. int8 requires the "
+        "openvino backend. Networks with fewer than 64 features always use float32.",
     )
     backend: BackendName = Field(
-        "jax", description="Library that runs the network; openvino is an extra to install, faster on most processors."
+        "jax",
+        description="Library that runs the network. openvino is an optional dependency and faster on most CPUs.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free port.")
     max_batch_tokens: int = Field(
         512,
         ge=1,
         le=4096,
-        description="Tokens to aim for in one run of the network; a row holds at least one sequence.",
+        description="Target number of tokens per run of the network; a row holds at least one sequence.",
     )
-    max_queue_tokens: int = Field(131_072, ge=1, description="Tokens that may wait; a request beyond is refused.")
-    max_sequences: int = Field(2048, ge=1, description="Sequences that one request may hold.")
-    max_body_bytes: int = Field(8 << 20, ge=1, description="Bytes that a request's body may have, sent or inflated.")
-    request_timeout: float = Field(60.0, gt=0, le=86_400, description="Seconds until a request is given up.")
-    batch_invariant: bool = Field(True, description="Give the same bits in whatever company, checked at start.")
+    max_queue_tokens: int = Field(
+        1_048_576, ge=1, description="Maximum number of queued tokens; requests beyond it are rejected."
+    )
+    max_sequences: int = Field(2048, ge=1, description="Maximum number of sequences per request.")
+    max_body_bytes: int = Field(8 << 20, ge=1, description="Maximum size of a request body in bytes, sent or inflated.")
+    request_timeout: float = Field(60.0, gt=0, le=86_400, description="Seconds after which a request times out.")
+    batch_invariant: bool = Field(
+        True,
+        description="Return bit-identical results regardless of batch composition, verified by the self-test at start.",
+    )
     pooling: Literal["pooled", "mean"] | None = Field(
-        None, description="Which output is a text's embedding; the preset's own choice by default."
+        None, description="Output that serves as the embedding of a text. Defaults to the choice of the preset."
     )
     api_keys: Annotated[list[SecretStr], CommaSeparated] = Field(
-        [], description="Keys that clients must present, separated by commas; none lets everybody in."
+        [], description="API keys that clients may send, separated by commas. Empty disables authentication."
     )
     api_keys_file: Path | None = Field(
-        None, description="File of such keys, one a line; # begins a comment. It may be exchanged while serving."
+        None, description="File of API keys, one per line; # starts a comment. Changes apply without a restart."
     )
-    keyed_metrics: bool = Field(False, description="Ask for a key at /metrics, too.")
-    keyed_health: bool = Field(False, description="Ask for a key at the health routes, too.")
+    metrics_require_key: bool = Field(False, description="Require an API key at /metrics.")
+    health_requires_key: bool = Field(False, description="Require an API key at the health routes.")
     cors_origins: Annotated[list[Origin], CommaSeparated] = Field(
-        [], description="Origins of web pages that may call, separated by commas; * for all."
+        [], description="Origins that CORS allows, separated by commas; * allows all."
     )
-    page: bool = Field(True, description="Serve a page for people at /.")
+    ui: bool = Field(True, description="Serve the web page at /.")
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]+",
-        description="Address of a collector of traces (OTLP over HTTP), as http://127.0.0.1:4318; an extra to install.",
+        description="URL of an OTLP/HTTP trace collector, such as http://127.0.0.1:4318. Requires the otel extra.",
     )
-    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="Format of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
     shutdown_delay: float = Field(
         0.0,
         ge=0,
         le=3600,
-        description="Seconds after SIGTERM that work is still taken, for balancers to notice.",
+        description="Seconds after SIGTERM during which new requests are still accepted, so that load balancers can "
+        "deregister the server.",
     )
-    drain_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that accepted work has to finish at exit.")
+    drain_seconds: float = Field(
+        30.0, ge=0, le=3600, description="Seconds that accepted requests have to finish at shutdown."
+    )
     cache_dir: Path | None = Field(
-        None, description="Where downloaded presets and compiled programs are kept; the user's cache by default."
+        None,
+        description="Directory of downloaded presets and compiled programs. Defaults to the cache directory of the "
+        "user.",
     )
-    result_cache_mb: int = Field(0, ge=0, description="Megabytes of results to keep for repeated inputs.")
+    result_cache_mb: int = Field(0, ge=0, description="Size of the cache of results for repeated inputs, in MiB.")
 
     @classmethod
     def load(
         cls, environ: Mapping[str, str], options: Mapping[str, Any] | None = None, *, serving: bool = False
     ) -> Settings:
-        """Read settings from an environment, options before it.
+        """Read settings from environment variables and options; options take precedence.
 
         Args:
-            environ: Environment variables; those that start with `FNET_` and are not empty are settings.
-            options: Values by setting's name; `None` stands for an option not given.
-            serving: Whether a service is about to start: the address has to be one then, and the cache's directory is
-                made.
+            environ: Environment variables. Those that start with `FNET_` and are not empty are settings.
+            options: Values by setting name; `None` means that the option is absent.
+            serving: Whether a service starts with these settings. If so, the address must resolve, and the cache
+                directory is created.
 
         Raises:
-            SettingsError: A name is unknown or a value is bad.
+            SettingsError: A name is unknown or a value is invalid.
         """
-        given = {name: value for name, value in (options or {}).items() if value is not None}
+        options = {name: value for name, value in (options or {}).items() if value is not None}
         from_environ = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in environ.items()
-            # Empty is how compose files and shells leave a variable unset.
+            # Compose files and shells leave unset variables empty.
             if name.startswith(PREFIX) and value
         }
         for name in from_environ:
-            if name in _RENAMED:
-                raise SettingsError(f"{variable(name)} is now {variable(_RENAMED[name])}: rename it")
-            if name not in cls.model_fields:
-                known = ", ".join(variable(field) for field in cls.model_fields)
-                raise SettingsError(f"{variable(name)}: no such setting; known are {known}")
+            cls._check_name(name, variable)
+        for name in options:
+            cls._check_name(name, option)
         try:
-            settings = cls(**{**from_environ, **given})
+            settings = cls(**{**from_environ, **options})
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             name = str(first["loc"][0])
-            raise SettingsError(f"{_source(name, given)}: {first['msg']}") from error
-        for name, problem in chain(settings._lacks(), settings._obstacles() if serving else ()):
-            raise SettingsError(f"{_source(name, given)}: {problem}")
+            value = "invalid value" if name == "api_keys" else f"{str(first['input'])!r} is not valid"
+            raise SettingsError(f"{_source(name, options)}: {value}; expected {cls._expected(name)}") from error
+        for name, problem in chain(settings._unavailable(), settings._start_errors() if serving else ()):
+            raise SettingsError(f"{_source(name, options)}: {problem}")
         try:
             keys = settings.keys()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise SettingsError(f"{_source('api_keys_file', given)}: {settings.api_keys_file}: {reason}") from error
+            raise SettingsError(f"{_source('api_keys_file', options)}: {settings.api_keys_file}: {reason}") from error
         for name in ("api_keys", "api_keys_file"):
-            # Whoever names keys wants a lock: an empty secret must not open the door.
-            if not keys and (name in from_environ or name in given):
-                raise SettingsError(f"{_source(name, given)}: holds no key")
+            # An empty list of keys, set on purpose, must not disable authentication.
+            if not keys and (name in from_environ or name in options):
+                raise SettingsError(f"{_source(name, options)}: contains no key; add one or remove the setting")
         return settings
 
-    def _lacks(self) -> Iterator[tuple[str, str]]:
-        """Find which settings ask for what is not there."""
+    @classmethod
+    def _check_name(cls, name: str, spelling: Callable[[str], str]) -> None:
+        """Raise if a setting is renamed or unknown.
+
+        Args:
+            name: Name of the setting.
+            spelling: Returns the variable or the option of a setting.
+
+        Raises:
+            SettingsError: The setting is renamed or unknown.
+        """
+        if name in RENAMED:
+            raise SettingsError(f"{spelling(name)} was renamed: use {spelling(RENAMED[name])}")
+        if name not in cls.model_fields:
+            nearest = get_close_matches(name, cls.model_fields, n=1, cutoff=_MIN_NAME_SIMILARITY)
+            hint = f"did you mean {spelling(nearest[0])}?" if nearest else "see `fnet-service serve --help`"
+            raise SettingsError(f"{spelling(name)}: unknown setting; {hint}")
+
+    @classmethod
+    def _expected(cls, name: str) -> str:
+        """Describe the valid values of a setting for an error message."""
+        if name in _EXPECTED:
+            return _EXPECTED[name]
+        field = cls.model_fields[name]
+        types = [inner for inner in get_args(field.annotation) or (field.annotation,) if inner is not NoneType]
+        if get_origin(types[0]) is Literal:
+            types = list(get_args(types[0]))
+        if isinstance(types[0], str):
+            return " or ".join([", ".join(types[:-1]), types[-1]])
+        kind = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}.get(types[0], "text")
+        bounds = [
+            f"{words} {getattr(limit, bound):,}"
+            for limit in field.metadata
+            for bound, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"))
+            if hasattr(limit, bound)
+        ]
+        return " ".join([kind, " and ".join(bounds)]).strip()
+
+    def _unavailable(self) -> Iterator[tuple[str, str]]:
+        """Find settings that require a preset, dtype or package that is not available.
+
+        Yields:
+            The name of a setting, and the problem.
+        """
         try:
             check_handle(self.preset)
         except PresetError as error:
@@ -170,15 +243,19 @@ class Settings(BaseModel):
                 "dtype",
                 f"int8 is not available with the {self.backend} backend: use {variable('backend')}=openvino",
             )
-        for name, wanted, extra, module in (
+        for name, required, extra, module in (
             ("backend", self.backend == "openvino", "openvino", "openvino"),
             ("otlp_endpoint", self.otlp_endpoint is not None, "otel", "opentelemetry.exporter.otlp.proto.http"),
         ):
-            if wanted and not _installed(module):
+            if required and not _installed(module):
                 yield name, f"{module} is not installed: pip install 'fnet-encode[{extra}]'"
 
-    def _obstacles(self) -> Iterator[tuple[str, str]]:
-        """Find which settings keep a service from starting; make the cache's directory."""
+    def _start_errors(self) -> Iterator[tuple[str, str]]:
+        """Find settings with which a service cannot start, and create the cache directory.
+
+        Yields:
+            The name of a setting, and the problem.
+        """
         try:
             socket.getaddrinfo(self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
@@ -187,17 +264,17 @@ class Settings(BaseModel):
             if self.cache_dir is not None:
                 self.cache_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = "no directory" if isinstance(error, FileExistsError) else error.strerror
+            reason = "not a directory" if isinstance(error, FileExistsError) else error.strerror
             yield "cache_dir", f"{self.cache_dir}: {reason}"
 
     def keys(self) -> frozenset[str]:
-        """Return the keys that clients may present, none where everybody may come in."""
+        """Return the valid API keys; an empty set disables authentication."""
         keys = frozenset(key.get_secret_value() for key in self.api_keys)
         return keys if self.api_keys_file is None else keys | read_keys(self.api_keys_file)
 
 
 def _installed(module: str) -> bool:
-    """Return whether a module can be imported, without importing more of it than the packages that it is in."""
+    """Return whether a module is installed. Only its parent packages are imported."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
@@ -215,7 +292,7 @@ def option(name: str) -> str:
 
 
 def _source(name: str, options: Mapping[str, Any]) -> str:
-    """Return how the user named a setting."""
+    """Return the option or the variable that set a setting."""
     return option(name) if name in options else variable(name)
 
 
@@ -224,8 +301,8 @@ def engine_options(settings: Settings, **changes: Any) -> EngineOptions:
 
     Args:
         settings: All settings.
-        changes: Options that are to differ from the settings.
+        changes: Options that override the settings.
     """
     names = {field.name for field in dataclasses.fields(EngineOptions)} & set(Settings.model_fields)
-    given: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return EngineOptions(**{**given, "result_cache_bytes": settings.result_cache_mb << 20, **changes})
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    return EngineOptions(**{**options, "result_cache_bytes": settings.result_cache_mb << 20, **changes})

@@ -1,4 +1,4 @@
-"""What every test may rely on."""
+"""Fixtures of all tests: servers of the bundled preset, and commands of the documentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.timeouts import TIMEOUT
 
-# Nothing here may reach for a hub, whatever the machine would allow.
+# Tests run offline, even on a machine with network access.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parent.parent
@@ -32,17 +32,17 @@ def _serving(*command: str) -> Iterator[str]:
         subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, stderr=log) as process,
     ):
 
-        def said() -> str:
+        def output() -> str:
             return Path(log.name).read_text("utf-8")
 
         try:
             deadline = time.monotonic() + TIMEOUT
-            # Only the server knows the port, which nobody can take before it.
-            while not ((found := re.search(r"http://(127\.0\.0\.1:\d+)", said())) and _ready(found[0])):
-                assert process.poll() is None, f"the server ended before it was ready: {said()}"
-                assert time.monotonic() < deadline, f"the server was not ready in time: {said()}"
+            # The server selects the port, so that no other process can take it first.
+            while not ((match := re.search(r"http://(127\.0\.0\.1:\d+)", output())) and _ready(match[0])):
+                assert process.poll() is None, f"the server ended before it was ready: {output()}"
+                assert time.monotonic() < deadline, f"the server was not ready in time: {output()}"
                 time.sleep(0.2)
-            yield found[1]
+            yield match[1]
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=TIMEOUT)
@@ -57,27 +57,27 @@ def _ready(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., AbstractContextManager[str]]:
-    """Serve the bundled preset by a command, on a free port; gives the address once it is ready."""
+    """Serve the bundled preset with a command on a free port; yields the address once the server is ready."""
     return _serving
 
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[str]:
-    """The address of the bundled preset's service."""
+    """Address of a service with the bundled preset."""
     with _serving(f"{sys.prefix}/bin/fnet-service", "serve") as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def typed() -> Callable[[str, str, Path], str]:
-    """Run what a page tells to type, with a running service's address in place of the page's; gives what it prints."""
+def run_shell() -> Callable[[str, str, Path], str]:
+    """Run a shell command of a page against a running service and return its output."""
 
     def run(command: str, address: str, directory: Path) -> str:
         command = command.replace("127.0.0.1:8000", address).replace(".venv/bin/", f"{sys.prefix}/bin/")
-        # Files of the project are named as from its root.
+        # Paths on the page are relative to the root of the project.
         command = re.sub(r"(?<= )(docs|examples)(?=[ /])", rf"{ROOT}/\1", command)
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],  # noqa: S607 - found on the path, as the reader's shell is
+            ["bash", "-euo", "pipefail", "-c", command],  # noqa: S607 - bash is found on the path
             cwd=directory,
             env={**os.environ, "SERVICE_URL": f"http://{address}"},
             check=True,
@@ -90,13 +90,13 @@ def typed() -> Callable[[str, str, Path], str]:
 
 
 @pytest.fixture(scope="session")
-def programmed(typed: Callable[[str, str, Path], str]) -> Callable[[str, str, Path], None]:
-    """Run a program of a page; it has to print what the comment behind its last `print` says."""
+def run_program(run_shell: Callable[[str, str, Path], str]) -> Callable[[str, str, Path], None]:
+    """Run a program of a page and compare its output with the comments after `print`."""
 
     def run(program: str, address: str, directory: Path) -> None:
         (directory / "program.py").write_text(program.replace("127.0.0.1:8000", address))
-        said = re.findall(r"print\(.*\)  # (.*)", program)
-        printed = typed(".venv/bin/python -W ignore program.py", address, directory)
-        assert printed.strip().splitlines() == said
+        expected = re.findall(r"print\(.*\)  # (.*)", program)
+        printed = run_shell(".venv/bin/python -W ignore program.py", address, directory)
+        assert printed.strip().splitlines() == expected
 
     return run

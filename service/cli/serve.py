@@ -11,11 +11,13 @@ from typing import Any
 import click
 
 from service.cli.exits import fail
-from service.settings import Settings, SettingsError, option, variable
+from service.settings import RENAMED, Settings, SettingsError, option, variable
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one option per setting to a command."""
+    """Add an option per setting to a command, and a hidden one per old name, which `Settings.load` rejects."""
+    for name in RENAMED:
+        command = click.option(option(name), name, default=None, hidden=True)(command)
     for name, field in reversed(Settings.model_fields.items()):
         default = "" if field.default in (None, []) else f" Default: {field.default}."
         text = f"{field.description}{default} [{variable(name)}]"

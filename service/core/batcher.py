@@ -1,8 +1,8 @@
-"""Micro-batching: a bounded queue, and one thread that runs what has gathered. Sizes are integers, models unknown here.
+"""Micro-batching: a bounded queue and one worker thread that runs batches. This module does not depend on a model.
 
-No timer: while a batch runs the next one gathers, and when nothing runs the first to come runs at once. A batch takes
-the oldest work first and looks ahead for what else fits; the oldest always has a place, so nobody starves. A job enters
-whole or not at all. Equal items in flight are computed once: results do not depend on company, so one serves all.
+There is no timer. While a batch runs, the next one accumulates; an idle worker runs the first item at once. A batch
+starts with the oldest item, so no job starves, and looks ahead for further items that fit. All items of a job enter
+the queue, or none does. Equal items in flight are computed once, because results do not depend on batch composition.
 """
 
 from __future__ import annotations
@@ -23,51 +23,54 @@ R = TypeVar("R")
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
 
-# How many items are looked at for a batch: bounds the time that the lock is held, and how far anyone is overtaken.
+# Queued items examined per batch: bounds the time under the lock and how many items can overtake another.
 LOOK_AHEAD_ITEMS = 256
-# How many times the queue's tokens may be asked for by all who wait, where they wait for the same: sharing saves runs,
-# but each of them holds its own memory.
+# Bound of the tokens that all waiting jobs request, as a multiple of the queue size. Jobs that share items save runs,
+# but each job holds its own memory.
 _MAX_SHARED_FACTOR = 8
-# Weight of the newest batch in the measured speed.
+# Weight of the latest batch in the moving average of the speed.
 _SMOOTHING = 0.2
 _MAX_RETRY_AFTER_SECONDS = 60
-# Seconds that a process needs about to be replaced.
+# Typical time until a failed process is replaced.
 _RESTART_SECONDS = 5
-# Seconds that the last run may take once nobody waits for it.
+# Time that the last run may take after all jobs were cancelled.
 _SHUTDOWN_GRACE_SECONDS = 5.0
-# How soon who waits for it sees that nobody is to.
+# Interval at which `close` checks whether to stop waiting for the worker.
 _JOIN_POLL_SECONDS = 0.1
 
 
 class Builder(Protocol[P_co]):
-    """Collects the items of one run."""
+    """Builds the plan of one run."""
 
     @property
     def full(self) -> bool:
-        """Whether no further item fits, however small."""
+        """Whether no further item of any size fits."""
 
     def add(self, size: int) -> bool:
-        """Add an item of `size` tokens, if it fits. Where one did not fit, a larger one does not fit either."""
+        """Add an item of `size` tokens if it fits, and return whether it did.
+
+        If an item does not fit, no larger item fits either.
+        """
 
     def build(self) -> P_co:
-        """Return the plan of the run; items are numbered in the order in which they were added."""
+        """Return the plan of the run. Items are numbered in the order of addition."""
 
 
 @dataclass(eq=False, slots=True)
 class Job(Generic[T, R]):
-    """One request's items on their way through the queue.
+    """The items of one request.
 
     Attributes:
         sizes: Tokens of each item.
-        submitted: When it came, by the batcher's clock.
-        deadline: When it is given up.
-        future: The results in the items' order, or the error.
-        started: When its first run began, if it has.
-        compute_seconds: Length of the runs that it had a part in.
-        works: What computes each item, until the job is settled.
-        waiting: How many of them no batch has taken.
-        asked: Tokens of all its works, until the job is settled.
-        results: Results so far, by index.
+        submitted: Time of submission in seconds, by the clock of the batcher.
+        deadline: Time in seconds after which the job is not run.
+        future: The results in the order of the items, or the error.
+        started: Start of the first run in seconds; `None` before.
+        compute_seconds: Total duration of the runs that contained an item of the job.
+        entries: The entries that compute the items; empty once the job is resolved.
+        waiting: Number of entries that are queued.
+        requested_tokens: Tokens of all entries; 0 once the job is resolved.
+        results: Available results, by index of the item.
     """
 
     sizes: Sequence[int]
@@ -83,19 +86,19 @@ class Job(Generic[T, R]):
 
     @property
     def queue_seconds(self) -> float:
-        """From submission to the first run."""
+        """Seconds from submission to the start of the first run."""
         return 0.0 if self.started is None else self.started - self.submitted
 
 
 @dataclass(eq=False, slots=True)
 class Entry(Generic[T, R]):
-    """One item to compute, once, for all who asked for an equal one while it waits or runs.
+    """An item that is queued or running, shared by all jobs that contain an equal item.
 
     Attributes:
-        item: The item, as it serves all its owners.
-        size: Its tokens.
-        key: What equal items have in common.
-        owners: The jobs that get the result, and its places in each.
+        item: The item, merged from the items of all waiters.
+        size: Tokens of the item.
+        key: Key of the item; equal items have equal keys.
+        waiters: The jobs that wait for the result, and the indices of the item in each job.
     """
 
     item: T
@@ -105,21 +108,21 @@ class Entry(Generic[T, R]):
 
 
 class Batcher(Generic[T, R, P]):
-    """The queue and its worker thread.
+    """A queue and its worker thread.
 
     Args:
-        run: Runs a plan and its items: as many results as items, in their order. Called on the worker thread only. If
+        run: Runs a plan and its items, and returns one result per item, in order. Called on the worker thread only. If
             it raises, the batch is split until the failing item fails alone.
-        builder: Returns the builder of one run, empty.
-        max_queue_tokens: Tokens that may wait.
-        key: What equal items have in common; without it, no two are equal.
-        merge: Returns an item that serves both of two equal ones; the first is returned where it does already. An item
-            that runs is only shared if it serves as it is.
-        canary: An item of one token that is known to run. It is run when another has failed alone: where it fails as
-            well, the items are not at fault, and the worker dies.
-        on_death: Called once if the worker dies, from its thread or from whoever calls `fail`.
-        tokens_per_second: Speed of full batches, until some have been measured; 0 where it is not known.
-        clock: Seconds, monotonic.
+        builder: Returns an empty builder of one run.
+        max_queue_tokens: Maximum number of queued tokens.
+        key: Returns the key of an item; items with equal keys are equal. Without it, no two items are equal.
+        merge: Returns an item whose result serves two equal items. It returns the first if that serves both. A running
+            item is shared only if it needs no merge.
+        canary: A valid item of one token. It is run after an item has failed alone: if it fails as well, the item is
+            not the cause, and the worker fails.
+        on_failure: Called once if the worker fails, on the worker thread or in `fail`.
+        tokens_per_second: Initial speed of full batches; 0 if it is unknown.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -144,11 +147,11 @@ class Batcher(Generic[T, R, P]):
         self._on_failure = on_failure
         self._clock = clock
         self._condition = threading.Condition()
-        # Ordered by arrival: what no batch has taken.
+        # Queued entries in order of arrival; a dict removes any of them in constant time.
         self._queue: dict[Entry[T, R], None] = {}
         self._running: list[Entry[T, R]] = []
         self._runs = 0
-        # Both of them, by their items' keys.
+        # Queued and running entries by key.
         self._shareable: dict[Hashable, Entry[T, R]] = {}
         self._queue_tokens = self._queue_jobs = self._requested_tokens = 0
         self._tokens_per_second = tokens_per_second
@@ -160,12 +163,12 @@ class Batcher(Generic[T, R, P]):
 
     @property
     def queue_tokens(self) -> int:
-        """Tokens that wait."""
+        """Number of queued tokens."""
         return self._queue_tokens
 
     @property
     def queue_jobs(self) -> int:
-        """Jobs that wait, in whole or in part."""
+        """Number of jobs with at least one queued item."""
         return self._queue_jobs
 
     @property
@@ -175,17 +178,17 @@ class Batcher(Generic[T, R, P]):
 
     @property
     def run(self) -> int | None:
-        """The number of the run that goes on, if one does."""
+        """Number of the current run; `None` while no batch runs."""
         return self._runs if self._running else None
 
     @property
     def stuck(self) -> bool:
-        """Whether the worker is dead or closed, and its thread still inside a run."""
+        """Whether the worker has failed or is closed while its thread is still inside a run."""
         return (self._failure is not None or self._closed) and self._thread.is_alive()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no item is queued or running."""
         with self._condition:
             return not self._queue and not self._running
 
@@ -194,17 +197,17 @@ class Batcher(Generic[T, R, P]):
         self._thread.start()
 
     def submit(self, items: Sequence[T], sizes: Sequence[int], timeout: float = math.inf) -> Job[T, R]:
-        """Queue all `items` or none.
+        """Queue all items, or none of them.
 
         Args:
-            items: At least one.
-            sizes: Tokens of each; each fits an empty builder.
-            timeout: Seconds after which the job is not run any more.
+            items: One or more items.
+            sizes: Tokens of each item; each item fits an empty builder.
+            timeout: Seconds after which the job is not run.
 
         Raises:
-            OverloadedError: They do not fit the queue; says when they will.
-            DrainingError: No new work is taken.
-            WorkerFailedError: The worker is dead.
+            OverloadedError: The items do not fit into the queue. The error states when to retry.
+            DrainingError: The batcher accepts no new jobs.
+            WorkerFailedError: The worker has failed.
         """
         keys = [object() if self._key is None else self._key(item) for item in items]
         with self._condition:
@@ -212,19 +215,20 @@ class Batcher(Generic[T, R, P]):
                 raise WorkerFailedError("the worker has failed", retry_after=_RESTART_SECONDS)
             if self._draining or self._closed:
                 raise DrainingError("the service is shutting down", retry_after=1)
-            different = dict(zip(keys, sizes, strict=True))
-            requested_tokens = sum(different.values())
+            unique_sizes = dict(zip(keys, sizes, strict=True))
+            requested_tokens = sum(unique_sizes.values())
             shared = {key: self._shared(key, item) for key, item in zip(keys, items, strict=True)}
-            tokens = sum(size for key, size in different.items() if shared[key] is None)
+            tokens = sum(size for key, size in unique_sizes.items() if shared[key] is None)
             if self._queue_tokens + tokens > self._max_queue_tokens:
                 raise OverloadedError(
-                    f"{self._queue_tokens} tokens are waiting and {tokens} more would exceed {self._max_queue_tokens}",
+                    f"queue full: {self._queue_tokens} of {self._max_queue_tokens} tokens are queued and this request "
+                    f"adds {tokens}; retry later",
                     retry_after=self._wait_for(self._queue_tokens + tokens - self._max_queue_tokens),
                 )
             if self._requested_tokens + requested_tokens > _MAX_SHARED_FACTOR * self._max_queue_tokens:
                 raise OverloadedError(
-                    f"requests for {self._requested_tokens} tokens wait for shared results and {requested_tokens} more "
-                    f"would exceed {_MAX_SHARED_FACTOR * self._max_queue_tokens}",
+                    f"{self._requested_tokens} requested tokens wait for shared results and this request adds "
+                    f"{requested_tokens}; the maximum is {_MAX_SHARED_FACTOR * self._max_queue_tokens}; retry later",
                     retry_after=self._wait_for(self._queue_tokens),
                 )
             now = self._clock()
@@ -252,25 +256,25 @@ class Batcher(Generic[T, R, P]):
         return job
 
     def cancel(self, job: Job[T, R]) -> None:
-        """Take a job's waiting items out of the queue; what already runs is run, and its result dropped."""
+        """Cancel a job: remove its queued items, and discard the results of its running ones."""
         job.future.cancel()
         with self._condition:
             self._detach(job)
 
     def drain(self) -> None:
-        """Take no new work; what is accepted is finished."""
+        """Reject new jobs and finish the accepted ones."""
         with self._condition:
             self._draining = True
 
     def cancel_pending(self) -> None:
-        """Fail what still waits, and stop the worker after the batch that runs."""
+        """Fail all queued and running jobs, and stop the worker after the current batch."""
         with self._condition:
             self._draining = self._closed = True
             self._fail_all(DrainingError("the service is shutting down", retry_after=1))
             self._condition.notify()
 
     def fail(self, error: BaseException) -> None:
-        """Fail all who run or wait, and let nobody in any more; from outside, where the worker's run does not end."""
+        """Fail all queued and running jobs and reject new ones. Callable from any thread, even during a run."""
         with self._condition:
             if self._failure is not None:
                 return
@@ -280,38 +284,42 @@ class Batcher(Generic[T, R, P]):
         self._on_failure(error)
 
     def close(self) -> None:
-        """Give up, and wait for the worker's end; not for ever: one whose run does not end then is dead."""
+        """Cancel all jobs and wait for the worker. A worker that does not end within the grace period has failed."""
         self.cancel_pending()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            ends = time.monotonic() + (0.0 if self._failure is not None else _SHUTDOWN_GRACE_SECONDS)
+            end = time.monotonic() + (0.0 if self._failure is not None else _SHUTDOWN_GRACE_SECONDS)
             while self._thread.is_alive() and not self._skip_wait:
-                if time.monotonic() >= ends:
+                if time.monotonic() >= end:
                     self.fail(RuntimeError(f"the last run has not ended within {_SHUTDOWN_GRACE_SECONDS:g} seconds"))
                     break
                 self._thread.join(_JOIN_POLL_SECONDS)
 
     def skip_shutdown_wait(self) -> None:
-        """Let nobody who closes wait for the worker's end, neither now nor later.
+        """Make current and later calls of `close` return without waiting for the worker.
 
-        It takes no lock: a signal's handler calls it, perhaps in the middle of itself.
+        This method takes no lock, because signal handlers call it.
         """
         self._skip_wait = True
 
     def next_batch(self) -> tuple[list[Entry[T, R]], P]:
-        """Form a batch from what waits: the oldest first, then whatever fits behind it. Empty if nothing waits."""
+        """Form a batch of queued items: the oldest first, then all further items that fit.
+
+        Returns:
+            The entries and their plan; no entries if the queue is empty.
+        """
         batch: list[Entry[T, R]] = []
         builder = self._builder()
         now = self._clock()
-        # Where an item did not fit no larger one will.
-        fits_no_more = math.inf
-        # A copy, since what expires leaves the queue.
+        # Size of the smallest item that did not fit; no larger item fits.
+        rejected_size = math.inf
+        # A copy, because expired items leave the queue during the loop.
         for entry in list(islice(self._queue, LOOK_AHEAD_ITEMS)):
             for job in [job for job in entry.waiters if job.deadline <= now]:
-                self._fail(job, DeadlineExceededError("request timed out in the queue"))
-            if entry.size >= fits_no_more or entry not in self._queue:
+                self._fail(job, _timed_out(job))
+            if entry.size >= rejected_size or entry not in self._queue:
                 continue
             if not builder.add(entry.size):
-                fits_no_more = entry.size
+                rejected_size = entry.size
                 continue
             del self._queue[entry]
             self._queue_tokens -= entry.size
@@ -325,7 +333,7 @@ class Batcher(Generic[T, R, P]):
                 if job.started is None:
                     job.started = now
         self._running = batch
-        # One that left nobody waiting may be small, and tells nothing of how fast a queue empties.
+        # A batch that empties the queue may be small; its speed does not predict how fast a queue drains.
         self._filled = bool(self._queue)
         return batch, builder.build()
 
@@ -342,29 +350,30 @@ class Batcher(Generic[T, R, P]):
                     self._execute(batch, plan)
                 with self._condition:
                     self._running = []
-        except BaseException as error:  # noqa: BLE001 - nothing may leave a waiter waiting
+        except BaseException as error:  # noqa: BLE001 - every waiting job needs an outcome
             self.fail(error)
 
     def _shared(self, key: Hashable, item: T) -> Entry[T, R] | None:
-        """Return the work that computes an equal item, if that can serve this one as well."""
+        """Return the entry of an equal item if its result serves this item as well."""
         entry = self._shareable.get(key)
         if entry is None or entry in self._queue or self._merge(entry.item, item) is entry.item:
             return entry
         return None
 
     def _execute(self, batch: list[Entry[T, R]], plan: P) -> None:
-        """Run a batch, and its halves where it fails, down to the failing item."""
+        """Run a batch. If it fails, split it down to the failing item."""
         started = self._clock()
         self._runs += 1
         try:
             results = self._run(plan, [entry.item for entry in batch])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the failing job's answer
+        except Exception as error:  # noqa: BLE001 - any error becomes the outcome of the failing job
             self._isolate(batch, error)
             return
         seconds = self._clock() - started
         if self._filled and batch is self._running:
             self._measure(sum(entry.size for entry in batch), seconds)
-        with self._condition:  # another thread that closes settles jobs, too, and one that submits may join
+        # Other threads may resolve jobs in `close` or join entries in `submit`.
+        with self._condition:
             for job in {job for entry in batch for job in entry.waiters}:
                 job.compute_seconds += seconds
             for entry, result in zip(batch, results, strict=True):
@@ -373,10 +382,10 @@ class Batcher(Generic[T, R, P]):
                     job.results |= dict.fromkeys(indices, result)
                     if len(job.results) == len(job.sizes):
                         self._release(job)
-                        _resolve(job, [job.results[place] for place in range(len(job.sizes))])
+                        _resolve(job, [job.results[index] for index in range(len(job.sizes))])
 
     def _isolate(self, batch: list[Entry[T, R]], error: Exception) -> None:
-        """Run the halves of a batch that failed; a single item that fails alone fails its jobs."""
+        """Run the halves of a failed batch. An item that fails alone fails its jobs."""
         if len(batch) > 1:
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
@@ -384,7 +393,7 @@ class Batcher(Generic[T, R, P]):
             return
         with self._condition:
             self._unshare(batch[0])
-        # Where this fails as well, the worker dies, and all running and waiting jobs fail.
+        # If the canary fails as well, the worker and all running and queued jobs fail.
         if self._canary is not None:
             builder = self._builder()
             builder.add(1)
@@ -394,7 +403,7 @@ class Batcher(Generic[T, R, P]):
                 self._fail(job, error)
 
     def _execute_planned(self, batch: list[Entry[T, R]]) -> None:
-        """Run a part of a batch, in as many runs as it then needs."""
+        """Run a part of a failed batch, in several runs if its plan needs them."""
         while batch:
             builder = self._builder()
             added = next((n for n, entry in enumerate(batch) if not builder.add(entry.size)), len(batch))
@@ -407,18 +416,18 @@ class Batcher(Generic[T, R, P]):
         self._tokens_per_second = speed if not known else known + _SMOOTHING * (speed - known)
 
     def _wait_for(self, tokens: int) -> int:
-        """Return the whole seconds in which so many tokens leave the queue, by the speed measured."""
+        """Return the estimated time in whole seconds until `tokens` tokens have left the queue."""
         if not self._tokens_per_second:
             return 1
         return max(1, min(_MAX_RETRY_AFTER_SECONDS, math.ceil(tokens / self._tokens_per_second)))
 
     def _unshare(self, entry: Entry[T, R]) -> None:
-        """Let nobody join any more."""
+        """Stop further jobs from sharing an entry."""
         if self._shareable.get(entry.key) is entry:
             del self._shareable[entry.key]
 
     def _detach(self, job: Job[T, R]) -> None:
-        """Take a job's name off all that it asked for; what nobody else waits for leaves the queue."""
+        """Remove a job from its entries. Queued entries without other waiters leave the queue."""
         self._queue_jobs -= job.waiting > 0
         job.waiting = 0
         for entry in job.entries:
@@ -430,7 +439,7 @@ class Batcher(Generic[T, R, P]):
         self._release(job)
 
     def _release(self, job: Job[T, R]) -> None:
-        """Keep nothing of a job that is settled or gone."""
+        """Release the entries of a job that is resolved or cancelled."""
         self._requested_tokens -= job.requested_tokens
         job.requested_tokens = 0
         job.entries = []
@@ -445,8 +454,12 @@ class Batcher(Generic[T, R, P]):
                 self._fail(job, error)
 
 
+def _timed_out(job: Job[T, R]) -> DeadlineExceededError:
+    return DeadlineExceededError(f"request timed out after {round(job.deadline - job.submitted, 2):g} s in the queue")
+
+
 def _resolve(job: Job[T, R], outcome: list[R] | BaseException) -> None:
-    """Give a job its answer, unless its client has left or it has one."""
+    """Set the outcome of a job, unless it is cancelled or already has one."""
     if job.future.done() or not job.future.set_running_or_notify_cancel():
         return
     if isinstance(outcome, BaseException):

@@ -1,4 +1,4 @@
-"""Results kept for repeated inputs. Exact: a result is a function of its ids alone, so a kept one is the result."""
+"""Cache of results for repeated inputs. A result depends on its ids alone, so a cached result is exact."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from model.encoder import Encoding, Output, Tokens
 
 
 class ResultCache:
-    """The results used last, within a number of bytes.
+    """A thread-safe LRU cache of encodings, bounded in bytes.
 
     Args:
-        max_bytes: Upper bound of the results' memory; 0 keeps none.
+        max_bytes: Maximum size of results and keys in bytes; 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[bytes, Encoding] = OrderedDict()
+        self._encodings: OrderedDict[bytes, Encoding] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the results, their keys included."""
+        """Size of results and keys in bytes."""
         return self._bytes
 
     @property
-    def keeps(self) -> bool:
-        """Whether anything is ever kept."""
+    def enabled(self) -> bool:
+        """Whether the cache stores results."""
         return self._max_bytes > 0
 
     def get(self, tokens: Tokens, outputs: frozenset[Output]) -> Encoding | None:
-        """Return the result for these ids, if one with all of the outputs is kept."""
+        """Return the cached result of a sequence if it has all of the outputs."""
         key = tokens.key
         with self._lock:
-            found = self._kept.get(key)
-            if found is None or not outputs <= found.arrays.keys():
+            encoding = self._encodings.get(key)
+            if encoding is None or not outputs <= encoding.arrays.keys():
                 return None
-            self._kept.move_to_end(key)
-            return found
+            self._encodings.move_to_end(key)
+            return encoding
 
     def put(self, tokens: Tokens, encoding: Encoding) -> None:
-        """Keep a result, next to outputs of the same ids that are kept already; evict those not used for longest."""
+        """Store a result, merged with cached outputs of the same ids, and evict the least recently used results."""
         key = tokens.key
         with self._lock:
-            known = self._kept.get(key)
-            if known is not None and encoding.arrays.keys() <= known.arrays.keys():
+            cached = self._encodings.get(key)
+            if cached is not None and encoding.arrays.keys() <= cached.arrays.keys():
                 return
-            merged = encoding if known is None else Encoding({**known.arrays, **encoding.arrays})
-            # One that is too large by itself would only evict all others.
+            merged = encoding if cached is None else Encoding({**cached.arrays, **encoding.arrays})
+            # A result that exceeds the whole cache would evict all others.
             if len(key) + merged.nbytes > self._max_bytes:
                 return
             self._drop(key)
-            self._kept[key] = merged
+            self._encodings[key] = merged
             self._bytes += len(key) + merged.nbytes
             while self._bytes > self._max_bytes:
-                self._drop(next(iter(self._kept)))
+                self._drop(next(iter(self._encodings)))
 
     def _drop(self, key: bytes) -> None:
-        dropped = self._kept.pop(key, None)
+        dropped = self._encodings.pop(key, None)
         if dropped is not None:
             self._bytes -= len(key) + dropped.nbytes

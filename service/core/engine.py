@@ -1,7 +1,7 @@
-"""The engine: loads a preset, makes its programs ready, and then tokenises, admits, batches and gathers.
+"""The engine loads a preset, compiles its programs, and then tokenizes, queues and encodes sequences.
 
-Three kinds of threads: the event loop that calls `encode`, a few workers for tokenising, parsing and rendering, and one
-model thread that alone runs the network. A loader thread makes the engine ready and ends.
+It uses four kinds of threads: the event loop calls `encode`; a few workers tokenize, parse and render; one model thread
+runs the network; a loader thread loads the model and ends.
 """
 
 from __future__ import annotations
@@ -55,33 +55,32 @@ T = TypeVar("T")
 
 State = Literal["loading", "compiling", "ready", "draining", "failed"]
 
-# Enough to keep one core busy with words while the network has the others.
+# Enough to keep one core busy with text while the network uses the others.
 _WORKER_THREADS = 2
-# Seconds for one run, many times what the largest network should need on a slow machine: to end a process that would
-# have come back costs more than to wait.
+# Many times the duration of a run of the largest network on a slow machine: a needless restart costs more than waiting.
 _RUN_TIMEOUT_SECONDS = 120.0
 
-# Bytes or values whose handling takes a tenth of a millisecond: as long as handing them to another thread does.
+# Input size whose handling takes 0.1 ms, which is the cost of a thread switch.
 _INLINE_BYTES = 8192
 
 log = structlog.get_logger("fnet.engine")
 
 
 class Engine:
-    """One model, from its loading to its last answer.
+    """The lifecycle of one model: loading, encoding and shutdown.
 
     Args:
-        options: What to load and how to run it.
-        observe: Told of all work done.
-        on_failure: Called once, from whatever thread, when the engine cannot serve any more.
+        options: Options of the engine.
+        observe: Called with each event.
+        on_failure: Called once, from any thread, if the engine fails.
         run_timeout: Seconds after which a run counts as hung.
-        load: Loads the model; as `service.core.loader.load_model`.
+        load: Loads the model, like `service.core.loader.load_model`.
     """
 
     def __init__(
         self,
         options: EngineOptions,
-        observe: Observer = lambda _record: None,
+        observe: Observer = lambda _event: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
         run_timeout: float = _RUN_TIMEOUT_SECONDS,
         load: Callable[[EngineOptions, Callable[[int, int], None]], LoadedModel] = load_model,
@@ -97,58 +96,58 @@ class Engine:
         self._watchdog = Watchdog(run_timeout)
         self._cache = ResultCache(options.result_cache_bytes)
         self._workers = ThreadPoolExecutor(_WORKER_THREADS, thread_name_prefix="worker")
-        # A signal may ask to drain while the loader is about to say ready.
+        # A signal may start draining while the loader sets the state to ready.
         self._state_lock = threading.RLock()
         self._closing = False
         self._loader = threading.Thread(target=self._load, name="loader", daemon=True)
 
     @property
     def alive(self) -> bool:
-        """Whether the engine can serve, or will be able to."""
+        """Whether the engine has not failed."""
         return self.state != "failed"
 
     @property
     def stuck(self) -> bool:
-        """Whether a thread is still at work that nothing can interrupt: the loader, or a run that does not end."""
+        """Whether a thread that cannot be interrupted is still active: the loader, or a run that does not end."""
         return self._loader.is_alive() or (self._batcher is not None and self._batcher.stuck)
 
     @property
     def idle(self) -> bool:
-        """Whether no accepted work is left."""
+        """Whether no accepted request is queued or running."""
         return self._batcher is None or self._batcher.idle
 
     @property
     def queue_tokens(self) -> int:
-        """Tokens that wait."""
+        """Number of queued tokens."""
         return 0 if self._batcher is None else self._batcher.queue_tokens
 
     @property
     def queue_requests(self) -> int:
-        """Requests that wait, in whole or in part."""
+        """Number of requests with at least one queued sequence."""
         return 0 if self._batcher is None else self._batcher.queue_jobs
 
     @property
     def result_bytes(self) -> int:
-        """Bytes of the results kept."""
+        """Size of the result cache in bytes."""
         return self._cache.nbytes
 
     def start(self) -> None:
-        """Load and make ready in the background."""
+        """Start loading in the background."""
         self._loader.start()
 
     def check_watchdog(self) -> None:
-        """Fail if a run does not end; to be called several times a second."""
+        """Fail if the current run exceeds its timeout. Callers invoke this several times per second."""
         if self._batcher is not None and self._watchdog.expired(self._batcher.run):
             self._batcher.fail(RuntimeError(f"a run has not ended within {self._watchdog.run_timeout:g} seconds"))
 
     def mark_unready(self) -> None:
-        """Say no to whoever asks whether the engine is ready, and go on taking work."""
+        """Report not ready to probes, but keep accepting requests."""
         with self._state_lock:
             if self.state != "failed":
                 self.state = "draining"
 
     def drain(self) -> None:
-        """Take no new work; what is accepted is finished."""
+        """Reject new requests and finish the accepted ones."""
         self.mark_unready()
         with self._state_lock:
             self._closing = True
@@ -156,20 +155,20 @@ class Engine:
                 self._batcher.drain()
 
     def cancel_pending(self) -> None:
-        """Fail what still waits: the time to finish it is over, and its clients are to hear of it."""
+        """Fail all pending requests, so that their clients get an error response."""
         self.drain()
         if self._batcher is not None:
             self._batcher.cancel_pending()
 
     def close(self) -> None:
-        """Stop the threads; what still waits fails."""
+        """Stop the threads and fail all pending requests."""
         self.drain()
         if self._batcher is not None:
             self._batcher.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def skip_shutdown_wait(self) -> None:
-        """Let nobody who closes wait for a run."""
+        """Make `close` return without waiting for a run."""
         if self._batcher is not None:
             self._batcher.skip_shutdown_wait()
 
@@ -177,7 +176,7 @@ class Engine:
         """Return the model.
 
         Raises:
-            NotReadyError, DrainingError, WorkerFailedError: It does not serve (any more).
+            NotReadyError, DrainingError, WorkerFailedError: The engine accepts no requests.
         """
         if self.state == "failed":
             raise errors.WorkerFailedError("the worker has failed", retry_after=5)
@@ -188,21 +187,23 @@ class Engine:
         return self.loaded
 
     def check_ready(self) -> None:
-        """Raise why it tells whoever asks that it is not ready: while it is about to leave, although it takes work.
+        """Raise the reason why the engine reports not ready to probes.
+
+        During the shutdown delay the engine reports not ready but accepts requests.
 
         Raises:
-            NotReadyError, DrainingError, WorkerFailedError: As for `require_ready`.
+            NotReadyError, DrainingError, WorkerFailedError: The engine is not ready.
         """
         self.require_ready()
         if self.state == "draining":
-            raise errors.DrainingError("the service is about to shut down", retry_after=1)
+            raise errors.DrainingError("the service is shutting down", retry_after=1)
 
     async def run_in_worker(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run something off the event loop."""
+        """Run a function on a worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
 
     async def run_sized(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run something that handles `size` bytes or values: off the event loop, unless that would take longer."""
+        """Run a function whose cost depends on `size` (bytes or values): inline if small, else on a worker thread."""
         if size <= _INLINE_BYTES:
             return function(*args, **kwargs)
         return await self.run_in_worker(function, *args, **kwargs)
@@ -215,10 +216,10 @@ class Engine:
         padding: Padding | None,
         locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
     ) -> list[Tokens]:
-        """Tokenise texts off the event loop; see `service.core.inputs.from_texts`.
+        """Tokenize texts off the event loop; see `service.core.inputs.from_texts`.
 
         Raises:
-            InvalidInputError: A text cannot be taken.
+            InvalidInputError: A text is invalid.
         """
         loaded = self.require_ready()
         started = time.perf_counter()
@@ -238,55 +239,59 @@ class Engine:
     async def encode(
         self,
         sequences: Sequence[Tokens],
-        timeout: float,  # noqa: ASYNC109 - it also bounds the wait in the queue
+        timeout: float,  # noqa: ASYNC109 - it also bounds the time in the queue
         outputs: frozenset[Output] = ALL_OUTPUTS,
     ) -> tuple[list[Encoding], Timings]:
-        """Encode checked sequences, each as if alone.
+        """Encode validated sequences. Outputs do not depend on the other sequences of the batch.
 
         Args:
-            sequences: At least one; each within the network's bounds.
-            timeout: Seconds until the request is given up.
-            outputs: Which outputs of each are computed.
+            sequences: One or more sequences within the bounds of the network.
+            timeout: Seconds after which the request times out.
+            outputs: Outputs to compute.
+
+        Returns:
+            One encoding per sequence, and the timings of the request.
 
         Raises:
-            OverloadedError: The queue has no room for all of them.
-            DeadlineExceededError: The time was up.
+            OverloadedError: The sequences do not fit into the queue.
+            InvalidInputError: The sequences exceed the size of the queue.
+            DeadlineExceededError: The request timed out.
             NonFiniteOutputError: An output is not finite.
-            NotReadyError, DrainingError, WorkerFailedError: The engine does not serve (any more).
+            NotReadyError, DrainingError, WorkerFailedError: The engine accepts no requests.
         """
         self.require_ready()
-        known: dict[int, Encoding] = {}
-        if self._cache.keeps:
-            found = ((index, self._cache.get(tokens, outputs)) for index, tokens in enumerate(sequences))
-            known = {index: kept for index, kept in found if kept}
-        wanted = [index for index in range(len(sequences)) if index not in known]
-        if self._cache.keeps:
-            self._observe(ResultsLookedUp(len(known), len(wanted)))
-        if not wanted:
-            return list(known.values()), Timings()
-        job = self._submit([EncoderInput(sequences[index], outputs) for index in wanted], timeout)
+        encodings: dict[int, Encoding] = {}
+        if self._cache.enabled:
+            lookups = ((index, self._cache.get(tokens, outputs)) for index, tokens in enumerate(sequences))
+            encodings = {index: cached for index, cached in lookups if cached}
+        missing = [index for index in range(len(sequences)) if index not in encodings]
+        if self._cache.enabled:
+            self._observe(ResultsLookedUp(len(encodings), len(missing)))
+        if not missing:
+            return list(encodings.values()), Timings()
+        job = self._submit([EncoderInput(sequences[index], outputs) for index in missing], timeout)
         try:
-            # `wait_for` would hide from a request that it is cancelled, where its job ends in the same moment.
+            # `wait_for` swallows the cancellation of a request whose job ends at the same time.
             async with asyncio.timeout(timeout):
                 computed = await asyncio.wrap_future(job.future)
         except TimeoutError:
-            raise errors.DeadlineExceededError("request timed out before its result was available") from None
+            raise errors.DeadlineExceededError(f"request timed out after {round(timeout, 2):g} s") from None
         except NonFiniteOutputError as error:
             self._observe(OutputNotFinite())
-            raise errors.NonFiniteOutputError("the network's output for this input is not finite") from error
+            raise errors.NonFiniteOutputError("the output for this input is not finite (NaN or infinity)") from error
         finally:
             if self._batcher is not None:
                 self._batcher.cancel(job)
         self._observe(RequestComputed(tuple(job.sizes), job.queue_seconds, job.compute_seconds))
-        for index, encoding in zip(wanted, computed, strict=True):
-            known[index] = encoding
-            if self._cache.keeps:
+        for index, encoding in zip(missing, computed, strict=True):
+            encodings[index] = encoding
+            if self._cache.enabled:
                 self._cache.put(sequences[index], encoding)
-        return [known[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
+        return [encodings[index] for index in range(len(sequences))], Timings(job.queue_seconds, job.compute_seconds)
 
     @property
     def pooling(self) -> Pooling:
-        """Which output is a text's embedding: the setting's choice, else the preset's."""
+        """Output that serves as embedding: the setting if present, else the choice of the preset."""
         return self.options.pooling or self.require_ready().preset.pooling
 
     async def embed(
@@ -297,36 +302,42 @@ class Engine:
         normalize: bool = True,
         dimensions: int | None = None,
     ) -> tuple[npt.NDArray[np.float32], Timings]:
-        """Return one embedding a sequence: the output that `pooling` names.
+        """Return one embedding per sequence: the output that `pooling` names.
 
         Args:
-            sequences: As for `encode`, and the same errors.
-            timeout: Seconds until the request is given up.
-            normalize: Whether each has a Euclidean length of 1.
-            dimensions: Leading components to keep, all by default; what is kept is normalised.
+            sequences: One or more sequences within the bounds of the network.
+            timeout: Seconds after which the request times out.
+            normalize: Whether to L2-normalize the embeddings, after the reduction to `dimensions`.
+            dimensions: Number of leading components to return; all by default.
 
         Returns:
-            `[len(sequences), dimensions]` float32, and what it took.
+            Embeddings, float32 `[len(sequences), dimensions]`, and the timings of the request.
+
+        Raises:
+            ServiceError: Same errors as `encode`.
         """
-        # Before the wait: accepted work is finished, even if the service then drains.
+        # Read before the wait: an accepted request completes even if the service starts draining.
         output: Output = "pooled_output" if self.pooling == "pooled" else "mean_output"
         encodings, timings = await self.encode(sequences, timeout, frozenset((output,)))
         rows = [encoding.arrays[output] for encoding in encodings]
         size = sum(row.size for row in rows)
-        return await self.run_sized(size, _stacked, rows, dimensions, normalize=normalize), timings
+        return await self.run_sized(size, _stack, rows, dimensions, normalize=normalize), timings
 
     def _submit(self, inputs: list[EncoderInput], timeout: float) -> Job[EncoderInput, Encoding]:
         if self._batcher is None:
             raise errors.NotReadyError("the model is loading", retry_after=1)
-        sizes = [len(each.tokens.token_ids) for each in inputs]
+        sizes = [len(encoder_input.tokens.token_ids) for encoder_input in inputs]
         if sum(sizes) > self.options.max_queue_tokens:
-            # No wait would ever help, so it is no overload.
-            problem = f"has {sum(sizes)} tokens, but only {self.options.max_queue_tokens} may ever wait"
+            # A retry cannot succeed, so the request is invalid instead of rejected as overload.
+            problem = (
+                f"{sum(sizes)} tokens exceed the queue size of {self.options.max_queue_tokens}; "
+                "send fewer sequences per request"
+            )
             raise errors.InvalidInputError.of([errors.Problem((), problem)])
         return self._batcher.submit(inputs, sizes, timeout)
 
     def _run(self, plan: BatchPlan, batch: list[EncoderInput]) -> list[Encoding]:
-        """Run one batch, on the model thread."""
+        """Run one batch on the model thread."""
         started = time.perf_counter()
         encoder = self._encoder
         encodings = encoder.run(plan, batch)
@@ -343,17 +354,17 @@ class Engine:
     def _load(self) -> None:
         try:
             self._serve(self._load_model(self.options, lambda done, of: self._advance("compiling", done, of)))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must say so and end
+        except BaseException as error:  # noqa: BLE001 - any error must be logged and end the process
             self._fail(error)
 
     def _serve(self, loaded: LoadedModel) -> None:
-        """Take work."""
+        """Start the batcher of a loaded model and set the state to ready."""
         self.loaded = loaded
         encoder = loaded.encoder
         batcher = Batcher(
             self._run,
             builder=encoder.batch_builder,
-            key=lambda each: each.tokens.key,
+            key=lambda encoder_input: encoder_input.tokens.key,
             merge=_merged,
             max_queue_tokens=self.options.max_queue_tokens,
             canary=EncoderInput(Tokens(*np.zeros((2, 1), np.int32)), frozenset(("pooled_output",))),
@@ -392,16 +403,16 @@ class Engine:
         if isinstance(error, PresetError | SelfTestError | BackendError):
             log.error("cannot load the preset", preset=self.options.preset, reason=str(error))
         else:
-            log.error("failed", exc_info=error)
+            log.error("model worker failed", detail=str(error), exc_info=error)
         self._on_failure(error)
 
 
 def _merged(one: EncoderInput, other: EncoderInput) -> EncoderInput:
-    """Return the input that computes the outputs of both, which are for the same sequence."""
+    """Return an input that computes the outputs of two inputs for the same sequence."""
     return one if other.outputs <= one.outputs else EncoderInput(one.tokens, one.outputs | other.outputs)
 
 
-def _stacked(
+def _stack(
     rows: Sequence[npt.NDArray[np.float32]], dimensions: int | None, *, normalize: bool
 ) -> npt.NDArray[np.float32]:
     rows = [row[:dimensions] for row in rows]
@@ -409,6 +420,6 @@ def _stacked(
 
 
 def normalized(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the vector with a Euclidean length of 1; a zero vector stays zero."""
+    """L2-normalize a vector; a zero vector stays zero."""
     length = np.sqrt(np.square(vector, dtype=np.float64).sum())
     return (vector / length).astype(np.float32) if length else vector

@@ -1,26 +1,26 @@
-"""Everything that a request can fail with.
+"""Errors of a request.
 
     ServiceError
-    ├── the client can mend it
-    │   ├── BadRequestError          not JSON, or a header that says nothing sensible
-    │   ├── UnauthorizedError        no key, or a wrong one
-    │   ├── NotFoundError            no such route or model
-    │   ├── MethodNotAllowedError    the route has other methods
-    │   ├── BodyTooLargeError        more bytes than the limit, as sent or inflated
-    │   ├── TooManySequencesError    more sequences than one request may hold
-    │   └── InvalidInputError        JSON that describes no input of this model
-    ├── the client can wait for it
+    ├── client errors
+    │   ├── BadRequestError          malformed body or header
+    │   ├── UnauthorizedError        missing or invalid API key
+    │   ├── NotFoundError            unknown route or model
+    │   ├── MethodNotAllowedError    the route does not support the method
+    │   ├── BodyTooLargeError        the body exceeds the limit, as sent or inflated
+    │   ├── TooManySequencesError    the request exceeds the maximum number of sequences
+    │   └── InvalidInputError        valid JSON that is not a valid input of this model
+    ├── errors that a retry can resolve
     │   ├── OverloadedError          the queue is full
-    │   ├── NotReadyError            still loading or compiling
-    │   └── DrainingError            shutting down
-    └── the client cannot help it
-        ├── DeadlineExceededError    the time was up before the answer was there
-        ├── NonFiniteOutputError     the network gave NaN or infinity
-        ├── WorkerFailedError        the worker died or never started
-        └── InternalError            a defect of this program
+    │   ├── NotReadyError            the model is loading or compiling
+    │   └── DrainingError            the service is shutting down
+    └── server errors
+        ├── DeadlineExceededError    the request timed out
+        ├── NonFiniteOutputError     an output contains NaN or infinity
+        ├── WorkerFailedError        the worker failed or did not start
+        └── InternalError            a defect of the service
 
-An error carries a code, which clients see, and a message for its reader. What HTTP status a code gets is the business
-of `service.web.statuses`, but for connections that are refused before they speak a protocol.
+An error has a code for programs and a message for people. `service.web.statuses` maps codes to HTTP statuses, except
+for connections that are rejected before a request exists.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import ClassVar
 
-# How many places an answer names.
+# Maximum number of problems in a response.
 MAX_PROBLEMS = 20
 
-# Codes of what is refused before it is a request, by the status that its sender sees.
+# Codes of connections that are rejected before a request exists, by HTTP status.
 CONNECTION_CODES: Mapping[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.REQUEST_TIMEOUT: "head_timeout",
@@ -44,29 +44,30 @@ CONNECTION_CODES: Mapping[HTTPStatus, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with an input.
+    """A problem of an input.
 
     Attributes:
-        loc: Where, as keys and indices from the outside in: `("token_ids", 3, 17)`.
-        msg: What is wrong, and what would be right.
+        loc: Location as keys and indices from the outermost to the innermost: `("token_ids", 3, 17)`.
+        msg: The problem and the expected value.
     """
 
     loc: tuple[str | int, ...]
     msg: str
 
     def __str__(self) -> str:
-        """Return it as a sentence that begins with the place: `token_ids[3][17]: …`."""
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.loc)
-        return f"{place.lstrip('.') or 'the body'}: {self.msg}"
+        """Return the location and the message: `token_ids[3][17]: …`."""
+        loc = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.loc)
+        return f"{loc.lstrip('.') or 'the body'}: {self.msg}"
 
 
 class ServiceError(Exception):
-    """A request failed, for a reason that its sender may know.
+    """A request failed for a reason that its client may see.
 
     Attributes:
-        code: The reason, in one word that stays the same.
-        problems: What is wrong at which place of the input, where that is the reason.
-        retry_after: Seconds after which another try makes sense, where one does.
+        code: Stable code of the error.
+        detail: Message for people.
+        problems: Problems of the input, if it is invalid.
+        retry_after: Seconds after which the client may retry, if a retry can succeed.
     """
 
     code: ClassVar[str]
@@ -79,57 +80,57 @@ class ServiceError(Exception):
 
 
 class BadRequestError(ServiceError):
-    """The body is no JSON, or a header makes no sense."""
+    """The body or a header is malformed."""
 
     code = "bad_request"
 
 
 class UnauthorizedError(ServiceError):
-    """The request has no key, or a wrong one."""
+    """The request has no valid API key."""
 
     code = "unauthorized"
 
 
 class NotFoundError(ServiceError):
-    """There is no such route or model."""
+    """The route or model is unknown."""
 
     code = "not_found"
 
 
 class MethodNotAllowedError(ServiceError):
-    """The route has other methods."""
+    """The route does not support the method."""
 
     code = "method_not_allowed"
 
 
 class BodyTooLargeError(ServiceError):
-    """The body has more bytes than the limit, as sent or inflated."""
+    """The body exceeds the limit, as sent or inflated."""
 
     code = "body_too_large"
 
 
 class TooManySequencesError(ServiceError):
-    """The request holds more sequences than one may."""
+    """The request exceeds the maximum number of sequences."""
 
     code = "too_many_sequences"
 
 
 class InvalidInputError(ServiceError):
-    """The request is JSON, but no input of this model."""
+    """The request is valid JSON, but not a valid input of this model."""
 
     code = "invalid_input"
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> InvalidInputError:
-        """Return the error for what is wrong at one place or more; a message too long to read helps nobody."""
+        """Return the error for one or more problems. The message states the first problem and the number of others."""
         rest = len(problems) - 1
-        # Whoever counts stops at some point.
+        # Callers stop collecting at `MAX_PROBLEMS`, so a larger number is not exact.
         more = "" if not rest else f" (and {rest} more)" if len(problems) < MAX_PROBLEMS else " (and more)"
         return cls(f"{problems[0]}{more}", problems=problems[:MAX_PROBLEMS])
 
 
 class OverloadedError(ServiceError):
-    """The queue has no room for the request."""
+    """The request does not fit into the queue."""
 
     code = "overloaded"
 
@@ -141,30 +142,30 @@ class NotReadyError(ServiceError):
 
 
 class DrainingError(ServiceError):
-    """The process is shutting down and takes no new work."""
+    """The process is shutting down and accepts no new requests."""
 
     code = "draining"
 
 
 class DeadlineExceededError(ServiceError):
-    """The request's time was up before its answer was there."""
+    """The request timed out."""
 
     code = "deadline_exceeded"
 
 
 class NonFiniteOutputError(ServiceError):
-    """The network gave NaN or infinity for this input."""
+    """An output for this input contains NaN or infinity."""
 
     code = "non_finite_output"
 
 
 class WorkerFailedError(ServiceError):
-    """The worker died, or never started."""
+    """The worker failed or did not start."""
 
     code = "worker_failed"
 
 
 class InternalError(ServiceError):
-    """A defect of this program."""
+    """A defect of the service."""
 
     code = "internal_error"

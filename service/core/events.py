@@ -1,4 +1,4 @@
-"""What the core tells of its work: frozen records, handed to whoever observes. Metrics are one such observer."""
+"""Immutable events emitted by the core. Metrics and tracing subscribe to them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class BatchRan:
     """One run of the network.
 
     Attributes:
-        tokens: Tokens of its sequences.
-        sequences: How many there were.
-        row_tokens: Tokens that the row has room for.
-        seconds: How long it took.
+        tokens: Tokens of all sequences.
+        sequences: Number of sequences.
+        row_tokens: Capacity of the rows in tokens.
+        seconds: Duration of the run.
     """
 
     tokens: int
@@ -25,12 +25,12 @@ class BatchRan:
 
 @dataclass(frozen=True, slots=True)
 class RequestComputed:
-    """A request's sequences have all run.
+    """All sequences of a request have been computed.
 
     Attributes:
         lengths: Tokens of each sequence.
-        queue_seconds: From admission to its first run.
-        compute_seconds: In the runs that it had a part in.
+        queue_seconds: Time from admission to the first run.
+        compute_seconds: Total duration of the runs that contained a sequence of the request.
     """
 
     lengths: tuple[int, ...]
@@ -40,10 +40,10 @@ class RequestComputed:
 
 @dataclass(frozen=True, slots=True)
 class TextsTokenized:
-    """A request's texts became token ids.
+    """The texts of a request were tokenized.
 
     Attributes:
-        seconds: How long it took.
+        seconds: Duration of the tokenization.
     """
 
     seconds: float
@@ -51,11 +51,11 @@ class TextsTokenized:
 
 @dataclass(frozen=True, slots=True)
 class ResultsLookedUp:
-    """A request's sequences were looked for among the results kept.
+    """The sequences of a request were looked up in the result cache.
 
     Attributes:
-        hits: How many were there.
-        misses: How many were not.
+        hits: Number of cached sequences.
+        misses: Number of sequences that were not cached.
     """
 
     hits: int
@@ -64,10 +64,10 @@ class ResultsLookedUp:
 
 @dataclass(frozen=True, slots=True)
 class RequestRejected:
-    """A request was refused.
+    """A request was rejected.
 
     Attributes:
-        reason: The error's code.
+        reason: Code of the error.
     """
 
     reason: str
@@ -75,26 +75,26 @@ class RequestRejected:
 
 @dataclass(frozen=True, slots=True)
 class RequestCancelled:
-    """A request's client left before its answer."""
+    """A client disconnected before the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputNotFinite:
-    """The network gave NaN or infinity for a sequence."""
+    """An output of a sequence contains NaN or infinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramCompiled:
-    """A program was compiled while serving, which should never happen."""
+    """A program was compiled after startup, which is a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went.
+    """Timings of a request.
 
     Attributes:
-        queue: Seconds until its first run.
-        compute: Seconds in the runs that it had a part in.
+        queue: Seconds from admission to the first run.
+        compute: Total duration in seconds of the runs that contained a sequence of the request.
     """
 
     queue: float = 0.0

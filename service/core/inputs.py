@@ -1,4 +1,4 @@
-"""What a client sent becomes sequences that the network can take, or an error that names the place."""
+"""Validation of inputs: ids and texts become sequences, or an error with the location of each problem."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, TooMan
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, or a pair of texts.
+    """A text or a pair of texts.
 
     Attributes:
-        text: The first.
-        pair: The second, where there is one.
+        text: The first text.
+        pair: The second text of a pair.
     """
 
     text: str
@@ -28,39 +28,41 @@ class Text:
 
 
 def check_count(count: int, max_count: int, field: str) -> None:
-    """Refuse no sequences, and more than a request may hold.
+    """Check the number of sequences of a request.
+
+    Args:
+        count: Number of sequences.
+        max_count: Maximum number of sequences.
+        field: Field of the request that contains the sequences.
 
     Raises:
-        InvalidInputError: There are none.
-        TooManySequencesError: There are more than `max_count`.
+        InvalidInputError: The request has no sequence.
+        TooManySequencesError: The request has more than `max_count` sequences.
     """
     if count == 0:
-        raise InvalidInputError.of([Problem((field,), "contains no sequence; expected at least one")])
+        raise InvalidInputError.of([Problem((field,), "contains no sequence; send at least one")])
     if count > max_count:
-        raise TooManySequencesError(
-            f"{count} sequences exceed the maximum of {max_count} per request; split the request",
-            problems=[Problem((field,), f"contains {count} sequences, expected at most {max_count}")],
-        )
+        message = f"{count} sequences exceed the maximum of {max_count} per request; split the request"
+        raise TooManySequencesError(message, problems=[Problem((field,), message)])
 
 
-def check_dimensions(wanted: int | None, preset: Preset) -> None:
-    """Refuse embeddings of a length that a preset does not give.
+def check_dimensions(dimensions: int | None, preset: Preset) -> None:
+    """Check the requested number of dimensions of embeddings.
+
+    Args:
+        dimensions: Requested number of dimensions; `None` requests all.
+        preset: The preset that computes the embeddings.
 
     Raises:
-        InvalidInputError: They would be longer than they are, or cut though the preset was not trained for it.
+        InvalidInputError: The embeddings have fewer dimensions, or the preset does not support reduced dimensions.
     """
-    whole = preset.architecture.hidden_dim
-    if wanted is None or wanted == whole or (wanted < whole and preset.matryoshka):
+    hidden_dim = preset.architecture.hidden_dim
+    if dimensions is None or dimensions == hidden_dim or (dimensions < hidden_dim and preset.matryoshka):
         return
-    message = f"is {wanted}, but the embeddings of {preset.name} have {whole}"
-    if wanted < whole:
-        message = f"is {wanted}, but {preset.name} was not trained to be cut: expected {whole}, or leave it out"
+    message = f"{dimensions} dimensions exceed the {hidden_dim} of {preset.name}"
+    if dimensions < hidden_dim:
+        message = f"{dimensions} dimensions are not supported by {preset.name}; use {hidden_dim} or omit the field"
     raise InvalidInputError.of([Problem(("dimensions",), message)])
-
-
-def too_long(count: int, max_tokens: int) -> str:
-    """Return the message for a sequence of too many tokens."""
-    return f'{count} tokens exceed the maximum of {max_tokens}; set "truncate": true'
 
 
 def from_ids(
@@ -71,39 +73,41 @@ def from_ids(
     truncate: bool,
     locate: Callable[[str, int], tuple[str | int, ...]] = lambda field, index: (field, index),
 ) -> list[Tokens]:
-    """Check ids and lay them out as arrays.
+    """Validate ids and convert them to arrays.
 
     Args:
-        token_ids: One list a sequence.
-        segment_ids: As many lists of the same lengths; zeros where there are none.
-        preset: What they have to fit.
-        truncate: Whether what is too long is cut.
+        token_ids: One list per sequence.
+        segment_ids: Lists of the same lengths as `token_ids`; zeros by default.
+        preset: The preset that encodes the sequences.
+        truncate: Whether to truncate sequences that are too long.
         locate: Returns the location of a sequence in the request.
 
+    Returns:
+        One pair of int32 arrays per sequence.
+
     Raises:
-        InvalidInputError: A list is empty, too long, of another length than its counterpart, or holds an id that the
-            network does not have.
+        InvalidInputError: A list is empty, too long or differs in length from its counterpart, or an id is out of
+            range.
     """
     architecture = preset.architecture
     problems: list[Problem] = []
     sequences: list[Tokens] = []
     if segment_ids is not None and len(segment_ids) != len(token_ids):
-        message = f"contains {len(segment_ids)} lists, expected {len(token_ids)} as in token_ids"
+        message = f"has {len(segment_ids)} lists; expected {len(token_ids)}, as in token_ids"
         raise InvalidInputError.of([Problem(("segment_ids",), message)])
     for index, ids in enumerate(token_ids):
         loc = locate("token_ids", index)
         if not ids:
-            problems.append(Problem(loc, "is empty; expected at least one token id"))
+            problems.append(Problem(loc, "is empty; send at least one token id"))
             continue
         if len(ids) > architecture.max_sequence_length and not truncate:
-            message = too_long(len(ids), architecture.max_sequence_length)
-            problems.append(Problem(loc, message))
+            problems.append(Problem(loc, too_long(len(ids), architecture.max_sequence_length)))
             continue
         problems += _out_of_range(ids, architecture.vocabulary_size, loc, "token id")
         segments = segment_ids[index] if segment_ids is not None else [0] * len(ids)
         loc = locate("segment_ids", index)
         if len(segments) != len(ids):
-            problems.append(Problem(loc, f"has {len(segments)} ids, expected {len(ids)} as in token_ids"))
+            problems.append(Problem(loc, f"has {len(segments)} ids; expected {len(ids)}, as in token_ids"))
             continue
         problems += _out_of_range(segments, architecture.num_segments, loc, "segment id")
         if not problems:
@@ -123,18 +127,21 @@ def from_texts(
     padding: Padding | None,
     locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
 ) -> list[Tokens]:
-    """Tokenise texts, with special tokens and the padding asked for.
+    """Tokenize texts, add special tokens and pad.
 
     Args:
         texts: Texts and pairs.
-        tokenizer: The preset's, if it has one.
-        preset: What the result has to fit; says what padding is where none is asked for.
-        truncate: Whether what is too long is cut, to the length of the padding where there is one.
-        padding: `none`, `max_length` or a length; a longer text is not padded.
+        tokenizer: Tokenizer of the preset, if it has one.
+        preset: The preset that encodes the sequences. It defines the default padding.
+        truncate: Whether to truncate texts that are too long, to the padded length if there is padding.
+        padding: `none`, `max_length` or a length in tokens. Longer texts are not padded.
         locate: Returns the location of a text in the request.
 
+    Returns:
+        One pair of int32 arrays per text.
+
     Raises:
-        InvalidInputError: There is no tokeniser, a text is too long, or needs more segments than there are.
+        InvalidInputError: The preset has no tokenizer, a text is too long, or a pair needs a second segment.
     """
     max_tokens = preset.architecture.max_sequence_length
     if tokenizer is None:
@@ -142,24 +149,29 @@ def from_texts(
     length = preset.padding if padding is None else padding
     padded = max_tokens if length == "max_length" else 0 if length == "none" else length
     if padded > max_tokens:
-        raise InvalidInputError.of([Problem(("padding",), f"{padded} exceeds the maximum of {max_tokens} tokens")])
+        raise InvalidInputError.of([Problem(("padding",), f"{padded} tokens exceed the maximum of {max_tokens}")])
     limit = padded or max_tokens
     problems: list[Problem] = []
     sequences: list[Tokens] = []
     for index, text in enumerate(texts):
         if text.pair is not None and preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            problems.append(Problem(locate(index), f"is a pair, but the preset {preset.name} has only one segment"))
+            problems.append(
+                Problem(
+                    locate(index),
+                    f"is a pair, but the preset {preset.name} supports one segment only; send single texts",
+                )
+            )
             continue
         if truncate:
-            if limit < (least := 2 if text.pair is None else 3):
-                problems.append(Problem(locate(index), f"{least} special tokens exceed the length of {limit} tokens"))
+            if limit < (min_tokens := 2 if text.pair is None else 3):
+                message = f"{min_tokens} special tokens exceed the padded length of {limit}; increase padding"
+                problems.append(Problem(locate(index), message))
                 continue
             tokens = tokenizer.encode_truncated(text.text, text.pair, limit)
         else:
             tokens = tokenizer.encode(text.text, text.pair)
         if len(tokens.token_ids) > max_tokens:
-            message = too_long(len(tokens.token_ids), max_tokens)
-            problems.append(Problem(locate(index), message))
+            problems.append(Problem(locate(index), too_long(len(tokens.token_ids), max_tokens)))
             continue
         tokens = tokenizer.pad(tokens, padded)
         sequences.append(Tokens(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
@@ -168,8 +180,13 @@ def from_texts(
     return sequences
 
 
-def _out_of_range(ids: Sequence[int], end: int, loc: tuple[str | int, ...], what: str) -> list[Problem]:
+def too_long(tokens: int, max_tokens: int) -> str:
+    """Return the message for a sequence that exceeds the maximum length."""
+    return f'{tokens} tokens exceed the maximum of {max_tokens}; set "truncate": true'
+
+
+def _out_of_range(ids: Sequence[int], end: int, loc: tuple[str | int, ...], kind: str) -> list[Problem]:
     if min(ids) >= 0 and max(ids) < end:
         return []
-    wrong = islice(((locate, value) for locate, value in enumerate(ids) if not 0 <= value < end), MAX_PROBLEMS)
-    return [Problem((*loc, locate), f"{what} {value} is outside [0, {end})") for locate, value in wrong]
+    invalid = islice(((index, value) for index, value in enumerate(ids) if not 0 <= value < end), MAX_PROBLEMS)
+    return [Problem((*loc, index), f"{kind} {value} is outside [0, {end})") for index, value in invalid]

@@ -1,4 +1,4 @@
-"""Loading: a preset becomes an encoder that is compiled and verified."""
+"""Loading of a preset: weights, tokenizer, compilation and self-test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.selftest import SelfTest, compile_and_verify
 from model.tokenizer import FNetTokenizer
 from service.core.options import EngineOptions
 
-# Of weights that are not loaded.
+# Seed of random weights.
 _SEED = 0
 
 log = structlog.get_logger("fnet.engine")
@@ -29,12 +29,12 @@ class LoadedModel:
     """A model that is ready to run.
 
     Attributes:
-        preset: Its description.
-        digest: SHA-256 of its weight files, empty for random weights.
-        tokenizer: Its tokenizer, if it has one.
+        preset: Description of the preset.
+        digest: SHA-256 of the weight files; empty for random weights.
+        tokenizer: Tokenizer of the preset, if it has one.
         encoder: The compiled encoder.
-        test: What the self-test found.
-        seconds: How long it took to get here.
+        test: Result of the self-test.
+        seconds: Duration of loading.
     """
 
     preset: Preset
@@ -49,13 +49,13 @@ def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> 
     """Load a preset, compile its programs and verify them.
 
     Args:
-        options: What to load, and how to run it.
-        progress: Called with the number of row lengths that are compiled, and of all.
+        options: Options of the engine.
+        progress: Called with the number of compiled row lengths and the total number.
 
     Raises:
         PresetError: The preset is missing, damaged or not supported.
-        BackendError: The backend cannot run it on this machine.
-        SelfTestError: It does not compute what the reference does.
+        BackendError: The backend cannot run the network on this machine.
+        SelfTestError: The outputs differ from the reference.
     """
     started = time.perf_counter()
     log.info("loading", preset=options.preset, dtype=options.dtype)
@@ -66,9 +66,9 @@ def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> 
         weights, digest = read_weights(preset.directory, architecture), weights_digest(preset.directory)
     else:
         weights, digest = random_weights(architecture, _SEED), ""
-        log.warning("weights not loaded", preset=preset.name, meaning="they are random, and so are the embeddings")
+        log.warning("weights not loaded", preset=preset.name, detail="weights and embeddings are random")
     if not preset.trained:
-        log.warning("preset not trained", preset=preset.name, meaning="its metadata says so")
+        log.warning("preset not trained", preset=preset.name, detail="the metadata of the preset marks it as untrained")
     backend_type(options.backend).use_compilation_cache((options.cache_dir or default_cache_dir()) / "xla")
     encoder = PackedEncoder(
         architecture,
@@ -96,7 +96,7 @@ def load_model(options: EngineOptions, progress: Callable[[int, int], None]) -> 
 
 
 def faster_settings(options: EngineOptions, loaded: LoadedModel) -> dict[str, str]:
-    """Return faster settings as a log field, where an installed backend and this processor have them."""
+    """Return a faster combination of backend and dtype as a log field, if one is installed and supported."""
     if not loaded.encoder.devices[0].startswith("cpu"):
         return {}
     choice = faster_choice(loaded.preset.architecture, options.backend, options.dtype)
@@ -104,7 +104,7 @@ def faster_settings(options: EngineOptions, loaded: LoadedModel) -> dict[str, st
 
 
 def _return_free_memory() -> None:
-    """Return the memory that reading the weights took to the system: glibc keeps it otherwise."""
+    """Return freed memory to the operating system; glibc retains it otherwise."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

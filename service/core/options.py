@@ -1,4 +1,4 @@
-"""What an engine is configured with."""
+"""Options of an engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.presets.preset import Pooling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What an engine needs to know; see `service.settings.Settings` for each meaning."""
+    """Options of an engine; `service.settings.Settings` describes each of them."""
 
     preset: str
     load_weights: bool

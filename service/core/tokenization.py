@@ -1,4 +1,4 @@
-"""Texts to pieces and ids to texts, for routes that only tokenize."""
+"""Tokenization and detokenization for routes that do not run the network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from service.core.loader import LoadedModel
 
 
 def tokenizer_of(loaded: LoadedModel, field: str) -> FNetTokenizer:
-    """Return the preset's tokenizer.
+    """Return the tokenizer of the preset.
 
     Raises:
-        InvalidInputError: It has none.
+        InvalidInputError: The preset has no tokenizer.
     """
     if loaded.tokenizer is None:
         raise InvalidInputError.of(
@@ -26,16 +26,25 @@ def tokenizer_of(loaded: LoadedModel, field: str) -> FNetTokenizer:
 def pieces_of(
     texts: Sequence[str], tokenizer: FNetTokenizer, max_tokens: int, locate: Callable[[int], tuple[str | int, ...]]
 ) -> list[list[Piece]]:
-    """Return the pieces of texts: no more than a queue would take, for each weighs more than the text it is from.
+    """Split texts into pieces.
+
+    Args:
+        texts: Texts to split.
+        tokenizer: The tokenizer of the preset.
+        max_tokens: Maximum number of pieces of all texts. Pieces take more memory than their text.
+        locate: Returns the location of a text in the request.
+
+    Returns:
+        One list of pieces per text.
 
     Raises:
-        InvalidInputError: There are more than `max_tokens` of them.
+        InvalidInputError: The texts have more than `max_tokens` pieces.
     """
-    left = max_tokens
+    remaining = max_tokens
     for index, text in enumerate(texts):
-        left -= len(tokenizer.tokenize(text))
-        if left < 0:
-            message = f"the request exceeds the maximum of {max_tokens} tokens at this text; split the request"
+        remaining -= len(tokenizer.tokenize(text))
+        if remaining < 0:
+            message = f"the request exceeds the maximum of {max_tokens} tokens; send fewer texts per request"
             raise InvalidInputError.of([Problem(locate(index), message)])
     return [tokenizer.pieces(text) for text in texts]
 
@@ -47,18 +56,27 @@ def texts_of(
     *,
     skip_special_tokens: bool,
 ) -> list[str]:
-    """Return the texts that lists of ids stand for.
+    """Decode lists of token ids into texts.
+
+    Args:
+        ids: One list per text.
+        tokenizer: The tokenizer of the preset.
+        locate: Returns the location of a list in the request.
+        skip_special_tokens: Whether to omit special tokens.
+
+    Returns:
+        One text per list.
 
     Raises:
-        InvalidInputError: An id is outside of the vocabulary.
+        InvalidInputError: An id is outside the vocabulary.
     """
     end = tokenizer.vocabulary_size()
-    wrong = (
+    problems_of_ids = (
         Problem((*locate(index), position), f"token id {value} is outside [0, {end})")
         for index, sequence in enumerate(ids)
         for position, value in enumerate(sequence)
         if not 0 <= value < end
     )
-    if problems := list(islice(wrong, MAX_PROBLEMS)):
+    if problems := list(islice(problems_of_ids, MAX_PROBLEMS)):
         raise InvalidInputError.of(problems)
     return [tokenizer.detokenize(sequence, skip_special_tokens=skip_special_tokens) for sequence in ids]

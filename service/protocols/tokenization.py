@@ -99,7 +99,7 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
     rest = iter(pieces)
     for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
         if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
-            message = f"is a pair, but the preset {loaded.preset.name} has only one segment"
+            message = f"is a pair, but the preset {loaded.preset.name} supports one segment only; send single texts"
             raise InvalidInputError.of([Problem(locate(index), message)])
         try:
             tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)

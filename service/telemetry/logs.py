@@ -1,4 +1,4 @@
-"""Logging: structured events, as lines for people or as JSON for machines. Never an input's text, ids or keys."""
+"""Logging of structured events as console lines or JSON. Log lines never contain texts, ids or API keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import structlog
 
 
 def configure(style: Literal["console", "json"], level: str) -> None:
-    """Send all log events of this process, and those of its libraries, to standard error in one style."""
+    """Configure logging of the process and its libraries to standard error.
+
+    Args:
+        style: Format of log lines.
+        level: Minimum log level.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -19,7 +24,7 @@ def configure(style: Literal["console", "json"], level: str) -> None:
     ]
     if style == "json":
         last: list[structlog.typing.Processor] = [
-            # Local variables hold inputs and keys.
+            # Local variables may contain inputs and keys.
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ]
@@ -48,6 +53,6 @@ def configure(style: Literal["console", "json"], level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
-    # Requests are logged by our own middleware; the libraries' chatter about start-up and downloads is not needed.
+    # The middleware of the service logs requests, so info events of these libraries are redundant.
     for name in ("uvicorn", "jax", "absl", "httpx", "httpx2", "filelock", "urllib3"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

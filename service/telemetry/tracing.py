@@ -1,10 +1,10 @@
-"""Traces: OpenTelemetry spans of each request, an adapter over the records that the core emits.
+"""OpenTelemetry traces of requests, derived from the events of the core.
 
-A request's span is a child of its client's (W3C Trace Context) and has four of its own: tokenise, queue, compute and
-render. The core knows nothing of it: what it tells when a step is done says how long that took, so the span is made
-afterwards with the times that it had. Spans hold counts and lengths, and never a text, an id or a key.
+The span of a request is a child of the span of its client (W3C Trace Context). It has four child spans: tokenize,
+queue, compute and render. Events of the core report the duration of a completed step, so spans are created afterwards
+with explicit timestamps. Spans contain counts and lengths, but no texts, ids or API keys.
 
-The only home of OpenTelemetry, which is an extra.
+This is the only module that imports OpenTelemetry, which is an optional dependency.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from service import __version__
 from service.core.events import Event, RequestComputed, TextsTokenized
 
 _NANOSECONDS = 1_000_000_000
-_ERRORS_FROM = 500
-# Spans that wait for a collector; beyond, the oldest are lost and no request waits.
-_MOST_WAITING = 2048
+_MIN_ERROR_STATUS = 500
+# Maximum number of spans queued for export. Further spans are dropped, so that requests never wait.
+_MAX_QUEUED_SPANS = 2048
 _EXPORT_SECONDS = 5
 _PATH = "v1/traces"
 
 
 @dataclass(slots=True)
 class _Request:
-    """A request that is under way.
+    """Trace state of a request.
 
     Attributes:
-        span: Its span.
-        computed: When its vectors were there, in nanoseconds since the epoch; 0 before.
-        sequences: How many it has.
-        tokens: How many they have.
+        span: Span of the request.
+        computed: End of the computation in nanoseconds since the epoch; 0 before.
+        sequences: Number of sequences.
+        tokens: Number of tokens.
     """
 
     span: trace.Span
@@ -60,11 +60,11 @@ _current: ContextVar[_Request | None] = ContextVar("request", default=None)
 
 
 class Tracing:
-    """Makes spans and sends them to a collector; one for a process.
+    """Creates spans and exports them to a collector. A process has one instance.
 
     Args:
-        endpoint: Where the collector takes OTLP over HTTP: `http://127.0.0.1:4318`. The variables `OTEL_…` of the
-            environment that OpenTelemetry's SDK knows (headers, sampling, resource attributes) hold as well.
+        endpoint: URL of an OTLP/HTTP collector, such as `http://127.0.0.1:4318`. The `OTEL_…` environment variables of
+            the OpenTelemetry SDK (headers, sampling, resource attributes) apply as well.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -72,54 +72,54 @@ class Tracing:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/{_PATH}", timeout=_EXPORT_SECONDS)
         self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, max_queue_size=_MOST_WAITING, export_timeout_millis=_EXPORT_SECONDS * 1000)
+            BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS, export_timeout_millis=_EXPORT_SECONDS * 1000)
         )
         self.tracer = self._provider.get_tracer("fnet", __version__)
 
-    def observe(self, record: Event) -> None:
-        """Make the spans of a step that is done; records that belong to no request are left alone."""
+    def observe(self, event: Event) -> None:
+        """Create the spans of a completed step. Events outside a request are ignored."""
         request = _current.get()
         if request is None or not request.span.is_recording():
             return
         now = time.time_ns()
-        match record:
+        match event:
             case TextsTokenized():
-                self._step(request, "tokenize", now - _nanoseconds(record.seconds), now)
+                self._step(request, "tokenize", now - _nanoseconds(event.seconds), now)
             case RequestComputed():
-                began = now - _nanoseconds(record.compute_seconds)
-                self._step(request, "queue", began - _nanoseconds(record.queue_seconds), began)
-                self._step(request, "compute", began, now)
+                started = now - _nanoseconds(event.compute_seconds)
+                self._step(request, "queue", started - _nanoseconds(event.queue_seconds), started)
+                self._step(request, "compute", started, now)
                 request.computed = now
-                request.sequences, request.tokens = len(record.lengths), sum(record.lengths)
+                request.sequences, request.tokens = len(event.lengths), sum(event.lengths)
             case _:
                 pass
 
     def middleware(self, route: Callable[[Scope], str], untraced: frozenset[str]) -> Middleware:
-        """Return the middleware that makes a request's span, for inside of what names the request in the log.
+        """Return the middleware that creates the span of a request. It runs inside the request-id middleware.
 
         Args:
-            route: Names the route that a scope took.
-            untraced: Paths that machines ask for all the time, and that have no spans.
+            route: Returns the route template of a scope.
+            untraced: Paths without spans, such as health probes.
         """
         return Middleware(_TracedRequests, self, route, untraced)
 
     def close(self) -> None:
-        """Send what waits, for as long as one export may take; what is left then is lost."""
-        # The SDK itself would try batch after batch, each for as long.
+        """Export queued spans within the time limit of one export; drop the rest."""
+        # The SDK would apply the time limit to each batch.
         sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         sending.start()
         sending.join(_EXPORT_SECONDS)
 
     def rendered(self, request: _Request) -> None:
-        """Make the span from when a request's vectors were there until its answer was sent."""
+        """Create the span from the end of the computation to the end of the response."""
         if request.computed:
             self._step(request, "render", request.computed, time.time_ns())
 
-    def _step(self, request: _Request, name: str, began: int, ended: int) -> None:
-        # Two clocks measure: a child is never told to be older than its parent.
-        started = request.span.start_time or 0 if isinstance(request.span, Span) else 0
-        span = self.tracer.start_span(name, trace.set_span_in_context(request.span), start_time=max(began, started))
-        span.end(max(ended, started))
+    def _step(self, request: _Request, name: str, start: int, end: int) -> None:
+        # The timestamps come from two clocks; a child span must not start before its parent.
+        earliest = request.span.start_time or 0 if isinstance(request.span, Span) else 0
+        span = self.tracer.start_span(name, trace.set_span_in_context(request.span), start_time=max(start, earliest))
+        span.end(max(end, earliest))
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -143,18 +143,18 @@ class _TracedRequests:
         span = self._tracing.tracer.start_span(scope["method"], parent, kind=SpanKind.SERVER, attributes=attributes)
         request = _Request(span)
 
-        async def send_noting(message: Message) -> None:
+        async def send_with_status(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 span.set_attribute(http_attributes.HTTP_RESPONSE_STATUS_CODE, status)
-                if status >= _ERRORS_FROM:
+                if status >= _MIN_ERROR_STATUS:
                     span.set_status(Status(StatusCode.ERROR))
             await send(message)
 
         structlog.contextvars.bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         token = _current.set(request)
         try:
-            await self._app(scope, receive, send_noting)
+            await self._app(scope, receive, send_with_status)
         finally:
             _current.reset(token)
             self._tracing.rendered(request)

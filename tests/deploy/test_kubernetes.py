@@ -99,8 +99,8 @@ def test_probes_ask_routes_that_are_there(container: dict[str, Any]) -> None:
 def test_a_probe_needs_no_key() -> None:
     """Nor does Prometheus: the settings that would ask for one are off, and a kubelet has none."""
     for each in [base_settings(), *more_settings()]:
-        assert not {"FNET_KEYED_HEALTH", "FNET_KEYED_METRICS"} & set(each)
-    assert not Settings.load({}).keyed_health
+        assert not {"FNET_HEALTH_REQUIRES_KEY", "FNET_METRICS_REQUIRE_KEY"} & set(each)
+    assert not Settings.load({}).health_requires_key
 
 
 def test_one_port_from_image_to_service() -> None:
@@ -145,7 +145,7 @@ def test_pods_may_do_little(pod: dict[str, Any]) -> None:
 
 def test_service_links_would_stop_the_start() -> None:
     """Why they are off: a service called fnet-encode makes variables that look like settings."""
-    with pytest.raises(ValueError, match="FNET_ENCODE_SERVICE_HOST: no such setting"):
+    with pytest.raises(ValueError, match="FNET_ENCODE_SERVICE_HOST: unknown setting"):
         Settings.load({"FNET_ENCODE_SERVICE_HOST": "10.0.0.1"})
 
 

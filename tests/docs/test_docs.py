@@ -37,24 +37,24 @@ def test_reference_is_current(page: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), [(page, item) for page in TESTED_HERE for item in blocks(page, "sh")])
-def test_every_command_succeeds(page: str, command: str, served: str, typed: RunShell, tmp_path: Path) -> None:
+def test_every_command_succeeds(page: str, command: str, served: str, run_shell: RunShell, tmp_path: Path) -> None:
     """The command succeeds with a running service."""
-    assert typed(command.strip(), served, tmp_path), page
+    assert run_shell(command.strip(), served, tmp_path), page
 
 
 @pytest.mark.parametrize(("page", "program"), [(page, item) for page in TESTED_HERE for item in blocks(page, "python")])
 def test_every_program_prints_its_comment(
-    page: str, program: str, served: str, programmed: Callable[[str, str, Path], None], tmp_path: Path
+    page: str, program: str, served: str, run_program: Callable[[str, str, Path], None], tmp_path: Path
 ) -> None:
     """The output equals the comment after `print`."""
     assert "print(" in program, page
-    programmed(program, served, tmp_path)
+    run_program(program, served, tmp_path)
 
 
-def test_search_returns_the_paragraph_of_the_tutorial(served: str, typed: RunShell, tmp_path: Path) -> None:
+def test_search_returns_the_paragraph_of_the_tutorial(served: str, run_shell: RunShell, tmp_path: Path) -> None:
     """The nearest paragraph is from the documented page."""
     (command,) = [item for item in blocks("tutorial.md", "sh") if "search.py" in item]
-    assert "finetune.md: " in typed(command.strip(), served, tmp_path).splitlines()[0]
+    assert "finetune.md: " in run_shell(command.strip(), served, tmp_path).splitlines()[0]
 
 
 def test_every_page_with_snippets_is_tested() -> None:

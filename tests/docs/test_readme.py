@@ -29,22 +29,24 @@ def address(serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str
         yield address
 
 
-def test_first_request_is_answered(address: str, typed: RunShell, tmp_path: Path) -> None:
+def test_first_request_is_answered(address: str, run_shell: RunShell, tmp_path: Path) -> None:
     """`make serve` serves the bundled preset, and the first curl returns two normalized vectors."""
     assert COMMANDS[0] == "make serve"
-    response = json.loads(typed(COMMANDS[1], address, tmp_path))
+    response = json.loads(run_shell(COMMANDS[1], address, tmp_path))
     assert response["usage"]["sequences"] == 2
     norms = np.linalg.norm(response["pooled_output"], axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS[1:] if command != RUNS_THIS_SUITE])
-def test_every_command_succeeds(command: str, address: str, typed: RunShell, tmp_path: Path) -> None:
+def test_every_command_succeeds(command: str, address: str, run_shell: RunShell, tmp_path: Path) -> None:
     """Each command succeeds and writes output."""
-    printed = typed(command, address, tmp_path)
+    printed = run_shell(command, address, tmp_path)
     assert printed or list(tmp_path.iterdir())
 
 
-def test_program_prints_its_comment(address: str, programmed: Callable[[str, str, Path], None], tmp_path: Path) -> None:
+def test_program_prints_its_comment(
+    address: str, run_program: Callable[[str, str, Path], None], tmp_path: Path
+) -> None:
     """The output equals the comment after the last line."""
-    programmed(PROGRAM, address, tmp_path)
+    run_program(PROGRAM, address, tmp_path)

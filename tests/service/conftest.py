@@ -1,4 +1,4 @@
-"""One tiny preset, its application ready to be asked, and another whose model thread a test holds in its hand."""
+"""Fixtures: a tiny preset, its application, and applications whose model thread a test can block."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.timeouts import TIMEOUT
 
 T = TypeVar("T")
 
-# The same examples at every run, and nothing depends on how fast the machine is.
+# Examples are reproducible, and results do not depend on the speed of the machine.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("steady")
 
@@ -92,15 +92,15 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 @dataclass
 class BlockingRunner:
-    """A run function for a batcher: the real engine's, held up while the gate is shut.
+    """Run function of a batcher that blocks until released, and then runs the network of an engine.
 
     Attributes:
-        engine: Whose network runs.
-        entered: Set when a batch has come to the gate.
-        opened: Lets batches through.
-        death: Raised instead of running, if set.
-        sizes: Sequences of each batch that came.
-        outputs: Outputs requested of each of those sequences.
+        engine: Engine that runs the batches.
+        entered: Set when a batch has arrived.
+        opened: Releases the batches.
+        death: Raised instead of running, if present.
+        sizes: Number of sequences per batch.
+        outputs: Requested outputs of the sequences per batch.
     """
 
     engine: Engine
@@ -111,7 +111,7 @@ class BlockingRunner:
     outputs: list[list[frozenset[Output]]] = field(default_factory=list)
 
     def __call__(self, plan: BatchPlan, batch: list[EncoderInput]) -> list[Encoding]:
-        """Run a batch when the gate is open."""
+        """Run a batch after its release."""
         self.sizes.append(len(batch))
         self.outputs.append([encoder_input.outputs for encoder_input in batch])
         self.entered.set()
@@ -122,11 +122,11 @@ class BlockingRunner:
 
 
 class Service:
-    """An application and a client of it in this process, both driven from ordinary functions.
+    """An application and its client in this process, with a synchronous interface.
 
     Args:
         app: The application.
-        runner: Whose event loop all of it runs on.
+        runner: Runner of the event loop.
     """
 
     def __init__(self, app: FastAPI, runner: asyncio.Runner) -> None:
@@ -135,21 +135,21 @@ class Service:
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", timeout=TIMEOUT)
         self._runner = runner
 
-    def run(self, work: Awaitable[T]) -> T:
-        """Run a coroutine to its end."""
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """Run an awaitable and return its result."""
 
         async def bounded() -> T:
             async with asyncio.timeout(TIMEOUT):
-                return await work
+                return await awaitable
 
         return self._runner.run(bounded())
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """Send a GET."""
+        """Send a GET request."""
         return self.run(self.http.get(path, **options))
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        """Send a POST."""
+        """Send a POST request."""
         return self.run(self.http.post(path, **options))
 
     def encode(self, **request: Any) -> httpx.Response:
@@ -159,14 +159,14 @@ class Service:
 
 @pytest.fixture(scope="session")
 def runner() -> Iterator[asyncio.Runner]:
-    """One event loop for all tests."""
+    """An event loop for all tests."""
     with asyncio.Runner() as runner:
         yield runner
 
 
 @pytest.fixture(scope="session")
 def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset that is ready in a moment: 64 positions, a real tokenizer, nothing padded."""
+    """A small preset with 64 positions, a real tokenizer and no padding."""
     return make_preset(
         tmp_path_factory.mktemp("presets") / "tiny_en",
         name="tiny_en",
@@ -178,7 +178,7 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_preset: Path) -> Settings:
-    """Settings of a small service for the tiny preset."""
+    """Settings with small limits for the tiny preset."""
     return Settings.model_validate(
         {
             "preset": str(tiny_preset),
@@ -193,7 +193,7 @@ def tiny_settings(tiny_preset: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def service(tiny_settings: Settings, runner: asyncio.Runner) -> Iterator[Service]:
-    """The application with the tiny preset, ready."""
+    """The application of the tiny preset in state ready."""
     service = Service(create_app(tiny_settings), runner)
     lifespan = service.app.router.lifespan_context(service.app)
     service.run(lifespan.__aenter__())
@@ -208,16 +208,16 @@ def service(tiny_settings: Settings, runner: asyncio.Runner) -> Iterator[Service
 def make_blocked_service(
     service: Service, tiny_settings: Settings, runner: asyncio.Runner
 ) -> Iterator[Callable[..., tuple[Service, BlockingRunner]]]:
-    """Make an application like `service` whose model thread stops at a gate; arguments are settings."""
-    made: list[tuple[Service, BlockingRunner]] = []
+    """Create applications like `service` whose model thread is blocked; arguments are settings."""
+    created: list[tuple[Service, BlockingRunner]] = []
 
     def make(**settings: Any) -> tuple[Service, BlockingRunner]:
         failures: list[BaseException] = []
-        held = Service(
+        blocked = Service(
             create_app(Settings.model_validate({**dict(tiny_settings), **settings}), failures.append), runner
         )
-        held.app.state.failures = failures
-        engine = held.engine
+        blocked.app.state.failures = failures
+        engine = blocked.engine
         gate = BlockingRunner(service.engine)
         assert service.engine.loaded is not None
         encoder = service.engine.loaded.encoder
@@ -231,24 +231,24 @@ def make_blocked_service(
         )
         engine._batcher.start()
         engine.loaded, engine.state = service.engine.loaded, "ready"
-        made.append((held, gate))
-        return held, gate
+        created.append((blocked, gate))
+        return blocked, gate
 
     yield make
-    for held, gate in made:
+    for blocked, gate in created:
         gate.opened.set()
-        held.run(held.http.aclose())
-        held.engine.close()
+        blocked.run(blocked.http.aclose())
+        blocked.engine.close()
 
 
 @pytest.fixture(scope="session")
 def make_engine() -> Iterator[Callable[..., Engine]]:
-    """Make an engine that is ready; arguments are its options, `observe` and `on_failure`."""
-    made: list[Engine] = []
+    """Create engines in state ready; arguments are options, `observe` and `on_failure`."""
+    created: list[Engine] = []
 
     def make(
         preset: Path,
-        observe: Callable[[Event], None] = lambda _record: None,
+        observe: Callable[[Event], None] = lambda _event: None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
         *,
         ready: bool = True,
@@ -266,38 +266,38 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             "pooling": None,
         }
         engine = Engine(EngineOptions(preset=str(preset), **{**defaults, **options}), observe, on_failure)
-        made.append(engine)
+        created.append(engine)
         if ready:
             engine.start()
             _wait_until(lambda: engine.state in ("ready", "failed"))
         return engine
 
     yield make
-    for engine in made:
+    for engine in created:
         engine.close()
 
 
 @pytest.fixture(scope="session")
 def smallest_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset with two row lengths and no tokenizer, for tests that need an engine of their own."""
+    """A preset with two row lengths and no tokenizer, for tests that create engines."""
     return make_preset(tmp_path_factory.mktemp("presets") / "smallest_en", positions=16, tokenizer=False)
 
 
 @pytest.fixture(scope="session")
 def write_preset() -> Callable[..., Path]:
-    """Write the preset of a small network to a directory; arguments are those of `make_preset`."""
+    """Return `make_preset`."""
     return make_preset
 
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Wait until a condition holds, and fail rather than hang."""
+    """Wait until a condition holds, with a timeout."""
     return _wait_until
 
 
 @pytest.fixture(scope="session")
 def random_ids() -> Callable[..., list[list[int]]]:
-    """Make token ids of the given lengths, the same for the same seed."""
+    """Create reproducible token ids of the given lengths."""
 
     def make(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
         random = np.random.default_rng(seed)
@@ -308,11 +308,11 @@ def random_ids() -> Callable[..., list[list[int]]]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    """Start a process, ended with the test; arguments are options and environment variables."""
+    """Start processes and end them after the test; arguments are options and environment variables."""
     started: list[Process] = []
 
-    def start(*options: str, **given: str) -> Process:
-        started.append(Process(*options, **given))
+    def start(*options: str, **environ: str) -> Process:
+        started.append(Process(*options, **environ))
         return started[-1]
 
     yield start

@@ -1,4 +1,4 @@
-"""The client: what it sends and reads, and how long it is patient."""
+"""The client library: requests, responses and retries."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ HIDDEN = 32
 IDS = [[5, 6, 7], [8], [9, 10]]
 ALL = ("sequence_output", "pooled_output", "mean_output")
 
-# A call of `encode`, by whichever client.
+# A call of `encode` of either client.
 Encode = Callable[..., Encoded]
 
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
-    """The application behind a socket, for a client that blocks; its engine is the one that is ready already."""
+    """URL of the application behind a socket, for the blocking client."""
     server = uvicorn.Server(uvicorn.Config(service.app, port=0, lifespan="off", ws="none", log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -55,76 +55,76 @@ def url(service: Service) -> Iterator[str]:
 
 @pytest.fixture(params=["blocking", "asynchronous"])
 def encode(request: pytest.FixtureRequest, service: Service, url: str) -> Encode:
-    """A call of either client to the service."""
+    """The `encode` method of the blocking and of the asynchronous client."""
 
-    def blocking(*given: Any, **fields: Any) -> Encoded:
+    def blocking(*arguments: Any, **fields: Any) -> Encoded:
         with Client(url) as client:
-            return client.encode(*given, **fields)
+            return client.encode(*arguments, **fields)
 
-    def asynchronous(*given: Any, **fields: Any) -> Encoded:
+    def asynchronous(*arguments: Any, **fields: Any) -> Encoded:
         async def call() -> Encoded:
             transport = httpx.ASGITransport(service.app)
             async with AsyncClient("http://service", transport=transport) as client:
-                return await client.encode(*given, **fields)
+                return await client.encode(*arguments, **fields)
 
         return service.run(call())
 
     return blocking if request.param == "blocking" else asynchronous
 
 
-def same(found: npt.NDArray[np.float32] | None, expected: Any) -> None:
-    """Hold an array to the numbers of a JSON answer, to the last bit."""
-    assert found is not None
-    assert found.dtype == np.float32
-    assert np.array_equal(found, np.array(expected, np.float32))
+def assert_equal(array: npt.NDArray[np.float32] | None, expected: Any) -> None:
+    """Assert that an array is bit-identical to the numbers of a JSON response."""
+    assert array is not None
+    assert array.dtype == np.float32
+    assert np.array_equal(array, np.array(expected, np.float32))
 
 
-# === What is asked and answered ===
+# === Requests and responses ===
 
 
 def test_ids_are_encoded(encode: Encode, service: Service) -> None:
-    """All outputs, as the service gives them in JSON."""
+    """All outputs equal those of a JSON response."""
     segments = [[0, 1, 2], [0], [1, 1]]
-    found = encode(token_ids=IDS, segment_ids=segments, outputs=ALL)
+    encoded = encode(token_ids=IDS, segment_ids=segments, outputs=ALL)
     answer = service.encode(token_ids=IDS, segment_ids=segments, outputs=list(ALL)).json()
-    same(found.pooled_output, answer["pooled_output"])
-    same(found.mean_output, answer["mean_output"])
-    assert found.sequence_output is not None
-    assert len(found.sequence_output) == len(IDS)
-    for array, expected in zip(found.sequence_output, answer["sequence_output"], strict=True):
-        same(array, expected)
-    assert found.lengths.tolist() == [3, 1, 2]
+    assert_equal(encoded.pooled_output, answer["pooled_output"])
+    assert_equal(encoded.mean_output, answer["mean_output"])
+    assert encoded.sequence_output is not None
+    assert len(encoded.sequence_output) == len(IDS)
+    for array, expected in zip(encoded.sequence_output, answer["sequence_output"], strict=True):
+        assert_equal(array, expected)
+    assert encoded.lengths.tolist() == [3, 1, 2]
 
 
 def test_texts_are_encoded_with_all_options(encode: Encode, service: Service) -> None:
-    """Texts and pairs, cut, padded and normalised."""
+    """Texts and pairs are truncated, padded and normalized."""
     texts = ["a small dog", ("who?", "a dog"), ["word " * 100, "b"]]
     options: dict[str, Any] = {"normalize": True, "truncate": True, "padding": 20}
-    found = encode(texts, outputs=["mean_output"], **options)
+    encoded = encode(texts, outputs=["mean_output"], **options)
     answer = service.encode(texts=texts, outputs=["mean_output"], **options).json()
-    same(found.mean_output, answer["mean_output"])
-    assert found.lengths.tolist() == [20] * 3
-    assert (found.pooled_output, found.sequence_output) == (None, None)
+    assert_equal(encoded.mean_output, answer["mean_output"])
+    assert encoded.lengths.tolist() == [20] * 3
+    assert (encoded.pooled_output, encoded.sequence_output) == (None, None)
 
 
-def test_arrays_may_stand_for_lists(encode: Encode) -> None:
-    """Ids are often NumPy's."""
-    same(encode(token_ids=np.array(IDS[0])).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
-    same(encode(token_ids=[np.array(IDS[0])]).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
-    same(encode(token_ids=list(np.array(IDS[0]))).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
+def test_arrays_are_accepted_as_lists(encode: Encode) -> None:
+    """Ids may be NumPy arrays and numbers."""
+    assert_equal(encode(token_ids=np.array(IDS[0])).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
+    assert_equal(encode(token_ids=[np.array(IDS[0])]).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
+    assert_equal(encode(token_ids=list(np.array(IDS[0]))).pooled_output, encode(token_ids=IDS[:1]).pooled_output)
 
 
-def test_defaults_are_the_services(encode: Encode) -> None:
-    """What is not given is not sent."""
-    found = encode("a dog")
-    assert found.pooled_output is not None
-    assert found.pooled_output.shape == (1, HIDDEN)
-    assert found.sequence_output is not None
-    assert found.mean_output is None
+def test_service_supplies_defaults(encode: Encode) -> None:
+    """Absent fields are not sent."""
+    encoded = encode("a dog")
+    assert encoded.pooled_output is not None
+    assert encoded.pooled_output.shape == (1, HIDDEN)
+    assert encoded.sequence_output is not None
+    assert encoded.mean_output is None
 
 
-def test_a_refusal_says_what_is_wrong_and_where(encode: Encode) -> None:
-    """As the service's problem document has it."""
+def test_error_contains_the_problems_of_the_request(encode: Encode) -> None:
+    """The error has the fields of the problem document."""
     with pytest.raises(EncodeError) as caught:
         encode(token_ids=[[1, -1], [10**6]])
     error = caught.value
@@ -138,52 +138,52 @@ def test_a_refusal_says_what_is_wrong_and_where(encode: Encode) -> None:
         encode()
 
 
-def test_what_is_no_json_is_the_callers_fault(encode: Encode) -> None:
-    """It is told before anything is sent."""
+def test_value_that_is_not_json_raises_a_type_error(encode: Encode) -> None:
+    """The error is raised before a request is sent."""
     with pytest.raises(TypeError, match="not JSON: object"):
         encode(token_ids=[object()])
 
 
-def test_a_key_is_presented(service: Service, make_blocked_service: MakeBlockedService) -> None:
-    """And a wrong one refused, with its code."""
-    held, gate = make_blocked_service(api_keys=["secret"])
+def test_api_key_is_sent(service: Service, make_blocked_service: MakeBlockedService) -> None:
+    """An invalid or missing key is rejected."""
+    blocked, gate = make_blocked_service(api_keys=["secret"])
     gate.opened.set()
 
     async def call(key: str | None) -> Encoded:
-        async with AsyncClient("http://service", key, transport=httpx.ASGITransport(held.app)) as client:
+        async with AsyncClient("http://service", key, transport=httpx.ASGITransport(blocked.app)) as client:
             return await client.encode("a", outputs=["pooled_output"])
 
-    same(held.run(call("secret")).pooled_output, service.encode(texts="a").json()["pooled_output"])
+    assert_equal(blocked.run(call("secret")).pooled_output, service.encode(texts="a").json()["pooled_output"])
     for key in ("wrong", None):
         with pytest.raises(EncodeError) as caught:
-            held.run(call(key))
+            blocked.run(call(key))
         assert (caught.value.status, caught.value.code) == (401, "unauthorized")
 
 
-def test_the_services_deadline_is_the_clients(make_blocked_service: MakeBlockedService) -> None:
-    """Work that nobody waits for is given up on both sides."""
-    held, _ = make_blocked_service()
+def test_timeout_of_the_client_applies_to_the_server(make_blocked_service: MakeBlockedService) -> None:
+    """A timed-out request is cancelled on both sides."""
+    blocked, _ = make_blocked_service()
 
     async def call() -> Encoded:
-        transport = httpx.ASGITransport(held.app)
+        transport = httpx.ASGITransport(blocked.app)
         async with AsyncClient("http://service", timeout=0.2, transport=transport) as client:
             return await client.encode(token_ids=[5])
 
     with pytest.raises(EncodeError) as caught:
-        held.run(call())
+        blocked.run(call())
     assert caught.value.code == "deadline_exceeded"
     assert caught.value.status in (0, 504)
 
 
-# === Patience, with a clock and a server of our own ===
+# === Retries, with a fake clock and server ===
 
 
 class Clock:
-    """Time that passes when somebody sleeps, or a server takes its time.
+    """A manual clock.
 
     Attributes:
-        now: The time.
-        slept: How long each sleep was.
+        now: Time in seconds.
+        slept: Duration of each sleep in seconds.
     """
 
     def __init__(self) -> None:
@@ -195,27 +195,27 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.slept.append(seconds)
         self.now += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The client's clock."""
+    """The clock of the client."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock
 
 
 def busy(status: int = 503, retry_after: str | None = None) -> httpx.Response:
-    """Return a refusal that passes."""
+    """Return a temporary rejection."""
     document = {"code": "overloaded", "detail": "the queue is full", "errors": []}
     return httpx.Response(status, json=document, headers={} if retry_after is None else {"Retry-After": retry_after})
 
 
 def done() -> httpx.Response:
-    """Return an answer."""
+    """Return a successful response."""
     arrays = {"lengths": np.array([1], np.int32), "pooled_output": np.ones((1, 2), np.float32)}
     archive = io.BytesIO()
     np.savez(archive, allow_pickle=False, **arrays)
@@ -223,136 +223,138 @@ def done() -> httpx.Response:
 
 
 @contextmanager
-def answering(
-    *answers: httpx.Response | Exception, **options: Any
+def responding(
+    *responses: httpx.Response | Exception, **options: Any
 ) -> Iterator[tuple[Callable[[], Encoded], list[httpx.Request]]]:
-    """Give a call to a server that answers in turn, and the requests that came to it."""
-    rest = iter(answers)
-    seen: list[httpx.Request] = []
+    """Yield a call to a server with a sequence of responses, and the received requests."""
+    remaining = iter(responses)
+    requests: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        found = next(rest)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def respond(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        response = next(remaining)
+        if isinstance(response, Exception):
+            raise response
+        return response
 
-    with Client("http://service/", **options, transport=httpx.MockTransport(answer)) as client:
-        yield lambda: client.encode("a"), seen
+    with Client("http://service/", **options, transport=httpx.MockTransport(respond)) as client:
+        yield lambda: client.encode("a"), requests
 
 
 @pytest.mark.parametrize(
     "failure", [busy(503), busy(429), httpx.ConnectError("refused"), httpx.RemoteProtocolError("gone")], ids=repr
 )
-def test_what_passes_is_tried_again(clock: Clock, failure: httpx.Response | Exception) -> None:
-    """With longer and longer pauses."""
-    with answering(failure, failure, failure, done()) as (call, seen):
+def test_temporary_errors_are_retried(clock: Clock, failure: httpx.Response | Exception) -> None:
+    """Pauses grow exponentially."""
+    with responding(failure, failure, failure, done()) as (call, requests):
         assert call().lengths.tolist() == [1]
-    assert len(seen) == 4
-    assert len({request.content for request in seen}) == 1
-    for slept, least in zip(clock.slept, [0.25, 0.5, 1.0], strict=True):
-        assert least <= slept <= least * 1.25
+    assert len(requests) == 4
+    assert len({request.content for request in requests}) == 1
+    for slept, min_pause in zip(clock.slept, [0.25, 0.5, 1.0], strict=True):
+        assert min_pause <= slept <= min_pause * 1.25
 
 
-def test_the_server_says_how_long_to_wait(clock: Clock) -> None:
-    """A little is added, so that not all come back at once."""
-    with answering(busy(429, "7"), busy(503, "2"), busy(503, "soon"), done()) as (call, _):
+def test_retry_after_is_respected(clock: Clock) -> None:
+    """Jitter spreads the retries of many clients."""
+    with responding(busy(429, "7"), busy(503, "2"), busy(503, "soon"), done()) as (call, _):
         call()
-    for slept, (least, most) in zip(clock.slept, [(7, 7.1), (2, 2.2), (1, 1.3)], strict=True):
-        assert least <= slept <= most
+    for slept, (min_pause, max_pause) in zip(clock.slept, [(7, 7.1), (2, 2.2), (1, 1.3)], strict=True):
+        assert min_pause <= slept <= max_pause
 
 
-def test_patience_ends_with_the_tries(clock: Clock) -> None:
-    """The last failure is told."""
-    with answering(httpx.ConnectError("refused"), busy(429, "1"), retries=1) as (call, seen):
+def test_number_of_retries_is_limited(clock: Clock) -> None:
+    """The last error is raised."""
+    with responding(httpx.ConnectError("refused"), busy(429, "1"), retries=1) as (call, requests):
         with pytest.raises(EncodeError) as caught:
             call()
-        assert len(seen) == 2
+        assert len(requests) == 2
     assert (caught.value.status, caught.value.code, caught.value.detail) == (429, "overloaded", "the queue is full")
-    with answering(httpx.ConnectError("refused"), retries=0) as (call, _):
+    with responding(httpx.ConnectError("refused"), retries=0) as (call, _):
         with pytest.raises(EncodeError, match=r"^unreachable: refused$") as caught:
             call()
         assert caught.value.status == 0
 
 
-def test_patience_ends_with_the_time(clock: Clock) -> None:
-    """Nobody sleeps for a try that could not be made."""
-    with answering(busy(503, "4"), busy(503, "4"), busy(503, "4"), timeout=10.0, retries=9) as (call, seen):
+def test_timeout_limits_retries(clock: Clock) -> None:
+    """The client does not sleep beyond its timeout."""
+    with responding(busy(503, "4"), busy(503, "4"), busy(503, "4"), timeout=10.0, retries=9) as (call, requests):
         with pytest.raises(EncodeError):
             call()
-        assert len(seen) == 3
+        assert len(requests) == 3
     assert sum(clock.slept) < 10
-    with answering(busy(503, "3600")) as (call, seen):
+    with responding(busy(503, "3600")) as (call, requests):
         with pytest.raises(EncodeError):
             call()
-        assert len(seen) == 1
+        assert len(requests) == 1
 
 
-def test_each_try_tells_the_server_how_long_it_has(clock: Clock) -> None:
-    """What is left of the whole, and what is asked for."""
-    with answering(busy(503, "4"), done(), timeout=10.0, api_key="k") as (call, seen):
+def test_requests_contain_the_remaining_timeout(clock: Clock) -> None:
+    """Each request has the remaining time, the format and the API key."""
+    with responding(busy(503, "4"), done(), timeout=10.0, api_key="k") as (call, requests):
         call()
-    first, second = (float(request.headers["X-Request-Timeout"]) for request in seen)
+    first, second = (float(request.headers["X-Request-Timeout"]) for request in requests)
     assert first == 10
     assert 5.9 < second <= 6
-    assert {request.headers["Accept"] for request in seen} == {"application/x-npz"}
-    assert {request.headers["Authorization"] for request in seen} == {"Bearer k"}
-    assert {str(request.url) for request in seen} == {"http://service/v1/encode"}
+    assert {request.headers["Accept"] for request in requests} == {"application/x-npz"}
+    assert {request.headers["Authorization"] for request in requests} == {"Bearer k"}
+    assert {str(request.url) for request in requests} == {"http://service/v1/encode"}
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500, 504])
-def test_what_does_not_pass_is_not_tried_again(clock: Clock, status: int) -> None:
-    """Another try would fail as well."""
-    with answering(busy(status)) as (call, _), pytest.raises(EncodeError) as caught:
+def test_permanent_errors_are_not_retried(clock: Clock, status: int) -> None:
+    """A retry would fail as well."""
+    with responding(busy(status)) as (call, _), pytest.raises(EncodeError) as caught:
         call()
     assert caught.value.status == status
     assert not clock.slept
 
 
-def test_a_late_answer_is_told(clock: Clock) -> None:
-    """Whether nothing came or not all of it."""
+def test_late_response_is_a_timeout(clock: Clock) -> None:
+    """The timeout applies to absent and to incomplete responses."""
 
     def trickle() -> Iterator[bytes]:
         for _ in range(5):
             clock.now += 3
             yield b"x"
 
-    for answer in (httpx.ReadTimeout("late"), httpx.Response(200, content=trickle())):
-        with answering(answer, timeout=10.0, retries=0) as (call, _), pytest.raises(EncodeError) as caught:
+    for response in (httpx.ReadTimeout("late"), httpx.Response(200, content=trickle())):
+        with responding(response, timeout=10.0, retries=0) as (call, _), pytest.raises(EncodeError) as caught:
             call()
         assert (caught.value.status, caught.value.code) == (0, "deadline_exceeded")
-        assert caught.value.detail == "no answer within 10 seconds"
+        assert caught.value.detail == "no response within 10 s"
 
 
 @given(st.binary(max_size=40), st.sampled_from([200, 404, 502]))
-def test_whatever_a_stranger_answers_is_an_error(content: bytes, status: int) -> None:
-    """A proxy's page, or a file that wants to be unpickled."""
-    answer = httpx.Response(status, content=content)
-    with answering(answer) as (call, _), pytest.raises(EncodeError) as caught:
+def test_response_of_another_server_is_an_error(content: bytes, status: int) -> None:
+    """Arbitrary bytes, such as the page of a proxy, raise `bad_answer`."""
+    response = httpx.Response(status, content=content)
+    with responding(response) as (call, _), pytest.raises(EncodeError) as caught:
         call()
     assert (caught.value.status, caught.value.code) == (status, "bad_answer")
 
 
 @pytest.mark.parametrize("pickled", [True, False])
-def test_nothing_is_unpickled(pickled: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """Neither an archive of objects nor one without its lengths is read."""
+def test_pickles_are_not_loaded(pickled: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """Archives with objects and archives without lengths are rejected."""
     arrays: dict[str, Any] = {"pooled_output": np.ones((1, 2), np.float32)}
     if pickled:
         arrays["lengths"] = np.array([{}], dtype=object)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    answer = httpx.Response(200, content=buffer.getvalue())
-    with answering(answer) as (call, _), pytest.raises(EncodeError, match="no NumPy archive of this service"):
+    response = httpx.Response(200, content=buffer.getvalue())
+    with responding(response) as (call, _), pytest.raises(EncodeError, match="not a NumPy archive of this service"):
         call()
 
 
-# === Where it lives ===
+# === Dependencies ===
 
 
-def test_it_needs_no_model() -> None:
-    """Neither JAX nor the web framework is loaded by it."""
+def test_client_imports_no_model() -> None:
+    """The client imports neither JAX nor the web framework."""
     script = "import sys, service.client; print(*{name.split('.')[0] for name in sys.modules})"
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=TIMEOUT)
-    loaded = set(ran.stdout.split())
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=TIMEOUT
+    )
+    loaded = set(process.stdout.split())
     assert {"httpx", "numpy"} <= loaded
     assert not loaded & {"jax", "keras", "h5py", "sentencepiece", "fastapi", "pydantic", "model"}

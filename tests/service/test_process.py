@@ -1,4 +1,4 @@
-"""The real process: the command itself, a real port, real signals."""
+"""The real process with a port and signals."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ from tests.support.process import Process
 from tests.support.timeouts import TIMEOUT
 
 
-def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Process]) -> None:
-    """The port answers before the model is there; then it is ready, encodes, compiles nothing, and ends in order.
-
-    On SIGTERM the request in flight is answered, a new one is refused as draining, and the exit code is 0.
-    """
+def test_lifecycle_of_a_process(start: Callable[..., Process]) -> None:
+    """The server responds while loading, becomes ready, encodes without compiling, and drains on SIGTERM."""
     process = start()
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         # === Not yet ready ===
@@ -56,7 +53,7 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
         assert np.array_equal(alone.json()["pooled_output"][0], answer.json()["pooled_output"][0])
         lengths = [1, 2, 15, 16, 17, 100, 255, 511, 512]
         mixed = client.post("/v1/encode", json={"token_ids": [[7] * length for length in lengths]})
-        assert [len(each) for each in mixed.json()["sequence_output"]] == lengths
+        assert [len(rows) for rows in mixed.json()["sequence_output"]] == lengths
         assert client.post("/v1/encode", content=b"{").json()["code"] == "bad_request"
         metrics = {
             sample.name: sample.value
@@ -67,14 +64,14 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
         assert metrics["fnet_ready"] == 1
         assert "server" not in answer.headers
 
-        # === A second one finds the port taken ===
+        # === A second process on the same port ===
         port = client.base_url.port
         second = start("--port", str(port))
         assert second.end() == 1
         assert any("address already in use" in line for line in second.lines)
         assert client.get("/health").status_code == 200
 
-        # === Ending ===
+        # === Shutdown ===
         body = {"token_ids": [[7 + number] * 512 for number in range(64)], "outputs": ["pooled_output"]}
         in_flight = threads.submit(httpx.post, f"{process.url}/v1/encode", json=body, timeout=TIMEOUT)
         process.wait_until(lambda: "fnet_queue_requests 1.0" in client.get("/metrics").text)
@@ -91,8 +88,8 @@ def test_a_process_from_its_first_answer_to_its_last(start: Callable[..., Proces
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], number: signal.Signals) -> None:
-    """It ends at once and in order: nobody waits for a model that nobody wants any more."""
+def test_signal_during_loading_ends_the_process(start: Callable[..., Process], number: signal.Signals) -> None:
+    """The process ends with exit code 0 without waiting for the model."""
     process = start()
     assert httpx.get(f"{process.url}/health/live").status_code == 200
     process.signal(number)
@@ -103,10 +100,19 @@ def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], 
 @pytest.mark.parametrize(
     ("options", "environ", "line"),
     [
-        (["--dtype", "float16"], {}, "fnet-service: --dtype: Input should be 'float32', 'bfloat16' or 'int8'"),
-        ([], {"FNET_PORT": "http"}, "fnet-service: FNET_PORT: Input should be a valid integer"),
-        ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: no such setting"),
-        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE is now FNET_BACKEND: rename it"),
+        (
+            ["--dtype", "float16"],
+            {},
+            "fnet-service: --dtype: 'float16' is not valid; expected float32, bfloat16 or int8",
+        ),
+        (
+            [],
+            {"FNET_PORT": "http"},
+            "fnet-service: FNET_PORT: 'http' is not valid; expected a whole number at least 0 and at most 65,535",
+        ),
+        ([], {"FNET_PROT": "80"}, "fnet-service: FNET_PROT: unknown setting; did you mean FNET_PORT?"),
+        ([], {"FNET_ENGINE": "openvino"}, "fnet-service: FNET_ENGINE was renamed: use FNET_BACKEND"),
+        (["--page", "false"], {}, "fnet-service: --page was renamed: use --ui"),
         (
             ["--dtype", "int8"],
             {},
@@ -115,10 +121,10 @@ def test_a_process_may_be_stopped_while_it_loads(start: Callable[..., Process], 
         (["--preset", "no_such_preset"], {}, "fnet-service: --preset: preset 'no_such_preset': no such preset"),
     ],
 )
-def test_a_bad_setting_stops_the_start(
+def test_invalid_setting_stops_the_start(
     start: Callable[..., Process], options: list[str], environ: dict[str, str], line: str
 ) -> None:
-    """Exit code 2, and one line that names the setting as it was written."""
+    """The exit code is 2, and one line names the variable or option."""
     process = start(*options, **environ)
     assert process.end() == 2
     assert len(process.lines) == 1
@@ -132,10 +138,10 @@ def test_a_bad_setting_stops_the_start(
         ("model.weights.h5", "no weights", "model.weights.h5: "),
     ],
 )
-def test_a_broken_preset_ends_the_process(
+def test_invalid_preset_ends_the_process(
     start: Callable[..., Process], tiny_preset: Path, tmp_path: Path, file: str, content: str, reason: str
 ) -> None:
-    """Its exit code is not 0, and one clear line names the file and what is wrong with it."""
+    """The exit code is 1, and one line names the file and the problem."""
     broken = shutil.copytree(tiny_preset, tmp_path / "broken")
     (broken / file).write_text(content)
     process = start(FNET_PRESET=str(broken))
@@ -146,10 +152,10 @@ def test_a_broken_preset_ends_the_process(
     assert "Traceback" not in "".join(process.lines)
 
 
-def test_backend_that_cannot_run_ends_the_process(
+def test_unsupported_backend_ends_the_process(
     start: Callable[..., Process], write_preset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Its exit code is 1, and one clear line has the reason and what to do."""
+    """The exit code is 1, and one line states the reason and the remedy."""
     preset = write_preset(tmp_path / "odd_en", hidden=72, intermediate=100, tokenizer=False)
     process = start(FNET_PRESET=str(preset), FNET_BACKEND="openvino", FNET_DTYPE="int8")
     assert process.end() == 1
@@ -161,8 +167,8 @@ def test_backend_that_cannot_run_ends_the_process(
     assert "Traceback" not in "".join(process.lines)
 
 
-def test_a_free_port_is_said_aloud(start: Callable[..., Process], smallest_preset: Path) -> None:
-    """Port 0 takes any, on any address; keys are asked for and never logged."""
+def test_free_port_is_logged(start: Callable[..., Process], smallest_preset: Path) -> None:
+    """Port 0 selects a free port; API keys are required and never logged."""
     process = start(
         "--host",
         "localhost",
@@ -180,8 +186,8 @@ def test_a_free_port_is_said_aloud(start: Callable[..., Process], smallest_prese
     assert "sesame" not in "".join(process.lines)
 
 
-def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], smallest_preset: Path) -> None:
-    """A connection that is closed in the middle is noticed, counted, and its work given up."""
+def test_disconnect_cancels_the_request(start: Callable[..., Process], smallest_preset: Path) -> None:
+    """A connection that closes during a request is counted, and the request leaves the queue."""
     process = start(FNET_PRESET=str(smallest_preset), FNET_MAX_BATCH_TOKENS="16")
     url = httpx.URL(process.url)
     body = json.dumps({"token_ids": [[7] * 8] * 200, "outputs": ["pooled_output"]}).encode()
@@ -189,7 +195,7 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
     with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health").status_code == 200)
         with socket.create_connection((url.host, url.port)) as connection:
-            connection.sendall(head + body[:-1])  # the last byte never comes
+            connection.sendall(head + body[:-1])  # without the last byte
         process.wait_until(lambda: "fnet_cancelled_total 1.0" in client.get("/metrics").text)
         assert "fnet_queue_tokens 0.0" in client.get("/metrics").text
         answer = client.post("/v1/encode", json={"token_ids": [1, 2], "outputs": ["pooled_output"]})
@@ -198,8 +204,8 @@ def test_a_client_that_hangs_up_frees_its_place(start: Callable[..., Process], s
     assert process.end() == 0
 
 
-def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Process]) -> None:
-    """Unready at once, so that balancers look elsewhere; what they send in the delay is answered; and a log line."""
+def test_requests_are_accepted_during_the_shutdown_delay(start: Callable[..., Process]) -> None:
+    """The process is not ready at once, but responds during the delay."""
     process = start("--shutdown-delay", "3")
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -207,12 +213,13 @@ def test_work_is_still_taken_for_a_while_after_sigterm(start: Callable[..., Proc
         process.wait_until(lambda: client.get("/health/ready").status_code == 503)
         assert client.post("/v1/encode", json={"token_ids": [[4, 9, 5]]}).status_code == 200
     assert process.end() == 0
-    (told,) = process.events("told to stop")
-    assert (told["signal"], told["delay"]) == ("SIGTERM", 3.0)
+    (event,) = process.events("shutdown requested")
+    assert (event["signal"], event["delay"]) == ("SIGTERM", 3.0)
+    assert [event["exit_code"] for event in process.events("stopped")] == [0]
 
 
-def test_a_second_signal_ends_it_at_once(start: Callable[..., Process]) -> None:
-    """Whoever insists does not wait for the delay, nor for what runs."""
+def test_second_signal_ends_the_process_at_once(start: Callable[..., Process]) -> None:
+    """The process waits neither for the delay nor for the drain."""
     process = start("--shutdown-delay", "600", "--drain-seconds", "600")
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -222,11 +229,11 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Process]) -> None:
     process.end()
 
 
-def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_path: Path) -> None:
-    """A file written anew is enough; metrics and health ask for a key where that is set."""
+def test_api_keys_are_reloaded_while_serving(start: Callable[..., Process], tmp_path: Path) -> None:
+    """A change of the file applies without a restart."""
     file = tmp_path / "keys"
     file.write_text("sesame-one\n")
-    process = start("--api-keys-file", str(file), "--keyed-metrics", "true")
+    process = start("--api-keys-file", str(file), "--metrics-require-key", "true")
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
 
         def status(key: str, path: str = "/metrics") -> int:
@@ -241,11 +248,11 @@ def test_keys_are_exchanged_while_it_serves(start: Callable[..., Process], tmp_p
 
 
 class Fleet:
-    """Clients under way to whichever processes are ready, as a balancer's list of endpoints has it: a moment late.
+    """Concurrent clients of all ready processes. The list of ready processes is delayed, as in a load balancer.
 
     Attributes:
-        answers: Status of each answer, or the name of what was raised instead.
-        wrong: Answers that were not what the sequence gives alone.
+        answers: Status of each response, or the name of the exception.
+        wrong: Number of responses that differ from the expected outputs.
     """
 
     def __init__(self, processes: list[Process]) -> None:
@@ -274,7 +281,7 @@ class Fleet:
                 self._ready = ready
 
     def _go(self) -> None:
-        # Its connections are kept and used again, as those of any client.
+        # Connections are reused.
         with httpx.Client(timeout=TIMEOUT) as client:
             for turn in itertools.count():
                 if self._stopped.is_set():
@@ -293,28 +300,28 @@ class Fleet:
                 self.wrong += answer.json() != self._expected[which]
 
     def start(self) -> None:
-        """Let the clients go."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let each finish what it asked last."""
+        """Stop the clients after their current requests."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(TIMEOUT)
 
     def wait_ready(self, count: int) -> None:
-        """Wait until as many processes are seen to be ready."""
+        """Wait until `count` processes are ready."""
         self.processes[-1].wait_until(lambda: len(self._ready) == count)
 
     def wait_answers(self, more: int) -> None:
-        """Wait until the clients have got as many answers more."""
-        wanted = len(self.answers) + more
-        self.processes[-1].wait_until(lambda: len(self.answers) >= wanted)
+        """Wait until the clients have received `more` further responses."""
+        total = len(self.answers) + more
+        self.processes[-1].wait_until(lambda: len(self.answers) >= total)
 
 
-def test_a_rolling_restart_loses_nothing(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Each of two processes makes way for a new one under load: every request is answered, and with the same bits."""
+def test_rolling_restart_loses_no_request(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Two processes are replaced under load; all responses succeed and are bit-identical."""
 
     def one() -> Process:
         return start("--shutdown-delay", "1", FNET_PRESET=str(tiny_preset), FNET_MAX_BATCH_TOKENS="64")
@@ -338,8 +345,8 @@ def test_a_rolling_restart_loses_nothing(start: Callable[..., Process], tiny_pre
     assert fleet.wrong == 0
 
 
-def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Nobody waits for it, nobody gets half an answer for a whole one, and the next one gives the same bits."""
+def test_killed_process_breaks_connections_only(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """Clients see connection errors but no incomplete response; the next process returns the same outputs."""
 
     def one() -> Process:
         return start(FNET_PRESET=str(tiny_preset), FNET_MAX_BATCH_TOKENS="64")
@@ -364,14 +371,14 @@ def test_a_killed_process_is_a_broken_connection(start: Callable[..., Process], 
 
 
 def begin_upload(connection: socket.socket) -> None:
-    """Send a request whose body does not come, and return when it is waited for."""
+    """Send a request without its body, and return when the server waits for the body."""
     head = b"POST /v1/encode HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\nExpect: 100-continue\r\n\r\n"
     connection.sendall(head + b"{")
     interim = b"HTTP/1.1 100 Continue\r\n\r\n"
     assert connection.recv(len(interim), socket.MSG_WAITALL) == interim
 
 
-# The run of a batch waits for ever, as a library does whose threads wait for one another.
+# The run of a batch never ends, like a deadlock in a library.
 _STUCK = """
 import os, sys, threading
 from service import app, server
@@ -382,7 +389,7 @@ from service.settings import Settings
 
 class Stuck(engine.Engine):
     def __init__(self, *arguments):
-        super().__init__(*arguments, run_timeout=float(os.environ["PATIENCE"]))
+        super().__init__(*arguments, run_timeout=float(os.environ["RUN_TIMEOUT"]))
 
     def _run(self, plan, batch):
         print("running", file=sys.stderr, flush=True)
@@ -396,9 +403,9 @@ sys.exit(server.serve(settings))
 """
 
 
-def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Who waits for it gets 503, the log says why, and the exit code makes the platform start another."""
-    process = start(program=_STUCK, PATIENCE="1", FNET_PRESET=str(tiny_preset))
+def test_run_that_does_not_end_ends_the_process(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """The request gets 503, the log has the reason, and the exit code is 1."""
+    process = start(program=_STUCK, RUN_TIMEOUT="1", FNET_PRESET=str(tiny_preset))
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         answer = client.post("/v1/encode", json={"token_ids": [[5, 6]]})
@@ -407,9 +414,9 @@ def test_a_run_that_does_not_end_ends_the_process(start: Callable[..., Process],
     assert "a run has not ended within 1 seconds" in "".join(process.lines)
 
 
-def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Its worker is as dead as at any other time; everybody else is told of the end before it is waited for."""
-    process = start(program=_STUCK, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
+def test_run_that_does_not_end_during_the_drain_is_a_failure(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """The exit code is 1; other requests get their responses before the wait for the run."""
+    process = start(program=_STUCK, RUN_TIMEOUT="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -425,19 +432,19 @@ def test_a_run_that_does_not_end_in_the_drain_is_no_clean_end(start: Callable[..
     assert process.end() == 1
     assert answer.startswith(b"HTTP/1.1 503")
     assert answers == ["draining"]
-    (failed,) = process.events("failed")
+    (failed,) = process.events("model worker failed")
     assert "the last run has not ended within 2 seconds" in str(failed["exception"])
-    told = [line["timestamp"] for line in process.events("request") if line["status"] == 503]
-    assert max(told) < failed["timestamp"]
+    responses = [line["timestamp"] for line in process.events("request") if line["status"] == 503]
+    assert max(responses) < failed["timestamp"]
 
 
-# The run of a batch goes on and on, most of the time inside of the library that computes.
+# The run of a batch never ends and spends its time inside the library.
 _BUSY = _STUCK.replace("threading.Event().wait()", "while super()._run(plan, batch):\n            pass")
 
 
-def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """The process does not break over what runs: whoever waits is told, and the exit code is that of the first one."""
-    process = start(program=_BUSY, PATIENCE="600", FNET_DRAIN_SECONDS="600", FNET_PRESET=str(tiny_preset))
+def test_second_signal_ends_the_process_during_a_run(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """The request gets 503, and the exit code is 0 as after one signal."""
+    process = start(program=_BUSY, RUN_TIMEOUT="600", FNET_DRAIN_SECONDS="600", FNET_PRESET=str(tiny_preset))
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=TIMEOUT)
@@ -450,8 +457,10 @@ def test_a_second_signal_ends_it_in_the_middle_of_a_run(start: Callable[..., Pro
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
 
 
-# Says when it begins to wait for the last run, for which it has time enough.
-_PATIENT = _STUCK.replace("batcher._SHUTDOWN_GRACE_SECONDS = 2.0", "batcher._SHUTDOWN_GRACE_SECONDS = 600.0").replace(
+# Prints when `close` starts to wait for the last run, with a long grace period.
+_SLOW_CLOSE = _STUCK.replace(
+    "batcher._SHUTDOWN_GRACE_SECONDS = 2.0", "batcher._SHUTDOWN_GRACE_SECONDS = 600.0"
+).replace(
     "    def _run",
     """    def close(self):
         print("closing", file=sys.stderr, flush=True)
@@ -461,9 +470,9 @@ _PATIENT = _STUCK.replace("batcher._SHUTDOWN_GRACE_SECONDS = 2.0", "batcher._SHU
 )
 
 
-def test_a_second_signal_ends_the_wait_for_a_last_run(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Whoever insists does not wait for it behind the drain either."""
-    process = start(program=_PATIENT, PATIENCE="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
+def test_second_signal_ends_the_wait_for_the_last_run(start: Callable[..., Process], tiny_preset: Path) -> None:
+    """A second signal also skips the grace period after the drain."""
+    process = start(program=_SLOW_CLOSE, RUN_TIMEOUT="600", FNET_DRAIN_SECONDS="1", FNET_PRESET=str(tiny_preset))
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         running = threads.submit(httpx.post, f"{process.url}/v1/encode", json={"token_ids": [[5, 6]]}, timeout=TIMEOUT)
@@ -475,15 +484,15 @@ def test_a_second_signal_ends_the_wait_for_a_last_run(start: Callable[..., Proce
         assert running.result(TIMEOUT).json()["code"] == "draining"
 
 
-def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
+def test_malformed_body_is_reported_in_the_format_of_the_protocol(
     start: Callable[..., Process], tiny_preset: Path
 ) -> None:
-    """Under the request's own id, and counted like any other refusal."""
+    """The response has the request id, and the rejection is counted."""
     process = start(FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
-    said = "the body is not valid chunked encoding, which its Transfer-Encoding header declares"
+    message = "the body is not valid chunked encoding, which its Transfer-Encoding header declares"
 
-    def told(path: str) -> Any:
+    def send_malformed(path: str) -> Any:
         head = f"POST {path} HTTP/1.1\r\nHost: here\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
         with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
             connection.sendall(head.encode() + b"1\r\n{\r\nno size\r\n")
@@ -497,15 +506,17 @@ def test_a_body_that_breaks_off_is_told_in_its_protocols_words(
 
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
-        assert told("/v1/encode")["detail"] == said
-        assert told("/v1/embeddings")["error"]["message"] == said
-        assert told("/v2/models/tiny_en/infer") == {"error": said}
-        assert told("/embed") == {"error": said, "error_type": "Validation"}
+        assert send_malformed("/v1/encode")["detail"] == message
+        assert send_malformed("/v1/embeddings")["error"]["message"] == message
+        assert send_malformed("/v2/models/tiny_en/infer") == {"error": message}
+        assert send_malformed("/embed") == {"error": message, "error_type": "Validation"}
         assert 'fnet_rejected_total{reason="bad_request"} 4.0' in client.get("/metrics").text
 
 
-def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """When the drain's time is over, a request that has not come in whole gets its protocol's refusal, too."""
+def test_incomplete_body_gets_a_response_at_the_end_of_the_drain(
+    start: Callable[..., Process], tiny_preset: Path
+) -> None:
+    """A request with an incomplete body gets 503 in the format of its protocol."""
     process = start("--drain-seconds", "1", FNET_PRESET=str(tiny_preset))
     host, port = process.url.removeprefix("http://").split(":")
     process.wait_until(lambda: bool(process.events("ready")))
@@ -522,8 +533,10 @@ def test_a_body_that_never_comes_is_told_of_the_end(start: Callable[..., Process
     assert "Traceback" not in "".join(process.lines)
 
 
-def test_what_the_drain_leaves_is_told(start: Callable[..., Process], tiny_preset: Path) -> None:
-    """Work that is not done when its time is over gets its protocol's refusal, and is counted and logged as one."""
+def test_unfinished_requests_get_a_response_at_the_end_of_the_drain(
+    start: Callable[..., Process], tiny_preset: Path
+) -> None:
+    """An unfinished request gets 503 and is logged."""
     process = start("--drain-seconds", "0.2", "--max-queue-tokens", "2000000", FNET_PRESET=str(tiny_preset))
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client, ThreadPoolExecutor() as threads:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)

@@ -1,4 +1,4 @@
-"""An environment and options become settings, or one line that says why not."""
+"""Settings are read from variables and options; errors are one line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from model.dtypes import SUPPORTED_DTYPES, BackendName, Dtype
 from model.presets.preset import DEFAULT_PRESET
 from service.settings import Settings, SettingsError, option, variable
 
-# The names that the contract gives, without their prefix, and what they are where nobody says anything.
+# Names of the contract, without their prefix, and their defaults.
 DEFAULTS: dict[str, Any] = {
     "preset": DEFAULT_PRESET,
     "dtype": "float32",
     "backend": "jax",
     "host": "127.0.0.1",
     "port": 8000,
+    "max_queue_tokens": 1_048_576,
+    "metrics_require_key": False,
+    "health_requires_key": False,
+    "ui": True,
     "batch_invariant": True,
     "pooling": None,
     "api_keys": [],
@@ -43,8 +47,8 @@ BOUNDS = [
 ]
 
 
-def refusal(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> str:
-    """Return the one line with which settings are refused."""
+def error_of(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> str:
+    """Return the error message of invalid settings."""
     with pytest.raises(SettingsError) as caught:
         Settings.load(environ, options, serving=True)
     message = str(caught.value)
@@ -53,16 +57,16 @@ def refusal(environ: Mapping[str, str], options: Mapping[str, Any] | None = None
     return message
 
 
-def test_every_name_of_the_contract_is_a_setting_with_its_default() -> None:
-    """Nothing set means what the contract says."""
+def test_settings_have_the_names_and_defaults_of_the_contract() -> None:
+    """Without variables and options, the defaults of the contract apply."""
     settings = Settings.load({})
     assert {name: getattr(settings, name) for name in DEFAULTS} == DEFAULTS
     assert all(getattr(settings, name) > 0 for name in BOUNDS)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_says_what_it_means(name: str) -> None:
-    """The description is the help text."""
+def test_every_setting_has_a_description(name: str) -> None:
+    """The description is the help text, one or more sentences."""
     description = Settings.model_fields[name].description or ""
     assert description.endswith(".")
     assert description[0].isupper()
@@ -90,64 +94,83 @@ def test_every_setting_says_what_it_means(name: str) -> None:
     ],
 )
 def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
-    """Numbers, booleans, paths and lists by comma are understood, in the environment and as options."""
+    """Variables and options accept numbers, booleans, paths and comma-separated lists."""
     assert getattr(Settings.load({variable(name): text}), name) == value
     assert getattr(Settings.load({}, {name: text}), name) == value
 
 
-def test_options_win_over_the_environment() -> None:
-    """An option given decides, one not given does not."""
+def test_options_take_precedence_over_variables() -> None:
+    """An absent option does not override a variable."""
     settings = Settings.load({"FNET_PORT": "1", "FNET_HOST": "::1"}, {"port": "2", "host": None})
     assert (settings.port, settings.host) == (2, "::1")
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
-    """Compose files and shells leave variables empty; an empty option is a mistake."""
+def test_empty_variable_counts_as_unset(name: str) -> None:
+    """Compose files and shells leave unset variables empty."""
     assert Settings.load({variable(name): ""}) == Settings.load({})
 
 
 @pytest.mark.parametrize("name", ["port", "preset", "dtype", "batch_invariant"])
-def test_an_empty_option_is_refused(name: str) -> None:
-    """Whoever writes an option means something by it."""
-    assert refusal({}, {name: ""}).startswith(f"{option(name)}: ")
+def test_empty_option_is_rejected(name: str) -> None:
+    """An empty option is an error, unlike an empty variable."""
+    assert error_of({}, {name: ""}).startswith(f"{option(name)}: ")
 
 
-def test_other_variables_are_nobodys_business() -> None:
-    """Only the prefix makes a setting."""
+def test_variables_without_the_prefix_are_ignored() -> None:
+    """Only variables that start with `FNET_` are settings."""
     assert Settings.load({"PORT": "x", "KERAS_BACKEND": "jax", "XFNET_PORT": "x"}).port == 8000
 
 
-def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
-    """A typing error is found at the start, not by its missing effect."""
-    message = refusal({"FNET_PROT": "8000"})
-    assert message.startswith("FNET_PROT: no such setting")
-    assert all(variable(name) in message for name in Settings.model_fields)
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_unknown_name_is_rejected_with_the_nearest_known_one(name: str) -> None:
+    """A misspelled setting stops the start instead of having no effect."""
+    misspelled = name[:-1] + "xx"
+    assert (
+        error_of({variable(misspelled): "1"})
+        == f"{variable(misspelled)}: unknown setting; did you mean {variable(name)}?"
+    )
+    assert error_of({}, {misspelled: "1"}) == f"{option(misspelled)}: unknown setting; did you mean {option(name)}?"
 
 
-def test_renamed_setting_is_refused_with_its_new_name() -> None:
+def test_unknown_name_without_a_near_one_is_rejected() -> None:
+    """The message refers to the help text."""
+    assert error_of({"FNET_QQQ": "1"}) == "FNET_QQQ: unknown setting; see `fnet-service serve --help`"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("engine", "backend"),
+        ("page", "ui"),
+        ("keyed_metrics", "metrics_require_key"),
+        ("keyed_health", "health_requires_key"),
+    ],
+)
+def test_renamed_setting_is_rejected_with_its_new_name(old: str, new: str) -> None:
     """A deployment of an earlier version does not silently run with the default."""
-    assert refusal({"FNET_ENGINE": "openvino"}) == "FNET_ENGINE is now FNET_BACKEND: rename it"
-    assert Settings.load({"FNET_ENGINE": ""}) == Settings.load({})
+    assert error_of({variable(old): "true"}) == f"{variable(old)} was renamed: use {variable(new)}"
+    assert error_of({}, {old: "true"}) == f"{option(old)} was renamed: use {option(new)}"
+    assert Settings.load({variable(old): ""}, {old: None}) == Settings.load({})
 
 
 def test_dtype_and_backend_have_the_values_of_the_model() -> None:
-    """The settings do not import them, which would load numerical libraries."""
+    """The settings accept the values of the model, without importing numerical libraries."""
     for name, known in (("dtype", Dtype), ("backend", BackendName)):
         assert get_args(Settings.model_fields[name].annotation) == get_args(known)
 
 
 @pytest.mark.parametrize("backend", get_args(BackendName))
 @pytest.mark.parametrize("dtype", get_args(Dtype))
-def test_dtype_that_the_backend_lacks_is_refused(backend: BackendName, dtype: Dtype) -> None:
-    """The line names the backend that has it."""
+def test_dtype_that_the_backend_does_not_support_is_rejected(backend: BackendName, dtype: Dtype) -> None:
+    """The message names the backend that supports the dtype."""
     environ = {"FNET_BACKEND": backend, "FNET_DTYPE": dtype}
     if dtype in SUPPORTED_DTYPES[backend]:
         assert (Settings.load(environ).backend, Settings.load(environ).dtype) == (backend, dtype)
     else:
         problem = f"{dtype} is not available with the {backend} backend: use FNET_BACKEND=openvino"
-        assert refusal(environ) == f"FNET_DTYPE: {problem}"
-        assert refusal({"FNET_BACKEND": backend}, {"dtype": dtype}) == f"--dtype: {problem}"
+        assert error_of(environ) == f"FNET_DTYPE: {problem}"
+        assert error_of({"FNET_BACKEND": backend}, {"dtype": dtype}) == f"--dtype: {problem}"
 
 
 @pytest.mark.parametrize(
@@ -183,35 +206,38 @@ def test_dtype_that_the_backend_lacks_is_refused(backend: BackendName, dtype: Dt
         ("api_keys_file", "."),
     ],
 )
-def test_a_bad_value_is_refused_by_the_name_that_the_user_wrote(name: str, text: str) -> None:
-    """The line names the variable, or the option if it came as one."""
-    assert refusal({variable(name): text}).startswith(f"{variable(name)}: ")
-    assert refusal({}, {name: text}).startswith(f"{option(name)}: ")
-    assert refusal({variable(name): text}, {"host": "::1"}).startswith(f"{variable(name)}: ")
+def test_error_of_an_invalid_value_names_the_variable_or_option(name: str, text: str) -> None:
+    """The message names the source of the value and has no wording of pydantic."""
+    message = error_of({variable(name): text})
+    assert message.startswith(f"{variable(name)}: ")
+    assert "Input" not in message
+    assert "Value error" not in message
+    assert error_of({}, {name: text}).startswith(f"{option(name)}: ")
+    assert error_of({variable(name): text}, {"host": "::1"}).startswith(f"{variable(name)}: ")
 
 
 @pytest.mark.parametrize("host", ["::1%nowhere", "a" * 300])
-def test_a_host_that_is_none_is_refused(host: str) -> None:
-    """Before anything is loaded, by its name."""
-    assert refusal({"FNET_HOST": host}).startswith(f"FNET_HOST: {host}: ")
-    assert refusal({}, {"host": host}).startswith(f"--host: {host}: ")
+def test_unresolvable_host_is_rejected(host: str) -> None:
+    """The message names the setting and the host."""
+    assert error_of({"FNET_HOST": host}).startswith(f"FNET_HOST: {host}: ")
+    assert error_of({}, {"host": host}).startswith(f"--host: {host}: ")
 
 
-def test_a_key_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """It is found at the start, and its bytes are not shown."""
+def test_key_file_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
+    """The message does not show the bytes of the file."""
     file = tmp_path / "keys"
     file.write_bytes(b"\xff\xfe secret")
-    message = refusal({"FNET_API_KEYS_FILE": str(file)})
+    message = error_of({"FNET_API_KEYS_FILE": str(file)})
     assert message == f"FNET_API_KEYS_FILE: {file}: not UTF-8 text"
 
 
-def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
-    """The line has the path and the reason."""
-    assert refusal({"FNET_API_KEYS_FILE": str(tmp_path / "keys")}).endswith("keys: No such file or directory")
+def test_error_of_a_missing_key_file_names_the_file(tmp_path: Path) -> None:
+    """The message has the path and the reason."""
+    assert error_of({"FNET_API_KEYS_FILE": str(tmp_path / "keys")}).endswith("keys: No such file or directory")
 
 
-def test_keys_come_from_both_sources(tmp_path: Path) -> None:
-    """The list and the file together are the keys; empty lines and spaces around are none."""
+def test_keys_of_setting_and_file_are_combined(tmp_path: Path) -> None:
+    """Empty lines and surrounding spaces are not part of a key."""
     file = tmp_path / "keys"
     file.write_text("\n  third \nfourth\r\n\n")
     settings = Settings.load({"FNET_API_KEYS": "first, second,", "FNET_API_KEYS_FILE": str(file)})
@@ -220,34 +246,34 @@ def test_keys_come_from_both_sources(tmp_path: Path) -> None:
 
 
 def test_secrets_are_never_shown() -> None:
-    """Neither the settings' text, nor their dump, nor an error holds a key."""
+    """The representation, the dump and error messages do not contain a key."""
     settings = Settings.load({"FNET_API_KEYS": "open-sesame"})
     assert "sesame" not in repr(settings) + str(settings) + str(settings.model_dump()) + settings.model_dump_json()
-    assert "sesame" not in refusal({"FNET_API_KEYS": "open-sesame", "FNET_PORT": "x"})
-    assert "sesame" not in refusal({}, {"api_keys": [["open-sesame"]]})
+    assert "sesame" not in error_of({"FNET_API_KEYS": "open-sesame", "FNET_PORT": "x"})
+    assert "sesame" not in error_of({}, {"api_keys": [["open-sesame"]]})
 
 
-def test_settings_cannot_change() -> None:
-    """What the service was started with is what it runs with."""
+def test_settings_are_immutable() -> None:
+    """A setting cannot be assigned after loading."""
     with pytest.raises(ValidationError):
         Settings.load({}).port = 1
 
 
 @pytest.mark.parametrize("handle", [DEFAULT_PRESET, "f_net_base_en", "hf://owner/name", "hf://owner/name@main"])
-def test_known_handles_are_taken_without_looking_them_up(handle: str) -> None:
-    """Whether a preset can be downloaded is found out by loading it."""
+def test_preset_handles_are_accepted_without_a_download(handle: str) -> None:
+    """Only loading the preset shows whether it can be downloaded."""
     assert Settings.load({"FNET_PRESET": handle}).preset == handle
 
 
-def test_a_directory_is_a_preset(tmp_path: Path) -> None:
-    """What is in it is read when it is loaded."""
+def test_directory_is_accepted_as_preset(tmp_path: Path) -> None:
+    """The directory is read when the preset is loaded."""
     assert Settings.load({"FNET_PRESET": str(tmp_path)}).preset == str(tmp_path)
 
 
-def test_nothing_is_read_at_import() -> None:
-    """A bad variable harms nobody who only imports."""
+def test_import_reads_no_variables() -> None:
+    """An invalid variable does not affect an import."""
     script = "import service.settings, service.app, service.server; print(service.settings.Settings.load({}).port)"
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "FNET_PORT": "banana", "FNET_NONSENSE": "1"},
         capture_output=True,
@@ -255,13 +281,16 @@ def test_nothing_is_read_at_import() -> None:
         check=False,
         timeout=60,
     )
-    assert (ran.returncode, ran.stdout) == (0, "8000\n"), ran.stderr
+    assert (process.returncode, process.stdout) == (0, "8000\n"), process.stderr
 
 
 @pytest.mark.parametrize("content", ["", "\n", "# nothing yet\n"])
-def test_a_lock_without_a_key_is_refused(tmp_path: Path, content: str) -> None:
-    """Whoever names a file of keys wants a lock: an empty one must not let everybody in."""
+def test_empty_key_list_is_rejected(tmp_path: Path, content: str) -> None:
+    """An empty key list that is set on purpose must not disable authentication."""
     keys = tmp_path / "keys"
     keys.write_text(content)
-    assert refusal({"FNET_API_KEYS_FILE": str(keys)}) == "FNET_API_KEYS_FILE: holds no key"
-    assert refusal({"FNET_API_KEYS": " , "}) == "FNET_API_KEYS: holds no key"
+    assert (
+        error_of({"FNET_API_KEYS_FILE": str(keys)})
+        == "FNET_API_KEYS_FILE: contains no key; add one or remove the setting"
+    )
+    assert error_of({"FNET_API_KEYS": " , "}) == "FNET_API_KEYS: contains no key; add one or remove the setting"

@@ -483,7 +483,7 @@ def test_invalid_row_ends_the_run_or_is_skipped(encode: Encode, tmp_path: Path) 
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, objects)))
     failed = encode("in.jsonl", "-o", "out.npy", code=1)
     assert failed.stderr.decode().startswith(
-        "fnet-service: in.jsonl: line 2: text: 102 tokens exceed the maximum of 64;"
+        'fnet-service: in.jsonl: line 2: text: 102 tokens exceed the maximum of 64; set "truncate": true;'
     )
     assert not (tmp_path / "out.npy").exists()
     completed = encode("in.jsonl", "-o", "out.npy", "--on-error", "skip")
@@ -669,7 +669,7 @@ def test_remote_service_encodes(
         (["in.txt", "--shard", "2/2"], "expected i/n"),
         (["in.txt", "--padding", "some"], "expected none, max_length or a positive number"),
         (["in.txt", "--url", "http://x", "--dtype", "bfloat16"], "cannot be combined with --url"),
-        (["in.txt", "--dtype", "float16"], "--dtype: Input should be"),
+        (["in.txt", "--dtype", "float16"], "--dtype: 'float16' is not valid; expected float32"),
         (["in.txt", "--url", "127.0.0.1:8000"], "expected http://host:port"),
         (["in.txt", "--url", "http://127.0.0.1:99999"], "--url: http://127.0.0.1:99999: "),
         (["existing.npy", "-o", "existing.npy", "--force"], "existing.npy is the input itself"),
@@ -687,7 +687,7 @@ def test_usage_errors(encode: Encode, tmp_path: Path, arguments: list[str], expe
 @pytest.mark.parametrize(
     ("name", "content", "options", "expected"),
     [
-        ("in.txt", b"a\n", ["--padding", "600"], "padding: 600 exceeds the maximum of 64 tokens"),
+        ("in.txt", b"a\n", ["--padding", "600"], "padding: 600 tokens exceed the maximum of 64"),
         ("in.txt.gz", gzip.compress(bytes(range(256)) * 400)[:-900] + b"\xff" * 900, [], "in.txt.gz: "),
         ("in.txt", b"a\n", ["--url", "http://127.0.0.1:9"], "unreachable"),
     ],

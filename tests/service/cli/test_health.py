@@ -51,7 +51,7 @@ def port(smallest_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def settings(port: str) -> dict[str, str]:
     """Return the environment that service and command share."""
-    return {"FNET_HOST": "0.0.0.0", "FNET_PORT": port, "FNET_API_KEYS": "sesame", "FNET_KEYED_HEALTH": "true"}  # noqa: S104
+    return {"FNET_HOST": "0.0.0.0", "FNET_PORT": port, "FNET_API_KEYS": "sesame", "FNET_HEALTH_REQUIRES_KEY": "true"}  # noqa: S104
 
 
 def test_probe_succeeds_when_ready(port: str) -> None:

@@ -54,7 +54,7 @@ def test_help_lists_every_setting(name: str) -> None:
     [
         (["--port", "banana"], {}, "fnet-service: --port: "),
         ([], {"FNET_PORT": "banana"}, "fnet-service: FNET_PORT: "),
-        (["--port", "1"], {"FNET_PROT": "1"}, "fnet-service: FNET_PROT: no such setting"),
+        (["--port", "1"], {"FNET_PROT": "1"}, "fnet-service: FNET_PROT: unknown setting; did you mean FNET_PORT?"),
         (["--preset", "nothing"], {}, "fnet-service: --preset: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""The queue and its worker, with integers for sequences, a hand on the clock, and no model anywhere."""
+"""The batcher with integers as items, a manual clock and no model."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Make = Callable[..., Batcher[int, int, list[int]]]
 
 @dataclass
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A manual clock."""
 
     now: float = 100.0
 
     def __call__(self) -> float:
-        """Return the seconds."""
+        """Return the time in seconds."""
         return self.now
 
 
 @dataclass
 class FakeBatchBuilder:
-    """Collects items whose tokens add up to a row at most; its plan is their sizes.
+    """Collects items up to the capacity of a row. The plan is the list of sizes.
 
     Attributes:
-        capacity: Tokens of the row.
+        capacity: Capacity of the row in tokens.
         sizes: Tokens of each item, in the order of addition.
     """
 
@@ -53,7 +53,7 @@ class FakeBatchBuilder:
         return sum(self.sizes) >= self.capacity
 
     def add(self, size: int) -> bool:
-        """Add an item, if it fits."""
+        """Add an item if it fits."""
         fits = sum(self.sizes) + size <= self.capacity
         if fits:
             self.sizes.append(size)
@@ -66,25 +66,25 @@ class FakeBatchBuilder:
 
 @dataclass
 class Runner:
-    """Runs a batch of integers: each becomes its tenfold.
+    """Runs a batch of integers: the result of an item is ten times the item.
 
     Attributes:
-        guilty: Integers with which a batch fails.
-        seconds: What a run takes by the clock.
-        clock: The clock that it takes it from.
-        held: Whether runs wait for `opened`.
-        death: Raised by every run, if set.
-        batches: The batches that came, in order.
-        plans: The plan of each.
-        entered: Set when a batch has come.
-        opened: Lets runs that are held go on.
+        failing: Items that make a batch fail.
+        seconds: Duration of a run by the clock.
+        clock: Clock that a run advances.
+        blocked: Whether runs wait for `opened`.
+        failure: Raised by every run, if present.
+        batches: Batches in order.
+        plans: Plans of the batches.
+        entered: Set when a run has started.
+        opened: Releases blocked runs.
     """
 
-    guilty: frozenset[int] = frozenset()
+    failing: frozenset[int] = frozenset()
     seconds: float = 0.0
     clock: Clock = field(default_factory=Clock)
-    held: bool = False
-    death: BaseException | None = None
+    blocked: bool = False
+    failure: BaseException | None = None
     batches: list[list[int]] = field(default_factory=list)
     plans: list[list[int]] = field(default_factory=list)
     entered: threading.Event = field(default_factory=threading.Event)
@@ -96,36 +96,36 @@ class Runner:
         self.batches.append(batch)
         self.plans.append(plan)
         self.entered.set()
-        if self.held:
+        if self.blocked:
             assert self.opened.wait(TIMEOUT)
         self.clock.now += self.seconds
-        if self.death is not None:
-            raise self.death
-        if self.guilty.intersection(batch):
-            raise ZeroDivisionError(f"one of {batch} is guilty")
+        if self.failure is not None:
+            raise self.failure
+        if self.failing.intersection(batch):
+            raise ZeroDivisionError(f"one of {batch} is invalid")
         return [item * 10 for item in batch]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make a batcher, closed at the end of the test."""
-    made: list[tuple[Batcher[int, int, list[int]], Runner]] = []
+    """Create batchers and close them after the test."""
+    created: list[tuple[Batcher[int, int, list[int]], Runner]] = []
 
     def make(
         runner: Runner,
         *,
         builder: Callable[[], Builder[list[int]]] = FakeBatchBuilder,
-        most: int = 1000,
+        max_queue_tokens: int = 1000,
         **options: Any,
     ) -> Batcher[int, int, list[int]]:
         batcher = Batcher[int, int, list[int]](
-            runner, builder=builder, max_queue_tokens=most, clock=runner.clock, **options
+            runner, builder=builder, max_queue_tokens=max_queue_tokens, clock=runner.clock, **options
         )
-        made.append((batcher, runner))
+        created.append((batcher, runner))
         return batcher
 
     yield make
-    for batcher, runner in made:
+    for batcher, runner in created:
         runner.opened.set()
         batcher.close()
 
@@ -138,17 +138,17 @@ def submit(
 
 
 def result(job: Job[int, int]) -> list[int]:
-    """Wait for a job's results."""
+    """Wait for the results of a job."""
     return job.future.result(timeout=TIMEOUT)
 
 
 def error(job: Job[int, int]) -> BaseException | None:
-    """Wait for what a job failed with."""
+    """Wait for the error of a job."""
     return job.future.exception(timeout=TIMEOUT)
 
 
-def taken(batcher: Batcher[int, int, list[int]]) -> list[int]:
-    """Form a batch, and return its items."""
+def next_items(batcher: Batcher[int, int, list[int]]) -> list[int]:
+    """Form a batch and return its items."""
     batch, plan = batcher.next_batch()
     assert plan == [entry.size for entry in batch]
     return [entry.item for entry in batch]
@@ -157,54 +157,54 @@ def taken(batcher: Batcher[int, int, list[int]]) -> list[int]:
 # === Forming a batch ===
 
 
-def test_the_oldest_goes_first(make: Make) -> None:
-    """Items leave in the order of their arrival, job by job."""
+def test_oldest_items_run_first(make: Make) -> None:
+    """Items leave the queue in order of arrival."""
     batcher = make(Runner())
     for first in (1, 3, 5):
         submit(batcher, 3, 3, first=first)
-    assert [taken(batcher), taken(batcher), taken(batcher)] == [[1, 2, 3], [4, 5, 6], []]
+    assert [next_items(batcher), next_items(batcher), next_items(batcher)] == [[1, 2, 3], [4, 5, 6], []]
 
 
-def test_room_that_the_oldest_leave_goes_to_whoever_fits(make: Make) -> None:
-    """What does not fit is stepped over, not waited for, and keeps its place at the front."""
+def test_later_items_fill_the_rest_of_a_batch(make: Make) -> None:
+    """An item that does not fit is skipped and stays at the front of the queue."""
     batcher = make(Runner())
     for first, size in enumerate([6, 7, 2, 5, 1, 1]):
         submit(batcher, size, first=first)
-    assert [taken(batcher), taken(batcher), taken(batcher)] == [[0, 2, 4, 5], [1], [3]]
+    assert [next_items(batcher), next_items(batcher), next_items(batcher)] == [[0, 2, 4, 5], [1], [3]]
 
 
-def test_a_big_job_does_not_shut_out_small_ones(make: Make) -> None:
-    """A job of a hundred full rows leaves the gaps of its last row, and every gap before, to others."""
+def test_large_job_does_not_block_small_jobs(make: Make) -> None:
+    """Small items fill the gaps in the rows of a large job."""
     batcher = make(Runner())
     submit(batcher, *[9] * 100, first=100)
     submit(batcher, 1, first=1)
-    assert taken(batcher) == [100, 1]
+    assert next_items(batcher) == [100, 1]
 
 
-def test_small_ones_do_not_shut_out_a_big_one(make: Make) -> None:
-    """However many small jobs come, the oldest is in the very next batch."""
+def test_small_jobs_do_not_starve_a_large_job(make: Make) -> None:
+    """The oldest item is in the next batch, regardless of later items."""
     batcher = make(Runner())
     submit(batcher, 2, first=0)
     submit(batcher, ROW, first=1)
     for number in range(50):
         submit(batcher, 1, first=2 + number)
-    assert 1 not in taken(batcher)
+    assert 1 not in next_items(batcher)
     for number in range(50):
         submit(batcher, 1, first=100 + number)
-    assert taken(batcher) == [1]
+    assert next_items(batcher) == [1]
 
 
-def test_looking_ahead_is_bounded(make: Make) -> None:
-    """A crowd of items that do not fit is not searched to its end while the lock is held."""
-    batcher = make(Runner(), most=10**6)
+def test_look_ahead_is_bounded(make: Make) -> None:
+    """A batch examines a limited number of items that do not fit."""
+    batcher = make(Runner(), max_queue_tokens=10**6)
     submit(batcher, 5, *[6] * (2 * LOOK_AHEAD_ITEMS))
     submit(batcher, 5, first=9999)
-    assert taken(batcher) == [0]
+    assert next_items(batcher) == [0]
 
 
-def test_run_gets_the_plan_of_its_items(make: Make) -> None:
-    """The plan that formed the batch is the one that runs, also for the parts of a batch that failed."""
-    runner = Runner(guilty=frozenset({1}))
+def test_run_receives_the_plan_of_its_items(make: Make) -> None:
+    """The parts of a failed batch have plans of their own."""
+    runner = Runner(failing=frozenset({1}))
     batcher = make(runner)
     jobs = [submit(batcher, size, first=first) for first, size in enumerate([5, 2, 3])]
     batcher.start()
@@ -219,8 +219,8 @@ def test_run_gets_the_plan_of_its_items(make: Make) -> None:
 
 
 def test_part_of_a_failed_batch_may_need_several_runs(make: Make) -> None:
-    """A part is planned anew: it need not fit one run."""
-    runner = Runner(guilty=frozenset({0}))
+    """A part that does not fit into one run is split."""
+    runner = Runner(failing=frozenset({0}))
     capacities = chain([8], repeat(4))
     batcher = make(runner, builder=lambda: FakeBatchBuilder(next(capacities)))
     jobs = [submit(batcher, 2, first=number) for number in range(4)]
@@ -229,8 +229,8 @@ def test_part_of_a_failed_batch_may_need_several_runs(make: Make) -> None:
     assert runner.batches == [[0, 1, 2, 3], [0, 1], [0], [1], [2, 3]]
 
 
-def test_a_job_of_many_rows_keeps_its_order(make: Make) -> None:
-    """Results come in the order of the items, whichever batches ran them in which order."""
+def test_results_have_the_order_of_the_items(make: Make) -> None:
+    """The order of the batches does not change the order of the results."""
     runner = Runner()
     batcher = make(runner)
     job = submit(batcher, 4, 9, 3, 8, 2, 10, 1)
@@ -240,8 +240,8 @@ def test_a_job_of_many_rows_keeps_its_order(make: Make) -> None:
     assert runner.batches[0] == [0, 2, 4, 6]
 
 
-def test_a_job_without_deadline_or_row_trouble_runs_in_one_batch(make: Make) -> None:
-    """What fits one row is one run."""
+def test_job_that_fits_one_row_runs_in_one_batch(make: Make) -> None:
+    """A job that fits into one row needs one run."""
     runner = Runner()
     batcher = make(runner)
     job = submit(batcher, 5, 5)
@@ -250,25 +250,25 @@ def test_a_job_without_deadline_or_row_trouble_runs_in_one_batch(make: Make) -> 
     assert runner.batches == [[0, 1]]
 
 
-def test_what_gathers_during_a_run_goes_in_the_next_batch(make: Make) -> None:
-    """No timer: the first runs at once and alone, and all that came meanwhile runs together."""
-    runner = Runner(held=True)
+def test_jobs_submitted_during_a_run_share_the_next_batch(make: Make) -> None:
+    """The first job runs at once; all jobs submitted during its run form one batch."""
+    runner = Runner(blocked=True)
     batcher = make(runner)
     batcher.start()
     first = submit(batcher, 1, first=0)
     assert runner.entered.wait(TIMEOUT)
-    others = [submit(batcher, 1, first=number) for number in range(1, 6)]
+    later = [submit(batcher, 1, first=number) for number in range(1, 6)]
     runner.opened.set()
-    assert [result(job) for job in [first, *others]] == [[0], [10], [20], [30], [40], [50]]
+    assert [result(job) for job in [first, *later]] == [[0], [10], [20], [30], [40], [50]]
     assert runner.batches == [[0], [1, 2, 3, 4, 5]]
 
 
 # === Admission ===
 
 
-def test_a_job_enters_whole_or_not_at_all(make: Make) -> None:
-    """A refused job leaves nothing behind, and a smaller one still fits."""
-    batcher = make(Runner(), most=20)
+def test_job_is_queued_completely_or_not_at_all(make: Make) -> None:
+    """A rejected job leaves no items in the queue, and a smaller job still fits."""
+    batcher = make(Runner(), max_queue_tokens=20)
     submit(batcher, 10, 5)
     with pytest.raises(OverloadedError):
         submit(batcher, 5, 1)
@@ -277,32 +277,32 @@ def test_a_job_enters_whole_or_not_at_all(make: Make) -> None:
     assert (batcher.queue_tokens, batcher.queue_jobs) == (20, 2)
 
 
-def test_a_refusal_says_when_to_come_back(make: Make) -> None:
-    """Seconds until so many tokens have left, by the speed of the runs so far, rounded up."""
+def test_rejection_estimates_the_time_until_a_retry(make: Make) -> None:
+    """The estimate uses the measured speed and is rounded up to seconds."""
     runner = Runner(seconds=2.0)
-    batcher = make(runner, most=40)
+    batcher = make(runner, max_queue_tokens=40)
     jobs = [submit(batcher, 10), submit(batcher, 10)]
     batcher.start()
     for job in jobs:
-        result(job)  # 5 tokens a second
-    runner.held = True
+        result(job)  # 5 tokens/s
+    runner.blocked = True
     runner.entered.clear()
     submit(batcher, 10)
     assert runner.entered.wait(TIMEOUT)
     submit(batcher, 10, 10, 10, 10)
     with pytest.raises(OverloadedError) as caught:
         submit(batcher, 7, 6)
-    assert caught.value.retry_after == 3  # 13 tokens too many, at 5 a second
+    assert caught.value.retry_after == 3  # 13 tokens over the limit at 5 tokens/s
 
 
-def test_a_quiet_time_does_not_make_a_refusal_lie(make: Make) -> None:
-    """Small runs that left nobody waiting say nothing of how fast a queue empties: what is known of full ones holds."""
+def test_small_batches_do_not_change_the_measured_speed(make: Make) -> None:
+    """Batches that empty the queue do not predict the speed of full batches."""
     runner = Runner(seconds=2.0)
-    batcher = make(runner, most=40, tokens_per_second=5.0)
+    batcher = make(runner, max_queue_tokens=40, tokens_per_second=5.0)
     batcher.start()
     for _ in range(20):
         result(submit(batcher, 1))
-    runner.held = True
+    runner.blocked = True
     runner.entered.clear()
     submit(batcher, 1)
     assert runner.entered.wait(TIMEOUT)
@@ -312,74 +312,74 @@ def test_a_quiet_time_does_not_make_a_refusal_lie(make: Make) -> None:
     assert caught.value.retry_after == 3
 
 
-def test_without_a_measured_speed_a_refusal_says_a_second(make: Make) -> None:
-    """Nothing is invented, and 0 would invite a storm."""
-    batcher = make(Runner(), most=10)
+def test_retry_after_without_a_measured_speed_is_one_second(make: Make) -> None:
+    """A value of 0 would cause immediate retries."""
+    batcher = make(Runner(), max_queue_tokens=10)
     submit(batcher, 10)
     with pytest.raises(OverloadedError) as caught:
         submit(batcher, 10)
     assert caught.value.retry_after == 1
 
 
-def test_nobody_is_sent_away_for_hours(make: Make) -> None:
-    """However slow the runs, a client is to look again within a minute."""
-    batcher = make(Runner(), most=10, tokens_per_second=1e-3)
+def test_retry_after_is_at_most_a_minute(make: Make) -> None:
+    """A low speed does not raise the estimate further."""
+    batcher = make(Runner(), max_queue_tokens=10, tokens_per_second=1e-3)
     submit(batcher, 10)
     with pytest.raises(OverloadedError) as caught:
         submit(batcher, 10)
     assert caught.value.retry_after == 60
 
 
-def test_tokens_are_free_again_when_a_batch_takes_them(make: Make) -> None:
-    """Only what waits counts against the queue."""
-    batcher = make(Runner(), most=20)
+def test_running_items_do_not_count_against_the_queue(make: Make) -> None:
+    """A batch frees the tokens of its items."""
+    batcher = make(Runner(), max_queue_tokens=20)
     submit(batcher, 10, 10)
-    assert taken(batcher) == [0]
+    assert next_items(batcher) == [0]
     assert batcher.queue_tokens == 10
     submit(batcher, 10)
     assert batcher.queue_tokens == 20
 
 
-def test_tokens_are_free_again_when_a_job_is_withdrawn(make: Make) -> None:
-    """Its waiting items leave, in part where the others already run."""
-    batcher = make(Runner(), most=20)
+def test_cancelled_job_frees_its_queued_tokens(make: Make) -> None:
+    """Queued items leave the queue even if other items of the job run."""
+    batcher = make(Runner(), max_queue_tokens=20)
     job = submit(batcher, 10, 5, 5)
-    assert taken(batcher) == [0]
+    assert next_items(batcher) == [0]
     assert batcher.queue_tokens == 10
     batcher.cancel(job)
     batcher.cancel(job)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
-    assert taken(batcher) == []
+    assert next_items(batcher) == []
 
 
-def test_tokens_are_free_again_when_a_deadline_passes(make: Make) -> None:
-    """The expired leave when the next batch is formed."""
+def test_expired_job_frees_its_queued_tokens(make: Make) -> None:
+    """Expired jobs leave the queue when the next batch is formed."""
     runner = Runner()
-    batcher = make(runner, most=20)
+    batcher = make(runner, max_queue_tokens=20)
     submit(batcher, 10, 10, timeout=1.0)
     runner.clock.now += 1.0
-    assert taken(batcher) == []
+    assert next_items(batcher) == []
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
 
 
-# === Leaving early ===
+# === Expiry and cancellation ===
 
 
-def test_an_expired_job_never_runs(make: Make) -> None:
-    """Its waiter is told, and the batch goes to those who still wait."""
+def test_expired_job_does_not_run(make: Make) -> None:
+    """The job fails, and the batch contains only the other job."""
     runner = Runner()
     batcher = make(runner)
     late = submit(batcher, 5, first=1, timeout=2.0)
-    patient = submit(batcher, 5, first=2, timeout=3.0)
+    other = submit(batcher, 5, first=2, timeout=3.0)
     runner.clock.now += 2.5
     batcher.start()
     assert isinstance(error(late), DeadlineExceededError)
-    assert result(patient) == [20]
+    assert result(other) == [20]
     assert runner.batches == [[2]]
 
 
-def test_a_job_may_expire_between_its_batches(make: Make) -> None:
-    """What ran is dropped, and the rest does not run."""
+def test_job_may_expire_between_its_batches(make: Make) -> None:
+    """Available results are discarded, and the other items do not run."""
     runner = Runner(seconds=2.0)
     batcher = make(runner)
     job = submit(batcher, 10, 10, timeout=1.0)
@@ -388,50 +388,50 @@ def test_a_job_may_expire_between_its_batches(make: Make) -> None:
     assert runner.batches == [[0]]
 
 
-def test_a_withdrawn_job_never_runs(make: Make) -> None:
-    """A client that left costs no compute."""
+def test_cancelled_job_does_not_run(make: Make) -> None:
+    """A disconnected client costs no compute."""
     runner = Runner()
     batcher = make(runner)
-    gone = submit(batcher, 5, first=1)
-    batcher.cancel(gone)
-    stayed = submit(batcher, 5, first=2)
+    cancelled = submit(batcher, 5, first=1)
+    batcher.cancel(cancelled)
+    other = submit(batcher, 5, first=2)
     batcher.start()
-    assert result(stayed) == [20]
+    assert result(other) == [20]
     assert runner.batches == [[2]]
     with pytest.raises(CancelledError):
-        result(gone)
+        result(cancelled)
 
 
-def test_withdrawing_what_runs_harms_nobody(make: Make) -> None:
-    """Its result is dropped, and its neighbours get theirs."""
-    runner = Runner(held=True)
+def test_cancelling_a_running_job_does_not_affect_others(make: Make) -> None:
+    """The result is discarded, and other jobs of the batch get their results."""
+    runner = Runner(blocked=True)
     batcher = make(runner)
-    gone, stayed = submit(batcher, 4, first=1), submit(batcher, 4, first=2)
+    cancelled, other = submit(batcher, 4, first=1), submit(batcher, 4, first=2)
     batcher.start()
     assert runner.entered.wait(TIMEOUT)
-    batcher.cancel(gone)
+    batcher.cancel(cancelled)
     runner.opened.set()
-    assert result(stayed) == [20]
+    assert result(other) == [20]
     assert batcher.alive
 
 
-# === Failing ===
+# === Failures ===
 
 
-def test_a_guilty_item_fails_alone(make: Make) -> None:
-    """A batch that fails is split until one item is left: its job fails, the neighbours get their results."""
-    runner = Runner(guilty=frozenset({5}))
+def test_failing_item_fails_only_its_job(make: Make) -> None:
+    """A failed batch is split down to the failing item; other jobs get their results."""
+    runner = Runner(failing=frozenset({5}))
     batcher = make(runner)
     jobs = [submit(batcher, 1, first=number) for number in range(8)]
     batcher.start()
     assert isinstance(error(jobs[5]), ZeroDivisionError)
     assert [result(job) for number, job in enumerate(jobs) if number != 5] == [[n * 10] for n in range(8) if n != 5]
-    # A run of 8, then both halves at each of three depths.
+    # One run of 8, then two halves at each of three levels.
     assert len(runner.batches) == 1 + 2 * 3
 
 
-def test_running_out_of_memory_is_survived(make: Make) -> None:
-    """A batch too large for the machine is split; what fits by itself gets its result."""
+def test_batch_that_exceeds_the_memory_is_split(make: Make) -> None:
+    """Items that fit into memory on their own get their results."""
 
     def run(_plan: list[int], batch: list[int]) -> list[int]:
         if len(batch) > 1:
@@ -446,9 +446,9 @@ def test_running_out_of_memory_is_survived(make: Make) -> None:
     batcher.close()
 
 
-def test_a_guilty_item_fails_its_whole_job(make: Make) -> None:
-    """A request is answered whole; its other items do not run where they had not yet."""
-    runner = Runner(guilty=frozenset({1}))
+def test_failing_item_fails_all_items_of_its_job(make: Make) -> None:
+    """Queued items of the failed job do not run."""
+    runner = Runner(failing=frozenset({1}))
     batcher = make(runner)
     job = submit(batcher, 4, 4, 10, 10)
     other = submit(batcher, 2, first=7)
@@ -459,9 +459,9 @@ def test_a_guilty_item_fails_its_whole_job(make: Make) -> None:
     assert not {2, 3} & {item for batch in runner.batches for item in batch}
 
 
-def test_several_guilty_items_fail_several_jobs(make: Make) -> None:
-    """Each gets its own error, and the worker lives on."""
-    runner = Runner(guilty=frozenset({0, 3}))
+def test_failing_items_have_separate_errors(make: Make) -> None:
+    """Each failing job gets its own error, and the worker stays alive."""
+    runner = Runner(failing=frozenset({0, 3}))
     batcher = make(runner)
     jobs = [submit(batcher, 1, first=number) for number in range(4)]
     batcher.start()
@@ -470,53 +470,53 @@ def test_several_guilty_items_fail_several_jobs(make: Make) -> None:
     assert batcher.alive
 
 
-@pytest.mark.parametrize("machine_fails", [False, True])
-def test_the_items_are_not_blamed_for_the_machine(make: Make, machine_fails: bool) -> None:  # noqa: FBT001 - a case
-    """What fails alone is compared with an item that is known to run; where that fails, too, the worker dies."""
+@pytest.mark.parametrize("backend_fails", [False, True])
+def test_failing_canary_fails_the_worker(make: Make, backend_fails: bool) -> None:  # noqa: FBT001 - a case
+    """The canary distinguishes a failing item from a failing backend."""
     canary = 77
-    runner = Runner(guilty=frozenset({0, canary} if machine_fails else {0}))
+    runner = Runner(failing=frozenset({0, canary} if backend_fails else {0}))
     batcher = make(runner, canary=canary)
     jobs = [submit(batcher, 1, first=number) for number in range(2)]
     batcher.start()
-    assert isinstance(error(jobs[0]), WorkerFailedError if machine_fails else ZeroDivisionError)
-    assert isinstance(error(jobs[1]), WorkerFailedError if machine_fails else type(None))
+    assert isinstance(error(jobs[0]), WorkerFailedError if backend_fails else ZeroDivisionError)
+    assert isinstance(error(jobs[1]), WorkerFailedError if backend_fails else type(None))
     assert [canary] in runner.batches
-    if machine_fails:
+    if backend_fails:
         with pytest.raises(WorkerFailedError):
             submit(batcher, 1)
     else:
         assert batcher.alive
 
 
-def test_a_worker_whose_run_does_not_end_can_be_given_up(make: Make) -> None:
-    """All who wait are told, once; the run has a number by which to see that it is still the same."""
-    runner = Runner(held=True)
-    deaths: list[BaseException] = []
-    batcher = make(runner, on_failure=deaths.append)
+def test_fail_during_a_run_fails_all_jobs(make: Make) -> None:
+    """The failure is reported once; the number of the run does not change."""
+    runner = Runner(blocked=True)
+    failures: list[BaseException] = []
+    batcher = make(runner, on_failure=failures.append)
     assert batcher.run is None
     batcher.start()
     jobs = [submit(batcher, 10)]
     assert runner.entered.wait(TIMEOUT)
     jobs += [submit(batcher, 10)]
     assert batcher.run == batcher.run == 1
-    reason = RuntimeError("it does not end")
+    reason = RuntimeError("the run does not end")
     for _ in range(2):
         batcher.fail(reason)
     assert all(isinstance(error(job), WorkerFailedError) for job in jobs)
-    assert deaths == [reason]
+    assert failures == [reason]
     assert (batcher.alive, batcher.stuck) == (False, True)
-    batcher.close()  # does not wait for it
+    batcher.close()  # returns without waiting for the run
     assert batcher.stuck
 
 
-def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
-    """All who run or wait are told, its death is reported once, and nobody is let in any more."""
-    runner = Runner(held=True, death=SystemExit("the worker ends"))
-    deaths: list[BaseException] = []
+def test_failure_of_the_worker_fails_all_jobs(make: Make) -> None:
+    """Running and queued jobs fail, the failure is reported once, and new jobs are rejected."""
+    runner = Runner(blocked=True, failure=SystemExit("the worker ends"))
+    failures: list[BaseException] = []
     reported = threading.Event()
 
     def on_failure(error: BaseException) -> None:
-        deaths.append(error)
+        failures.append(error)
         reported.set()
 
     batcher = make(runner, on_failure=on_failure)
@@ -531,33 +531,33 @@ def test_a_dead_worker_leaves_nobody_waiting(make: Make) -> None:
         assert isinstance(failure, WorkerFailedError)
         assert failure.retry_after
     assert reported.wait(TIMEOUT)
-    assert deaths == [runner.death]
+    assert failures == [runner.failure]
     assert not batcher.alive
     assert batcher.queue_tokens == 0
     with pytest.raises(WorkerFailedError):
         submit(batcher, 1)
 
 
-def test_too_few_results_are_a_death_and_no_mix_up(make: Make) -> None:
-    """A run that breaks its own promise must not hand one client's result to another."""
-    died = threading.Event()
+def test_missing_results_fail_the_worker(make: Make) -> None:
+    """A result must never reach the job of another client."""
+    failed = threading.Event()
     batcher = Batcher[int, int, list[int]](
         lambda _plan, batch: batch[:-1],
         builder=FakeBatchBuilder,
         max_queue_tokens=100,
-        on_failure=lambda _error: died.set(),
+        on_failure=lambda _error: failed.set(),
     )
     jobs = [submit(batcher, 1, first=1), submit(batcher, 1, first=2)]
     batcher.start()
-    assert died.wait(TIMEOUT)
+    assert failed.wait(TIMEOUT)
     assert isinstance(error(jobs[1]), WorkerFailedError)
 
 
-# === Asking for the same ===
+# === Shared items ===
 
 
-def test_what_waits_already_is_computed_once_for_all(make: Make) -> None:
-    """Equal items of several jobs, or of one, are one run; everybody gets the result, in the order of their items."""
+def test_equal_queued_items_are_computed_once(make: Make) -> None:
+    """Equal items of one or several jobs share a result, in the order of the items."""
     runner = Runner()
     batcher = make(runner, key=lambda item: item)
     jobs = [batcher.submit(items, [2] * len(items)) for items in ([1, 2], [2, 3], [3, 3, 1])]
@@ -568,10 +568,10 @@ def test_what_waits_already_is_computed_once_for_all(make: Make) -> None:
     assert runner.batches == [[1, 2, 3]]
 
 
-def test_what_runs_already_serves_whoever_comes(make: Make) -> None:
-    """Even in a full queue: there is nothing more to wait for."""
-    runner = Runner(held=True)
-    batcher = make(runner, most=10, key=lambda item: item)
+def test_running_item_serves_new_jobs(make: Make) -> None:
+    """A full queue does not reject a job whose items already run."""
+    runner = Runner(blocked=True)
+    batcher = make(runner, max_queue_tokens=10, key=lambda item: item)
     batcher.start()
     first = batcher.submit([1], [10])
     assert runner.entered.wait(TIMEOUT)
@@ -584,24 +584,26 @@ def test_what_runs_already_serves_whoever_comes(make: Make) -> None:
     assert [1] not in runner.batches[1:]
 
 
-def test_sharing_has_an_end(make: Make) -> None:
-    """However many ask for the same, what they hold together is bounded, and free again when they leave or are done."""
+def test_tokens_of_shared_items_are_bounded(make: Make) -> None:
+    """Cancelled and completed jobs free their share of the bound."""
     runner = Runner()
-    batcher = make(runner, most=10, key=lambda item: item, tokens_per_second=2.0)
+    batcher = make(runner, max_queue_tokens=10, key=lambda item: item, tokens_per_second=2.0)
     jobs = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
-    with pytest.raises(OverloadedError, match="80 tokens wait for shared results and 5 more would exceed 80") as caught:
+    with pytest.raises(
+        OverloadedError, match="80 requested tokens wait for shared results and this request adds 5; the maximum is 80"
+    ) as caught:
         batcher.submit([1], [5])
-    assert caught.value.retry_after == 5  # 10 tokens wait, 2 leave a second
+    assert caught.value.retry_after == 5  # 10 queued tokens at 2 tokens/s
     batcher.cancel(jobs.pop())
     jobs += [batcher.submit([1], [5]) for _ in range(2)]
     batcher.start()
     assert [result(job) for job in jobs] == [[10, 20]] * 7 + [[10]] * 2
-    again = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
-    assert all(result(job) == [10, 20] for job in again)
+    further = [batcher.submit([1, 2], [5, 5]) for _ in range(8)]
+    assert all(result(job) == [10, 20] for job in further)
 
 
-def test_what_has_run_is_run_again(make: Make) -> None:
-    """Sharing is for what is in flight; keeping results is another's business."""
+def test_completed_items_are_not_shared(make: Make) -> None:
+    """The batcher shares items in flight and does not cache results."""
     runner = Runner()
     batcher = make(runner, key=lambda item: item)
     batcher.start()
@@ -609,68 +611,68 @@ def test_what_has_run_is_run_again(make: Make) -> None:
     assert runner.batches == [[1], [1]]
 
 
-def test_one_who_leaves_does_not_take_it_from_the_others(make: Make) -> None:
-    """Neither by withdrawing nor by its deadline; once all have left it does not run."""
+def test_cancelled_job_does_not_affect_jobs_with_equal_items(make: Make) -> None:
+    """Expiry and cancellation remove an item only if no other job waits for it."""
     runner = Runner()
     batcher = make(runner, key=lambda item: item)
-    gone = batcher.submit([1, 2], [3, 4])
+    cancelled = batcher.submit([1, 2], [3, 4])
     late = batcher.submit([1], [3], timeout=1.0)
-    stayed = batcher.submit([1], [3])
-    batcher.cancel(gone)
+    other = batcher.submit([1], [3])
+    batcher.cancel(cancelled)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (3, 2)
     runner.clock.now += 2.0
     batcher.start()
-    assert result(stayed) == [10]
+    assert result(other) == [10]
     assert isinstance(error(late), DeadlineExceededError)
     assert runner.batches == [[1]]
 
 
-@pytest.mark.parametrize("leave", ["withdraw", "expire"])
-def test_leaving_costs_no_more_than_was_asked_for(make: Make, leave: str) -> None:
-    """Who asked for the same thousand things, or for one a thousand times, leave without looking at one another."""
+@pytest.mark.parametrize("way", ["cancel", "expire"])
+def test_cost_of_cancellation_is_linear(make: Make, way: str) -> None:
+    """Removing a job does not iterate over other waiters of shared items."""
     runner = Runner()
-    batcher = make(runner, key=lambda item: item, most=10**6)
+    batcher = make(runner, key=lambda item: item, max_queue_tokens=10**6)
     items = [*range(1_000), *[1] * 1_000]
     jobs = [batcher.submit(items, [1] * 2_000, timeout=1.0) for _ in range(10)]
-    looked_at = 0
+    visited = 0
 
     class Counted(dict[Job[int, int], list[int]]):
         def __iter__(self) -> Iterator[Job[int, int]]:
-            nonlocal looked_at
-            looked_at += len(self)
+            nonlocal visited
+            visited += len(self)
             return super().__iter__()
 
     for entry in batcher._shareable.values():
         entry.waiters = Counted(entry.waiters)
-    if leave == "withdraw":
+    if way == "cancel":
         for job in jobs:
             batcher.cancel(job)
     else:
         runner.clock.now += 2.0
-        assert taken(batcher) == []
-    assert looked_at <= len(jobs)
+        assert next_items(batcher) == []
+    assert visited <= len(jobs)
     assert (batcher.queue_tokens, batcher.queue_jobs) == (0, 0)
 
 
-def test_a_guilty_item_fails_all_who_asked_for_it(make: Make) -> None:
-    """And nobody else; the next who asks gets a run of their own."""
-    runner = Runner(guilty=frozenset({1}))
+def test_failing_item_fails_all_jobs_that_share_it(make: Make) -> None:
+    """Other jobs succeed, and a later job with an equal item gets a new run."""
+    runner = Runner(failing=frozenset({1}))
     batcher = make(runner, key=lambda item: item)
     jobs = [batcher.submit([item], [1]) for item in (1, 2, 1)]
     batcher.start()
     assert [isinstance(error(job), ZeroDivisionError) for job in jobs] == [True, False, True]
-    runner.guilty = frozenset()
+    runner.failing = frozenset()
     assert result(batcher.submit([1], [1])) == [10]
 
 
 # === Different outputs of one sequence ===
 
-# An item is a sequence, and a bit for each output of it that is requested.
+# An item consists of the number of a sequence and one bit per requested output.
 FIRST, SECOND = 0b01, 0b10
 
 
 def sequence(number: int, outputs: int) -> int:
-    """Return an item."""
+    """Return an item for outputs of a sequence."""
     return number << 2 | outputs
 
 
@@ -684,8 +686,8 @@ def merge(one: int, other: int) -> int:
     return one if one | other == one else one | other
 
 
-def test_queued_item_is_widened_to_serve_both_jobs(make: Make) -> None:
-    """It waits and runs once, with the outputs of both."""
+def test_queued_item_is_merged_to_serve_both_jobs(make: Make) -> None:
+    """The merged item runs once, with the outputs of both jobs."""
     runner = Runner()
     batcher = make(runner, key=key_of, merge=merge)
     jobs = [batcher.submit([sequence(1, outputs)], [3]) for outputs in (FIRST, SECOND, FIRST)]
@@ -696,10 +698,10 @@ def test_queued_item_is_widened_to_serve_both_jobs(make: Make) -> None:
     assert runner.batches == [[merged]]
 
 
-def test_running_item_that_serves_is_joined(make: Make) -> None:
-    """A job for fewer outputs than the run computes does not wait, even where the queue is full."""
-    runner = Runner(held=True)
-    batcher = make(runner, key=key_of, merge=merge, most=10)
+def test_running_item_with_all_outputs_is_shared(make: Make) -> None:
+    """A full queue does not reject a job for fewer outputs than the run computes."""
+    runner = Runner(blocked=True)
+    batcher = make(runner, key=key_of, merge=merge, max_queue_tokens=10)
     batcher.start()
     running = sequence(1, FIRST | SECOND)
     first = batcher.submit([running], [10])
@@ -712,10 +714,10 @@ def test_running_item_that_serves_is_joined(make: Make) -> None:
     assert [running] not in runner.batches[1:]
 
 
-def test_running_item_that_does_not_serve_is_not_joined(make: Make) -> None:
-    """The other outputs need a run of their own, and count as waiting tokens."""
-    runner = Runner(held=True)
-    batcher = make(runner, key=key_of, merge=merge, most=10)
+def test_running_item_without_an_output_is_not_shared(make: Make) -> None:
+    """The missing output needs another run and counts as queued tokens."""
+    runner = Runner(blocked=True)
+    batcher = make(runner, key=key_of, merge=merge, max_queue_tokens=10)
     batcher.start()
     first = batcher.submit([sequence(1, FIRST)], [6])
     assert runner.entered.wait(TIMEOUT)
@@ -729,8 +731,8 @@ def test_running_item_that_does_not_serve_is_not_joined(make: Make) -> None:
     assert runner.batches == [[sequence(1, FIRST)], [sequence(1, SECOND)]]
 
 
-def test_queued_item_is_joined_after_an_equal_run_has_ended(make: Make) -> None:
-    """The end of a run does not hide the item of the same sequence that waits."""
+def test_queued_item_is_shared_after_an_equal_run_has_ended(make: Make) -> None:
+    """The end of a run does not remove a queued entry with the same key."""
     runner = Runner()
     batcher = make(runner, key=key_of, merge=merge)
     first = batcher.submit([sequence(1, FIRST)], [3])
@@ -744,9 +746,9 @@ def test_queued_item_is_joined_after_an_equal_run_has_ended(make: Make) -> None:
     assert result(second) == result(third) == [sequence(1, FIRST | SECOND) * 10]
 
 
-def test_failure_of_a_widened_item_fails_all_its_jobs(make: Make) -> None:
-    """They wait for the same run."""
-    runner = Runner(guilty=frozenset({sequence(1, FIRST | SECOND)}))
+def test_failure_of_a_merged_item_fails_all_its_jobs(make: Make) -> None:
+    """All jobs of a merged item share its run and its error."""
+    runner = Runner(failing=frozenset({sequence(1, FIRST | SECOND)}))
     batcher = make(runner, key=key_of, merge=merge)
     jobs = [batcher.submit([sequence(1, outputs)], [3]) for outputs in (FIRST, SECOND)]
     other = batcher.submit([sequence(2, FIRST)], [3])
@@ -760,8 +762,8 @@ def test_failure_of_a_widened_item_fails_all_its_jobs(make: Make) -> None:
         st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7)), min_size=1, max_size=25
     )
 )
-def test_every_job_gets_at_least_the_outputs_that_it_requests(jobs: list[tuple[list[int], int]]) -> None:
-    """Any sequences, any outputs, while others of the same wait or run."""
+def test_results_contain_the_requested_outputs(jobs: list[tuple[list[int], int]]) -> None:
+    """The property holds for arbitrary sequences, outputs and concurrent jobs."""
     batcher = Batcher[int, int, list[int]](
         lambda _plan, batch: batch,
         builder=FakeBatchBuilder,
@@ -770,10 +772,10 @@ def test_every_job_gets_at_least_the_outputs_that_it_requests(jobs: list[tuple[l
         merge=merge,
     )
     submitted: list[tuple[list[int], Job[int, int]]] = []
-    for number, (sequences, outputs) in enumerate(jobs):
-        if number == len(jobs) // 2:
+    for position, (sequences, outputs) in enumerate(jobs):
+        if position == len(jobs) // 2:
             batcher.start()
-        items = [each << 3 | outputs for each in sequences]
+        items = [number << 3 | outputs for number in sequences]
         submitted.append((items, batcher.submit(items, [1 + item // 16 for item in items])))
     for items, job in submitted:
         for item, served in zip(items, result(job), strict=True):
@@ -782,12 +784,12 @@ def test_every_job_gets_at_least_the_outputs_that_it_requests(jobs: list[tuple[l
     assert (batcher.queue_tokens, batcher.queue_jobs, batcher._shareable) == (0, 0, {})
 
 
-# === Ending ===
+# === Shutdown ===
 
 
-def test_draining_refuses_the_new_and_finishes_the_old(make: Make) -> None:
-    """What was accepted is answered."""
-    runner = Runner(held=True)
+def test_drain_finishes_accepted_jobs_and_rejects_new_ones(make: Make) -> None:
+    """Running and queued jobs complete."""
+    runner = Runner(blocked=True)
     batcher = make(runner)
     batcher.start()
     running = submit(batcher, 10, first=1)
@@ -803,9 +805,9 @@ def test_draining_refuses_the_new_and_finishes_the_old(make: Make) -> None:
     assert result(waiting) == [20, 30]
 
 
-def test_a_batcher_is_idle_when_nothing_waits_and_nothing_runs(make: Make) -> None:
-    """Work that runs is work."""
-    runner = Runner(held=True)
+def test_batcher_is_idle_without_queued_and_running_items(make: Make) -> None:
+    """A running item keeps the batcher busy."""
+    runner = Runner(blocked=True)
     batcher = make(runner)
     assert batcher.idle
     submit(batcher, 1)
@@ -815,14 +817,14 @@ def test_a_batcher_is_idle_when_nothing_waits_and_nothing_runs(make: Make) -> No
     assert (batcher.queue_jobs, batcher.idle) == (0, False)
     runner.opened.set()
     batcher.drain()
-    # Closing joins the thread, after which nothing can run.
+    # `close` joins the worker thread.
     batcher.close()
     assert batcher.idle
 
 
-def test_closing_fails_what_waits(make: Make) -> None:
-    """Nobody is left waiting, and the worker ends after the batch that runs."""
-    runner = Runner(held=True)
+def test_close_fails_queued_jobs(make: Make) -> None:
+    """Queued jobs fail, and the worker ends after the current batch."""
+    runner = Runner(blocked=True)
     batcher = make(runner)
     batcher.start()
     submit(batcher, 10, first=1)
@@ -840,30 +842,30 @@ def test_closing_fails_what_waits(make: Make) -> None:
         submit(batcher, 1)
 
 
-def test_a_last_run_that_does_not_end_is_a_death(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing does not wait for ever, and says that not everything came to its end."""
+def test_last_run_that_does_not_end_fails_the_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` waits for a limited time and reports the failure."""
     monkeypatch.setattr(service.core.batcher, "_SHUTDOWN_GRACE_SECONDS", 0.05)
-    runner = Runner(held=True)
-    deaths: list[BaseException] = []
-    batcher = make(runner, on_failure=deaths.append)
+    runner = Runner(blocked=True)
+    failures: list[BaseException] = []
+    batcher = make(runner, on_failure=failures.append)
     batcher.start()
     job = submit(batcher, 10)
     assert runner.entered.wait(TIMEOUT)
     batcher.close()
     assert isinstance(error(job), DrainingError)
-    assert [str(death) for death in deaths] == ["the last run has not ended within 0.05 seconds"]
+    assert [str(failure) for failure in failures] == ["the last run has not ended within 0.05 seconds"]
     assert (batcher.alive, batcher.stuck) == (False, True)
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_last_run_is_not_waited_for_by_who_is_in_a_hurry(
+def test_skip_shutdown_wait_ends_the_wait_for_the_last_run(
     make: Make, monkeypatch: pytest.MonkeyPatch, *, before: bool
 ) -> None:
-    """Nor is the worker dead then: nobody knows how long it would have taken."""
+    """The worker does not count as failed."""
     monkeypatch.setattr(service.core.batcher, "_SHUTDOWN_GRACE_SECONDS", 10 * TIMEOUT)
-    runner = Runner(held=True)
-    deaths: list[BaseException] = []
-    batcher = make(runner, on_failure=deaths.append)
+    runner = Runner(blocked=True)
+    failures: list[BaseException] = []
+    batcher = make(runner, on_failure=failures.append)
     batcher.start()
     submit(batcher, 10)
     assert runner.entered.wait(TIMEOUT)
@@ -874,12 +876,12 @@ def test_a_last_run_is_not_waited_for_by_who_is_in_a_hurry(
     batcher.skip_shutdown_wait()
     closing.join(TIMEOUT)
     assert not closing.is_alive()
-    assert deaths == []
+    assert failures == []
     assert batcher.stuck
 
 
-def test_closing_before_starting_fails_what_waits(make: Make) -> None:
-    """A worker that never started owes an answer, too."""
+def test_close_before_start_fails_queued_jobs(make: Make) -> None:
+    """Queued jobs fail even if the worker was never started."""
     batcher = make(Runner())
     job = submit(batcher, 1)
     batcher.close()
@@ -889,8 +891,8 @@ def test_closing_before_starting_fails_what_waits(make: Make) -> None:
 # === Timings ===
 
 
-def test_a_job_knows_where_its_time_went(make: Make) -> None:
-    """Its queue time ends when its first batch begins; its compute time is that of the batches it had a part in."""
+def test_job_measures_queue_and_compute_time(make: Make) -> None:
+    """Queue time ends with the start of the first run; compute time sums the runs of the job."""
     runner = Runner(seconds=2.0)
     batcher = make(runner)
     first, second = submit(batcher, 10, 10, first=1), submit(batcher, 10, first=3)
@@ -902,26 +904,23 @@ def test_a_job_knows_where_its_time_went(make: Make) -> None:
     assert (second.queue_seconds, second.compute_seconds) == (9.0, 2.0)
 
 
-# === All of it ===
+# === Properties ===
 
 
 @given(
     jobs=st.lists(st.lists(st.integers(1, 16), min_size=1, max_size=6), min_size=1, max_size=25),
     row=st.integers(16, 40),
-    guilty=st.sets(st.integers(0, 60), max_size=3),
+    failing=st.sets(st.integers(0, 60), max_size=3),
 )
-def test_every_item_is_answered_once_and_no_row_overflows(jobs: list[list[int]], row: int, guilty: set[int]) -> None:
-    """Any jobs, any sizes, any guilty ones: each innocent job gets its own results in order, each guilty one its error.
-
-    No batch is longer than the row, and no item runs again once it has a result.
-    """
+def test_each_item_succeeds_once_and_no_row_overflows(jobs: list[list[int]], row: int, failing: set[int]) -> None:
+    """Jobs without failing items get their results in order; other jobs get an error."""
     sizes = [size for job in jobs for size in job]
     succeeded: list[int] = []
 
     def run(plan: list[int], batch: list[int]) -> list[int]:
         assert plan == [sizes[item] for item in batch]
         assert sum(plan) <= row
-        if guilty.intersection(batch):
+        if failing.intersection(batch):
             raise ZeroDivisionError
         succeeded.extend(batch)
         return [item * 10 for item in batch]
@@ -931,12 +930,12 @@ def test_every_item_is_answered_once_and_no_row_overflows(jobs: list[list[int]],
     first = 0
     for number, job in enumerate(jobs):
         if number == len(jobs) // 2:
-            batcher.start()  # the first half waits already, the second comes while batches run
+            batcher.start()  # the first half is queued; the second half arrives while batches run
         items = list(range(first, first + len(job)))
         submitted.append((items, batcher.submit(items, job).future))
         first += len(job)
     for items, future in submitted:
-        if guilty.intersection(items):
+        if failing.intersection(items):
             assert isinstance(future.exception(timeout=TIMEOUT), ZeroDivisionError)
         else:
             assert future.result(timeout=TIMEOUT) == [item * 10 for item in items]

@@ -1,4 +1,4 @@
-"""One model from its loading to its last answer, without HTTP around it."""
+"""The engine: loading, encoding and shutdown, without HTTP."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def same_bits(one: Sequence[Encoding], other: Sequence[Encoding]) -> bool:
 
 
 @pytest.fixture
-def records(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """What the shared engine tells of its work during a test."""
-    told: list[Event] = []
-    monkeypatch.setattr(service.engine, "_observe", told.append)
-    return told
+def events(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Events of the shared engine during a test."""
+    observed: list[Event] = []
+    monkeypatch.setattr(service.engine, "_observe", observed.append)
+    return observed
 
 
-# === Becoming ready ===
+# === Loading ===
 
 
-def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest_preset: Path) -> None:
-    """Its state and progress tell how far it is, and until it is ready it says so to whoever asks."""
+def test_engine_loads_and_compiles_until_ready(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """State and progress change in order; until then, `require_ready` raises."""
     engine = make_engine(smallest_preset, ready=False)
     assert (engine.state, engine.progress, engine.alive, engine.idle) == ("loading", (0, 0), True, True)
     assert (engine.queue_tokens, engine.queue_requests) == (0, 0)
@@ -98,18 +98,18 @@ def test_an_engine_loads_compiles_and_is_ready(make_engine: MakeEngine, smallest
     assert loaded.seconds > 0
 
 
-def test_random_weights_are_warned_of(make_engine: MakeEngine, smallest_preset: Path) -> None:
-    """Without the preset's weights the engine runs, with no digest, and the log says what that means."""
+def test_random_weights_log_a_warning(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """Without the weights of the preset, the engine runs and has no digest."""
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset, load_weights=False)
     assert engine.require_ready().digest == ""
     (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
     assert warning["event"] == "weights not loaded"
-    assert "random" in warning["meaning"]
+    assert "random" in warning["detail"]
 
 
-def test_an_untrained_preset_is_warned_of(make_engine: MakeEngine, smallest_preset: Path, tmp_path: Path) -> None:
-    """What its metadata says is told at each start."""
+def test_untrained_preset_logs_a_warning(make_engine: MakeEngine, smallest_preset: Path, tmp_path: Path) -> None:
+    """The warning follows the metadata of the preset."""
     untrained = shutil.copytree(smallest_preset, tmp_path / "untrained")
     (untrained / "metadata.json").write_text('{"fnet_service": {"trained": false}}')
     with structlog.testing.capture_logs() as logs:
@@ -119,10 +119,10 @@ def test_an_untrained_preset_is_warned_of(make_engine: MakeEngine, smallest_pres
 
 
 @pytest.mark.parametrize("faster", ["FNET_BACKEND=openvino", None])
-def test_ready_event_describes_what_runs(
+def test_ready_event_describes_the_model(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch, faster: str | None
 ) -> None:
-    """It names a faster choice that is installed and unused, if there is one."""
+    """The event names a faster combination if one is installed."""
     monkeypatch.setattr("service.core.loader.faster_choice", lambda _architecture, _backend, _dtype: faster)
     with structlog.testing.capture_logs() as logs:
         engine = make_engine(smallest_preset)
@@ -146,8 +146,8 @@ def test_ready_event_describes_what_runs(
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace fields of the self-test's result."""
+def replace_self_test(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace fields of the result of the self-test."""
 
     def replace(**fields: Any) -> None:
         def verify(*arguments: Any, **options: Any) -> SelfTest:
@@ -159,10 +159,10 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_disabled_row_length_is_logged(
-    make_engine: MakeEngine, smallest_preset: Path, judge: Callable[..., None]
+    make_engine: MakeEngine, smallest_preset: Path, replace_self_test: Callable[..., None]
 ) -> None:
-    """It costs a little speed and no exactness: no warning."""
-    judge(disabled={8: "not bit-identical to the longest row"})
+    """The event is informational, because outputs stay exact."""
+    replace_self_test(disabled={8: "not bit-identical to the longest row"})
     with structlog.testing.capture_logs() as logs:
         make_engine(smallest_preset)
     (entry,) = [entry for entry in logs if entry["event"] == "row length disabled"]
@@ -172,11 +172,11 @@ def test_disabled_row_length_is_logged(
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_missing_batch_invariance_is_a_warning_where_it_is_required(
-    make_engine: MakeEngine, smallest_preset: Path, judge: Callable[..., None], *, required: bool
+def test_missing_batch_invariance_logs_a_warning_if_required(
+    make_engine: MakeEngine, smallest_preset: Path, replace_self_test: Callable[..., None], *, required: bool
 ) -> None:
-    """Whoever turned the guarantee off is not warned."""
-    judge(batch_invariant=False)
+    """There is no warning if the setting disables the guarantee."""
+    replace_self_test(batch_invariant=False)
     with structlog.testing.capture_logs() as logs:
         make_engine(smallest_preset, batch_invariant=required)
     warnings = [entry for entry in logs if entry["log_level"] == "warning"]
@@ -184,10 +184,10 @@ def test_missing_batch_invariance_is_a_warning_where_it_is_required(
     assert all("depend on the rest of its batch" in entry["detail"] for entry in warnings)
 
 
-def test_backend_that_cannot_run_fails_the_engine(
+def test_unsupported_backend_fails_the_engine(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log has its message in one line, and no trace."""
+    """The log contains the message in one line without a stack trace."""
 
     def refuse(*_arguments: Any, **_options: Any) -> PackedEncoder:
         raise BackendError("int8 is not available on this processor: use FNET_DTYPE=float32")
@@ -206,10 +206,10 @@ def test_backend_that_cannot_run_fails_the_engine(
     ("file", "content"),
     [("config.json", "{"), ("config.json", None), ("model.weights.h5", "no weights"), ("model.weights.h5", None)],
 )
-def test_a_broken_preset_fails_the_engine(
+def test_invalid_preset_fails_the_engine(
     make_engine: MakeEngine, smallest_preset: Path, tmp_path: Path, file: str, content: str | None
 ) -> None:
-    """It is told once, the log names the file in one line, and nobody is let in."""
+    """The failure is reported once, the log names the file, and requests are rejected."""
     broken = shutil.copytree(smallest_preset, tmp_path / "broken")
     (broken / file).unlink()
     if content is not None:
@@ -238,8 +238,8 @@ def test_a_broken_preset_fails_the_engine(
 # === Encoding ===
 
 
-def test_an_encoding_is_what_the_backbone_gives_for_the_sequence_alone(service: Service, tiny_preset: Path) -> None:
-    """Any lengths, asked for together: each is as if alone and unpadded."""
+def test_outputs_match_the_backbone(service: Service, tiny_preset: Path) -> None:
+    """Each sequence of a batch has the outputs of an unpadded run on its own."""
     backbone = FNetBackbone.from_preset(tiny_preset)
     sequences = tokens(1, 2, 17, 33, 64, 5)
     encodings, _ = service.run(service.engine.encode(sequences, TIMEOUT))
@@ -250,23 +250,23 @@ def test_an_encoding_is_what_the_backbone_gives_for_the_sequence_alone(service: 
         np.testing.assert_allclose(encoding.mean_output, sequence_output.mean(axis=0), atol=1e-4)
 
 
-def test_company_does_not_change_a_bit(service: Service) -> None:
-    """The same sequence in ten requests at once and alone has equal outputs."""
+def test_outputs_do_not_depend_on_batch_composition(service: Service) -> None:
+    """A sequence has bit-identical outputs in ten concurrent requests and alone."""
     assert service.engine.require_ready().test.batch_invariant
     (sequence,) = tokens(23)
 
-    async def together() -> list[list[Encoding]]:
+    async def encode_concurrently() -> list[list[Encoding]]:
         work = [service.engine.encode([sequence, *tokens(n, seed=n)], TIMEOUT) for n in range(1, 11)]
         return [encodings for encodings, _ in await asyncio.gather(*work)]
 
     alone, _ = service.run(service.engine.encode([sequence], TIMEOUT))
-    assert all(same_bits(encodings[:1], alone) for encodings in service.run(together()))
+    assert all(same_bits(encodings[:1], alone) for encodings in service.run(encode_concurrently()))
 
 
-def test_work_is_told_of(service: Service, records: list[Event]) -> None:
-    """One record a run, and one a request that adds up to it."""
+def test_events_describe_runs_and_requests(service: Service, events: list[Event]) -> None:
+    """The engine emits one event per run and one per request."""
     _, timings = service.run(service.engine.encode(tokens(10, 20), TIMEOUT))
-    ran, computed = records
+    ran, computed = events
     assert isinstance(ran, BatchRan)
     assert (ran.tokens, ran.sequences) == (30, 2)
     assert ran.row_tokens >= ran.tokens
@@ -276,52 +276,52 @@ def test_work_is_told_of(service: Service, records: list[Event]) -> None:
     assert timings.compute >= ran.seconds > 0
 
 
-def test_texts_are_tokenised_off_the_event_loop(service: Service, records: list[Event]) -> None:
-    """By another thread, and told of."""
+def test_texts_are_tokenized_on_a_worker_thread(service: Service, events: list[Event]) -> None:
+    """The engine emits an event for the tokenization."""
     loop_thread = threading.get_ident()
     assert service.run(service.engine.run_in_worker(threading.get_ident)) != loop_thread
-    (made,) = service.run(service.engine.tokenize([Text("a dog")], truncate=False, padding=None))
-    assert len(made.token_ids) > 2
-    assert [type(record) for record in records] == [TextsTokenized]
+    (tokenized,) = service.run(service.engine.tokenize([Text("a dog")], truncate=False, padding=None))
+    assert len(tokenized.token_ids) > 2
+    assert [type(event) for event in events] == [TextsTokenized]
 
 
-def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
-    """More tokens than the queue may hold: no Retry-After would be true."""
-    with pytest.raises(errors.InvalidInputError, match="may ever wait"):
+def test_request_larger_than_the_queue_is_invalid(service: Service) -> None:
+    """A retry cannot succeed, so the error has no Retry-After."""
+    with pytest.raises(errors.InvalidInputError, match="2368 tokens exceed the queue size of 2304"):
         service.run(service.engine.encode(tokens(*[64] * 37), TIMEOUT))
 
 
-def test_an_output_that_is_not_finite_fails_alone(service: Service, records: list[Event]) -> None:
-    """Whoever shared the row with it gets results, the very ones that it gets alone."""
+def test_non_finite_output_fails_only_its_request(service: Service, events: list[Event]) -> None:
+    """Other requests of the same batch get bit-identical results."""
     good = tokens(5, 6)
     bad = Tokens(np.array([1, POISON, 2], np.int32), np.zeros(3, np.int32))
 
-    async def together() -> list[tuple[list[Encoding], Timings] | BaseException]:
+    async def encode_concurrently() -> list[tuple[list[Encoding], Timings] | BaseException]:
         work = [service.engine.encode([sequence], TIMEOUT) for sequence in (good[0], bad, good[1])]
         return await asyncio.gather(*work, return_exceptions=True)
 
-    first, failed, second = service.run(together())
+    first, failed, second = service.run(encode_concurrently())
     assert isinstance(failed, errors.NonFiniteOutputError)
     assert not isinstance(first, BaseException)
     assert not isinstance(second, BaseException)
-    assert OutputNotFinite() in records
+    assert OutputNotFinite() in events
     alone, _ = service.run(service.engine.encode(good, TIMEOUT))
     assert same_bits([*first[0], *second[0]], alone)
 
 
-# === Leaving ===
+# === Failure, cancellation and shutdown ===
 
 
-def test_a_model_thread_that_does_not_start_fails_the_engine(
+def test_engine_fails_if_the_model_thread_does_not_start(
     make_engine: MakeEngine, smallest_preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever fails behind the loading is told, too: nobody waits for a service that never becomes ready."""
-    begin = threading.Thread.start
+    """A failure after loading is reported like a failure during loading."""
+    original = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
         if thread.name == "model":
             raise RuntimeError("can't start new thread")
-        begin(thread)
+        original(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
     failures: list[BaseException] = []
@@ -338,13 +338,13 @@ def test_a_model_thread_that_does_not_start_fails_the_engine(
     assert engine.state == "failed"
 
 
-def test_a_failure_while_a_drain_begins_is_no_drain(make_engine: MakeEngine, smallest_preset: Path) -> None:
-    """What has failed stays so, and liveness says it, in whatever moment it comes."""
+def test_failure_during_the_start_of_a_drain_stays_a_failure(make_engine: MakeEngine, smallest_preset: Path) -> None:
+    """The state stays `failed` if the failure is concurrent with the drain."""
     engine = make_engine(smallest_preset, ready=False)
-    failing = threading.Thread(target=engine._fail, args=[RuntimeError("in that very moment")])
+    failing = threading.Thread(target=engine._fail, args=[RuntimeError("concurrent failure")])
 
-    class Looked(str):
-        """A state that changes, if it may, just after somebody has looked at it."""
+    class RacingState(str):
+        """A state that another thread tries to change just after a comparison."""
 
         __slots__ = ()
         __hash__ = str.__hash__
@@ -355,151 +355,153 @@ def test_a_failure_while_a_drain_begins_is_no_drain(make_engine: MakeEngine, sma
             failing.join(0.2)
             return differs
 
-    engine.state = Looked("ready")  # type: ignore[assignment] # none of the literals, but equal to one
+    engine.state = RacingState("ready")  # type: ignore[assignment] # equal to a literal
     engine.mark_unready()
     failing.join(TIMEOUT)
     assert (engine.state, engine.alive) == ("failed", False)
 
 
-def test_time_that_is_up_is_an_error_of_its_own(make_blocked_service: MakeBlockedService) -> None:
-    """The waiter is told on time, and its place in the queue is free."""
-    held, gate = make_blocked_service()
+def test_timed_out_request_leaves_the_queue(make_blocked_service: MakeBlockedService) -> None:
+    """The request fails at its deadline, and its tokens leave the queue."""
+    blocked, gate = make_blocked_service()
 
     async def wait() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        running = asyncio.ensure_future(blocked.engine.encode(tokens(5), TIMEOUT))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         with pytest.raises(errors.DeadlineExceededError):
-            await held.engine.encode(tokens(64, 64), 0.05)
-        assert held.engine.queue_tokens == 0
+            await blocked.engine.encode(tokens(64, 64), 0.05)
+        assert blocked.engine.queue_tokens == 0
         gate.opened.set()
         await running
 
-    held.run(wait())
+    blocked.run(wait())
 
 
-def test_a_request_that_is_cancelled_leaves_the_queue(
+def test_cancelled_request_leaves_the_queue(
     make_blocked_service: MakeBlockedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its place is free at once, and it does not run."""
-    held, gate = make_blocked_service()
-    told: list[Event] = []
-    monkeypatch.setattr(held.engine, "_observe", told.append)
+    """The tokens leave the queue at once, and the request does not run."""
+    blocked, gate = make_blocked_service()
+    events: list[Event] = []
+    monkeypatch.setattr(blocked.engine, "_observe", events.append)
 
-    async def leave() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+    async def cancel() -> None:
+        running = asyncio.ensure_future(blocked.engine.encode(tokens(5), TIMEOUT))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
+        waiting = asyncio.ensure_future(blocked.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
-        assert held.engine.queue_tokens == 64
+        assert blocked.engine.queue_tokens == 64
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert (held.engine.queue_tokens, held.engine.queue_requests) == (0, 0)
+        assert (blocked.engine.queue_tokens, blocked.engine.queue_requests) == (0, 0)
         gate.opened.set()
         await running
 
-    held.run(leave())
-    assert [type(record) for record in told] == [RequestComputed]
+    blocked.run(cancel())
+    assert [type(event) for event in events] == [RequestComputed]
 
 
-def test_draining_finishes_the_old_and_refuses_the_new(
+def test_drain_finishes_accepted_requests_and_rejects_new_ones(
     make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
-    """The engine is idle when the last accepted request is answered."""
-    held, gate = make_blocked_service()
+    """The engine is idle after the last accepted request."""
+    blocked, gate = make_blocked_service()
 
     async def drain() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        running = asyncio.ensure_future(blocked.engine.encode(tokens(5), TIMEOUT))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
+        waiting = asyncio.ensure_future(blocked.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
-        held.engine.drain()
-        assert (held.engine.state, held.engine.alive, held.engine.idle) == ("draining", True, False)
+        blocked.engine.drain()
+        assert (blocked.engine.state, blocked.engine.alive, blocked.engine.idle) == ("draining", True, False)
         with pytest.raises(errors.DrainingError):
-            await held.engine.encode(tokens(1), TIMEOUT)
+            await blocked.engine.encode(tokens(1), TIMEOUT)
         gate.opened.set()
         assert len((await running)[0]) == len((await waiting)[0]) == 1
-        await asyncio.to_thread(wait_until, lambda: held.engine.idle)
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.idle)
 
-    held.run(drain())
+    blocked.run(drain())
 
 
-def test_closing_leaves_nobody_waiting(make_blocked_service: MakeBlockedService) -> None:
-    """What could not run fails as draining."""
-    held, gate = make_blocked_service()
+def test_close_fails_queued_requests(make_blocked_service: MakeBlockedService) -> None:
+    """Queued requests fail with `draining`."""
+    blocked, gate = make_blocked_service()
 
     async def close() -> None:
-        running = asyncio.ensure_future(held.engine.encode(tokens(5), TIMEOUT))
+        running = asyncio.ensure_future(blocked.engine.encode(tokens(5), TIMEOUT))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
-        waiting = asyncio.ensure_future(held.engine.encode(tokens(64), TIMEOUT))
+        waiting = asyncio.ensure_future(blocked.engine.encode(tokens(64), TIMEOUT))
         await asyncio.sleep(0)
-        closing = asyncio.ensure_future(asyncio.to_thread(held.engine.close))
+        closing = asyncio.ensure_future(asyncio.to_thread(blocked.engine.close))
         with pytest.raises(errors.DrainingError):
             await waiting
         gate.opened.set()
         await closing
         await asyncio.gather(running, return_exceptions=True)
 
-    held.run(close())
+    blocked.run(close())
 
 
-def test_a_dead_model_thread_fails_the_engine(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """The waiter is told, the process is told once, and nobody is let in any more."""
-    held, gate = make_blocked_service()
+def test_failure_of_the_model_thread_fails_the_engine(
+    make_blocked_service: MakeBlockedService, wait_until: WaitUntil
+) -> None:
+    """Waiting requests fail, the failure is reported once, and new requests are rejected."""
+    blocked, gate = make_blocked_service()
     gate.death = SystemExit("the thread ends")
     gate.opened.set()
     with pytest.raises(errors.WorkerFailedError):
-        held.run(held.engine.encode(tokens(5), TIMEOUT))
+        blocked.run(blocked.engine.encode(tokens(5), TIMEOUT))
     with pytest.raises(errors.WorkerFailedError):
-        held.run(held.engine.encode(tokens(5), TIMEOUT))
+        blocked.run(blocked.engine.encode(tokens(5), TIMEOUT))
 
-    wait_until(lambda: bool(held.app.state.failures))
-    assert held.app.state.failures == [gate.death]
-    assert (held.engine.state, held.engine.alive) == ("failed", False)
-
-
-# === Kept results ===
+    wait_until(lambda: bool(blocked.app.state.failures))
+    assert blocked.app.state.failures == [gate.death]
+    assert (blocked.engine.state, blocked.engine.alive) == ("failed", False)
 
 
-def test_repeated_inputs_are_answered_from_the_kept_results(
+# === Result cache ===
+
+
+def test_cached_results_serve_repeated_inputs(
     make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
 ) -> None:
-    """The same bits without a run; of a request that is partly known, only the rest runs."""
-    records: list[Event] = []
-    engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
-    known, new = tokens(3, 16), tokens(7, seed=1)
+    """Cached sequences do not run; results are bit-identical."""
+    events: list[Event] = []
+    engine = make_engine(smallest_preset, events.append, result_cache_bytes=1 << 20)
+    cached, new = tokens(3, 16), tokens(7, seed=1)
 
     def batches() -> list[tuple[int, int]]:
-        return [(record.sequences, record.tokens) for record in records if isinstance(record, BatchRan)]
+        return [(event.sequences, event.tokens) for event in events if isinstance(event, BatchRan)]
 
-    first, _ = runner.run(engine.encode(known, TIMEOUT))
+    first, _ = runner.run(engine.encode(cached, TIMEOUT))
     ran = batches()
-    again, timings = runner.run(engine.encode(known, TIMEOUT))
+    again, timings = runner.run(engine.encode(cached, TIMEOUT))
     assert same_bits(again, first)
     assert (batches(), timings) == (ran, Timings())
-    mixed, _ = runner.run(engine.encode([known[1], new[0], known[0]], TIMEOUT))
+    mixed, _ = runner.run(engine.encode([cached[1], new[0], cached[0]], TIMEOUT))
     assert batches() == [*ran, (1, 7)]
     assert same_bits([mixed[0], mixed[2]], [first[1], first[0]])
     fresh, _ = runner.run(engine.encode(new, TIMEOUT))
     assert same_bits(mixed[1:2], fresh)
-    looked_up = [(record.hits, record.misses) for record in records if isinstance(record, ResultsLookedUp)]
+    looked_up = [(event.hits, event.misses) for event in events if isinstance(event, ResultsLookedUp)]
     assert looked_up == [(0, 2), (2, 0), (2, 1), (1, 0)]
     assert 0 < engine.result_bytes <= 1 << 20
 
 
-def test_kept_result_serves_requests_for_fewer_outputs(
+def test_cached_result_serves_requests_for_fewer_outputs(
     make_engine: MakeEngine, smallest_preset: Path, runner: asyncio.Runner
 ) -> None:
-    """Another output of a known sequence is computed, and from then on kept next to the first."""
-    records: list[Event] = []
-    engine = make_engine(smallest_preset, records.append, result_cache_bytes=1 << 20)
-    known = tokens(9)
+    """A further output of a cached sequence is computed and cached with the others."""
+    events: list[Event] = []
+    engine = make_engine(smallest_preset, events.append, result_cache_bytes=1 << 20)
+    cached = tokens(9)
 
     def runs() -> int:
-        return sum(isinstance(record, BatchRan) for record in records)
+        return sum(isinstance(event, BatchRan) for event in events)
 
     def encode(*outputs: Output) -> Encoding:
-        ((encoding,), _) = runner.run(engine.encode(known, TIMEOUT, frozenset(outputs)))
+        ((encoding,), _) = runner.run(engine.encode(cached, TIMEOUT, frozenset(outputs)))
         return encoding
 
     pooled = encode("pooled_output")
@@ -513,56 +515,56 @@ def test_kept_result_serves_requests_for_fewer_outputs(
     assert both.mean_output is mean.mean_output
     encode("pooled_output", "sequence_output")
     assert runs() == 3
-    assert same_bits([encode(*ALL_OUTPUTS)], runner.run(make_engine(smallest_preset).encode(known, TIMEOUT))[0])
+    assert same_bits([encode(*ALL_OUTPUTS)], runner.run(make_engine(smallest_preset).encode(cached, TIMEOUT))[0])
     assert runs() == 3
 
 
-def test_equal_sequences_of_several_clients_are_computed_once(
+def test_equal_sequences_in_flight_are_computed_once(
     make_blocked_service: MakeBlockedService, runner: asyncio.Runner
 ) -> None:
-    """While they wait or run together, one run serves them all, with the same bits."""
-    held, gate = make_blocked_service()
+    """One run serves all concurrent requests with bit-identical results."""
+    blocked, gate = make_blocked_service()
     (first,) = tokens(9)
 
-    async def crowd() -> list[list[Encoding]]:
-        asked = [asyncio.ensure_future(held.engine.encode([first], TIMEOUT)) for _ in range(20)]
+    async def encode_concurrently() -> list[list[Encoding]]:
+        requests = [asyncio.ensure_future(blocked.engine.encode([first], TIMEOUT)) for _ in range(20)]
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         gate.opened.set()
-        return [encodings for encodings, _ in await asyncio.gather(*asked)]
+        return [encodings for encodings, _ in await asyncio.gather(*requests)]
 
-    answers = runner.run(crowd())
+    results = runner.run(encode_concurrently())
     assert gate.sizes == [1]
-    for answer in answers:
-        assert same_bits(answer, answers[0])
+    for result in results:
+        assert same_bits(result, results[0])
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting", "running"])
-def test_requests_for_different_outputs_of_a_sequence_get_their_own(
+def test_requests_for_different_outputs_of_a_sequence(
     make_blocked_service: MakeBlockedService, runner: asyncio.Runner, *, waits: bool
 ) -> None:
-    """One run serves both while they wait; a run that lacks an output is not joined. The bits stay the same."""
-    held, gate = make_blocked_service()
+    """Queued requests share a run; a running request without the output is not shared."""
+    blocked, gate = make_blocked_service()
     (sequence, other) = tokens(9, 7)
     pooled, both = frozenset[Output](("pooled_output",)), frozenset[Output](("mean_output", "sequence_output"))
 
     async def encode(sequence: Tokens, outputs: frozenset[Output]) -> Encoding:
-        (encoding,), _ = await held.engine.encode([sequence], TIMEOUT, outputs)
+        (encoding,), _ = await blocked.engine.encode([sequence], TIMEOUT, outputs)
         return encoding
 
-    async def meet() -> list[Encoding]:
+    async def encode_concurrently() -> list[Encoding]:
         requests = [asyncio.ensure_future(encode(other, both))] if waits else []
         requests += [] if waits else [asyncio.ensure_future(encode(sequence, pooled))]
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         late = ([pooled] if waits else []) + [both]
         requests += [asyncio.ensure_future(encode(sequence, outputs)) for outputs in late]
         await asyncio.sleep(0)
-        assert held.engine.queue_tokens == 9
+        assert blocked.engine.queue_tokens == 9
         gate.opened.set()
         return (await asyncio.gather(*requests))[-2:]
 
-    first, second = held.run(meet())
+    first, second = blocked.run(encode_concurrently())
     assert gate.outputs == ([[both], [pooled | both]] if waits else [[pooled], [both]])
-    (alone,) = held.run(held.engine.encode([sequence], TIMEOUT))[0]
+    (alone,) = blocked.run(blocked.engine.encode([sequence], TIMEOUT))[0]
     assert first.pooled_output.tobytes() == alone.pooled_output.tobytes()
     assert second.mean_output.tobytes() == alone.mean_output.tobytes()
     assert second.sequence_output.tobytes() == alone.sequence_output.tobytes()
@@ -572,8 +574,8 @@ def test_requests_for_different_outputs_of_a_sequence_get_their_own(
 
 
 @pytest.mark.parametrize("output", ["pooled_output", "mean_output"])
-def test_result_holds_the_requested_output_only(service: Service, output: Output) -> None:
-    """A request for one row per sequence keeps none of the token outputs, nor the memory of the batch's arrays."""
+def test_result_retains_only_the_requested_output(service: Service, output: Output) -> None:
+    """A pooled result does not reference token outputs or the arrays of the batch."""
     hidden = service.engine.require_ready().preset.architecture.hidden_dim
     sequences = tokens(*[60] * 20, *range(1, 40))
     encodings, _ = service.run(service.engine.encode(sequences, TIMEOUT, frozenset((output,))))
@@ -583,13 +585,13 @@ def test_result_holds_the_requested_output_only(service: Service, output: Output
         assert encoding.nbytes == hidden * 4
 
 
-def test_token_outputs_are_arrays_of_their_own(service: Service) -> None:
-    """A result that outlives its batch does not hold the other sequences of the row."""
+def test_token_outputs_are_separate_arrays(service: Service) -> None:
+    """A result does not reference the other sequences of its row."""
     encodings, _ = service.run(service.engine.encode(tokens(3, 20, 7), TIMEOUT))
     assert all(array.base is None for encoding in encodings for array in encoding.arrays.values())
 
 
-def test_results_cannot_be_written_to(service: Service) -> None:
-    """Several requests may share one."""
+def test_results_are_read_only(service: Service) -> None:
+    """Several requests may share one result."""
     ((encoding,), _) = service.run(service.engine.encode(tokens(5), TIMEOUT))
     assert not any(array.flags.writeable for array in encoding.arrays.values())

@@ -1,4 +1,4 @@
-"""What a client sent becomes sequences that the network can take, or an error that names the place."""
+"""Inputs are validated and converted; errors contain the location of each problem."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ LONG = " ".join(["word"] * 100)
 
 @pytest.fixture(scope="module")
 def preset(tiny_preset: Path) -> Preset:
-    """64 positions, three segments, texts not padded."""
+    """A preset with 64 positions, three segments and no padding."""
     return read_preset(tiny_preset)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> FNetTokenizer:
-    """The bundled preset's tokenizer."""
+    """The tokenizer of the bundled preset."""
     assert (BUNDLED_DIRECTORY / DEFAULT_PRESET).is_dir()
     return FNetTokenizer.from_preset(load_preset(DEFAULT_PRESET))
 
 
-def refusal(call: Callable[[], object]) -> list[tuple[tuple[str | int, ...], str]]:
-    """Return each place and message that `call` refuses its input with."""
+def problems_of(call: Callable[[], object]) -> list[tuple[tuple[str | int, ...], str]]:
+    """Return the locations and messages of the problems that `call` raises."""
     with pytest.raises(InvalidInputError) as caught:
         call()
     assert str(caught.value.problems[0]) in caught.value.detail
@@ -42,7 +42,7 @@ def refusal(call: Callable[[], object]) -> list[tuple[tuple[str | int, ...], str
 
 
 def lists(sequences: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
-    """Return sequences as plain lists, which have to have come as int32."""
+    """Return int32 sequences as plain lists."""
     assert all(array.dtype == "int32" for tokens in sequences for array in tokens)
     return [(tokens.token_ids.tolist(), tokens.segment_ids.tolist()) for tokens in sequences]
 
@@ -51,18 +51,18 @@ def lists(sequences: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_as_many_sequences_as_allowed_are_taken(count: int) -> None:
-    """The limit itself is within the limit."""
+def test_maximum_number_of_sequences_is_accepted(count: int) -> None:
+    """The limit is inclusive."""
     check_count(count, 8, "texts")
 
 
-def test_no_sequence_is_refused() -> None:
-    """An empty list asks for nothing."""
-    assert refusal(lambda: check_count(0, 8, "texts")) == [(("texts",), "contains no sequence; expected at least one")]
+def test_empty_request_is_rejected() -> None:
+    """An empty list is invalid."""
+    assert problems_of(lambda: check_count(0, 8, "texts")) == [(("texts",), "contains no sequence; send at least one")]
 
 
-def test_too_many_sequences_are_refused_by_their_own_error() -> None:
-    """The numbers are told, and the field."""
+def test_too_many_sequences_raise_a_separate_error() -> None:
+    """The error states both numbers and the field."""
     with pytest.raises(TooManySequencesError) as caught:
         check_count(9, 8, "token_ids")
     assert caught.value.detail == "9 sequences exceed the maximum of 8 per request; split the request"
@@ -72,82 +72,84 @@ def test_too_many_sequences_are_refused_by_their_own_error() -> None:
 # === Ids ===
 
 
-def test_ids_become_arrays(preset: Preset) -> None:
-    """Sequences keep their order and length, and segments are zeros where none are given."""
+def test_ids_are_converted_to_arrays(preset: Preset) -> None:
+    """Sequences keep their order and length; segments default to zeros."""
     ids = [[0, VOCABULARY - 1], [5], list(range(POSITIONS))]
-    assert lists(from_ids(ids, None, preset, truncate=False)) == [(each, [0] * len(each)) for each in ids]
+    assert lists(from_ids(ids, None, preset, truncate=False)) == [(sequence, [0] * len(sequence)) for sequence in ids]
 
 
-def test_segments_go_with_their_ids(preset: Preset) -> None:
-    """Both ends of the range are in it."""
-    given = from_ids([[1, 2], [3]], [[0, SEGMENTS - 1], [1]], preset, truncate=False)
-    assert lists(given) == [([1, 2], [0, SEGMENTS - 1]), ([3], [1])]
+def test_segments_are_converted_with_their_ids(preset: Preset) -> None:
+    """The smallest and the largest segment are valid."""
+    sequences = from_ids([[1, 2], [3]], [[0, SEGMENTS - 1], [1]], preset, truncate=False)
+    assert lists(sequences) == [([1, 2], [0, SEGMENTS - 1]), ([3], [1])]
 
 
-@pytest.mark.parametrize("wrong", [-1, VOCABULARY, 2**31, -(2**63), 10**30])
-def test_an_id_outside_the_vocabulary_is_named(preset: Preset, wrong: int) -> None:
-    """The answer says which id of which sequence, and what would be right."""
-    assert refusal(lambda: from_ids([[1], [1, 2, wrong]], None, preset, truncate=False)) == [
-        (("token_ids", 1, 2), f"token id {wrong} is outside [0, {VOCABULARY})")
+@pytest.mark.parametrize("invalid", [-1, VOCABULARY, 2**31, -(2**63), 10**30])
+def test_id_outside_the_vocabulary_is_located(preset: Preset, invalid: int) -> None:
+    """The problem contains the location, the id and the valid range."""
+    assert problems_of(lambda: from_ids([[1], [1, 2, invalid]], None, preset, truncate=False)) == [
+        (("token_ids", 1, 2), f"token id {invalid} is outside [0, {VOCABULARY})")
     ]
 
 
-@pytest.mark.parametrize("wrong", [-1, SEGMENTS, 10**30])
-def test_a_segment_outside_its_range_is_named(preset: Preset, wrong: int) -> None:
-    """Segments have their own range and their own place."""
-    assert refusal(lambda: from_ids([[1], [1, 2]], [[0], [0, wrong]], preset, truncate=False)) == [
-        (("segment_ids", 1, 1), f"segment id {wrong} is outside [0, {SEGMENTS})")
+@pytest.mark.parametrize("invalid", [-1, SEGMENTS, 10**30])
+def test_segment_outside_the_range_is_located(preset: Preset, invalid: int) -> None:
+    """The problem contains the location, the segment and the valid range."""
+    assert problems_of(lambda: from_ids([[1], [1, 2]], [[0], [0, invalid]], preset, truncate=False)) == [
+        (("segment_ids", 1, 1), f"segment id {invalid} is outside [0, {SEGMENTS})")
     ]
 
 
-def test_an_empty_sequence_is_refused(preset: Preset) -> None:
-    """FNet has no output for nothing."""
-    assert refusal(lambda: from_ids([[1], []], None, preset, truncate=False)) == [
-        (("token_ids", 1), "is empty; expected at least one token id")
+def test_empty_sequence_is_rejected(preset: Preset) -> None:
+    """A sequence has at least one token."""
+    assert problems_of(lambda: from_ids([[1], []], None, preset, truncate=False)) == [
+        (("token_ids", 1), "is empty; send at least one token id")
     ]
 
 
-def test_a_long_sequence_is_refused_unless_it_may_be_cut(preset: Preset) -> None:
-    """One more than there are positions is too long; cut, the first tokens and their segments stay."""
+def test_long_sequence_is_rejected_or_truncated(preset: Preset) -> None:
+    """Truncation keeps the first tokens and their segments."""
     ids, segments = list(range(POSITIONS + 1)), [1] * (POSITIONS + 1)
-    assert refusal(lambda: from_ids([ids], [segments], preset, truncate=False)) == [
+    assert problems_of(lambda: from_ids([ids], [segments], preset, truncate=False)) == [
         (("token_ids", 0), f'{POSITIONS + 1} tokens exceed the maximum of {POSITIONS}; set "truncate": true')
     ]
-    cut = from_ids([ids], [segments], preset, truncate=True)
-    assert lists(cut) == [(ids[:POSITIONS], segments[:POSITIONS])]
+    truncated = from_ids([ids], [segments], preset, truncate=True)
+    assert lists(truncated) == [(ids[:POSITIONS], segments[:POSITIONS])]
 
 
-def test_segments_need_as_many_lists(preset: Preset) -> None:
-    """The mismatch is told before anything is compared."""
-    assert refusal(lambda: from_ids([[1], [2]], [[0]], preset, truncate=False)) == [
-        (("segment_ids",), "contains 1 lists, expected 2 as in token_ids")
+def test_segment_ids_need_one_list_per_sequence(preset: Preset) -> None:
+    """The error states both numbers of lists."""
+    assert problems_of(lambda: from_ids([[1], [2]], [[0]], preset, truncate=False)) == [
+        (("segment_ids",), "has 1 lists; expected 2, as in token_ids")
     ]
 
 
-def test_segments_need_as_many_ids(preset: Preset) -> None:
-    """Ragged lists have to be ragged alike."""
-    assert refusal(lambda: from_ids([[1], [2, 3]], [[0], [0]], preset, truncate=False)) == [
-        (("segment_ids", 1), "has 1 ids, expected 2 as in token_ids")
+def test_segment_ids_need_one_id_per_token(preset: Preset) -> None:
+    """The error states the location and both lengths."""
+    assert problems_of(lambda: from_ids([[1], [2, 3]], [[0], [0]], preset, truncate=False)) == [
+        (("segment_ids", 1), "has 1 ids; expected 2, as in token_ids")
     ]
 
 
-def test_everything_wrong_is_told_at_once(preset: Preset) -> None:
-    """A client need not find its mistakes one by one."""
-    wrong = refusal(lambda: from_ids([[-1], [], [1, 2], [VOCABULARY, 3]], None, preset, truncate=False))
-    assert [loc for loc, _ in wrong] == [("token_ids", 0, 0), ("token_ids", 1), ("token_ids", 3, 0)]
+def test_all_problems_are_reported_at_once(preset: Preset) -> None:
+    """A client sees all invalid sequences in one response."""
+    problems = problems_of(lambda: from_ids([[-1], [], [1, 2], [VOCABULARY, 3]], None, preset, truncate=False))
+    assert [loc for loc, _ in problems] == [("token_ids", 0, 0), ("token_ids", 1), ("token_ids", 3, 0)]
 
 
-def test_a_bare_list_is_named_as_the_client_wrote_it(preset: Preset) -> None:
-    """The caller says how a sequence's place is called."""
-    wrong = refusal(lambda: from_ids([[-1]], None, preset, truncate=False, locate=lambda field, _index: (field,)))
-    assert [loc for loc, _ in wrong] == [("token_ids", 0)]
+def test_location_of_a_bare_list_has_no_index(preset: Preset) -> None:
+    """The caller defines the location of a sequence."""
+    problems = problems_of(
+        lambda: from_ids([[-1]], None, preset, truncate=False, locate=lambda field, _index: (field,))
+    )
+    assert [loc for loc, _ in problems] == [("token_ids", 0)]
 
 
 # === Texts ===
 
 
-def test_texts_and_pairs_become_sequences(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """Special tokens stand around, and the second text of a pair is segment 1."""
+def test_texts_and_pairs_are_tokenized(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """Special tokens are added, and the second text of a pair has segment 1."""
     plain, pair = from_texts([Text("a dog"), Text("a", "b")], tokenizer, preset, truncate=False, padding=None)
     a, b = tokenizer.tokenize("a"), tokenizer.tokenize("b")
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -157,15 +159,15 @@ def test_texts_and_pairs_become_sequences(preset: Preset, tokenizer: FNetTokeniz
     assert pair.segment_ids.tolist() == [0] * (len(a) + 2) + [1] * (len(b) + 1)
 
 
-def test_an_empty_text_is_a_text(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """Its special tokens are its tokens."""
+def test_empty_text_is_valid(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """The sequence consists of the special tokens."""
     (tokens,) = from_texts([Text("")], tokenizer, preset, truncate=False, padding=None)
     assert tokens.token_ids.tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
 
 
-def test_a_long_text_is_refused_unless_it_may_be_cut(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """The message says how long it is and what can be done; cut, the last token is still `[SEP]`."""
-    ((loc, message),) = refusal(
+def test_long_text_is_rejected_or_truncated(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """The message states the limit and the remedy. Truncation keeps the final `[SEP]`."""
+    ((loc, message),) = problems_of(
         lambda: from_texts([Text("ok"), Text(LONG)], tokenizer, preset, truncate=False, padding=None)
     )
     assert loc == ("texts", 1)
@@ -175,8 +177,8 @@ def test_a_long_text_is_refused_unless_it_may_be_cut(preset: Preset, tokenizer: 
     assert tokens.token_ids[-1] == tokenizer.sep_token_id
 
 
-def test_of_a_pair_the_longest_is_cut_first(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """The short text of a long pair stays whole."""
+def test_truncation_shortens_the_longer_text_first(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """The shorter text of a pair stays complete."""
     (tokens,) = from_texts([Text("a small dog", LONG)], tokenizer, preset, truncate=True, padding=None)
     short = tokenizer.tokenize("a small dog")
     assert len(tokens.token_ids) == POSITIONS
@@ -184,7 +186,7 @@ def test_of_a_pair_the_longest_is_cut_first(preset: Preset, tokenizer: FNetToken
 
 
 @pytest.mark.parametrize(
-    ("asked", "preset_padding", "length"),
+    ("requested", "preset_padding", "length"),
     [
         ("none", "max_length", 3),
         ("max_length", "none", POSITIONS),
@@ -196,60 +198,60 @@ def test_of_a_pair_the_longest_is_cut_first(preset: Preset, tokenizer: FNetToken
         (None, 10, 10),
     ],
 )
-def test_padding_is_as_asked_for_else_as_the_preset_says(
-    preset: Preset, tokenizer: FNetTokenizer, asked: Padding | None, preset_padding: Padding, length: int
+def test_padding_of_the_request_overrides_the_preset(
+    preset: Preset, tokenizer: FNetTokenizer, requested: Padding | None, preset_padding: Padding, length: int
 ) -> None:
-    """`<pad>` of segment 0 up to the length; what is longer already stays as it is."""
+    """Padding adds `<pad>` with segment 0; longer sequences stay unchanged."""
     padded = replace(preset, padding=preset_padding)
-    (tokens,) = from_texts([Text("a")], tokenizer, padded, truncate=False, padding=asked)
+    (tokens,) = from_texts([Text("a")], tokenizer, padded, truncate=False, padding=requested)
     text = [tokenizer.cls_token_id, *tokenizer.tokenize("a"), tokenizer.sep_token_id]
     assert len(text) == 3
     assert lists([tokens]) == [(text + [tokenizer.pad_token_id] * (length - 3), [0] * length)]
 
 
-def test_cutting_goes_to_the_length_of_the_padding(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """Padded and cut, every text has one length."""
+def test_truncation_uses_the_padded_length(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """With padding and truncation, all sequences have one length."""
     texts = [Text("a"), Text(LONG), Text(LONG, "b"), Text("a", "b")]
     sequences = from_texts(texts, tokenizer, preset, truncate=True, padding=10)
     assert {len(tokens.token_ids) for tokens in sequences} == {10}
 
 
-def test_padding_beyond_the_positions_is_refused(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """The place is the field itself."""
-    assert refusal(lambda: from_texts([Text("a")], tokenizer, preset, truncate=False, padding=POSITIONS + 1)) == [
-        (("padding",), f"{POSITIONS + 1} exceeds the maximum of {POSITIONS} tokens")
+def test_padding_beyond_the_maximum_is_rejected(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """The location is the field."""
+    assert problems_of(lambda: from_texts([Text("a")], tokenizer, preset, truncate=False, padding=POSITIONS + 1)) == [
+        (("padding",), f"{POSITIONS + 1} tokens exceed the maximum of {POSITIONS}")
     ]
 
 
 @pytest.mark.parametrize(("text", "length"), [(Text("a"), 1), (Text("a", "b"), 2), (Text("a", "b"), 1)])
-def test_cutting_never_cuts_special_tokens(preset: Preset, tokenizer: FNetTokenizer, text: Text, length: int) -> None:
-    """A length without room for them is refused."""
-    ((loc, message),) = refusal(lambda: from_texts([text], tokenizer, preset, truncate=True, padding=length))
+def test_truncation_keeps_special_tokens(preset: Preset, tokenizer: FNetTokenizer, text: Text, length: int) -> None:
+    """A padded length below the number of special tokens is invalid."""
+    ((loc, message),) = problems_of(lambda: from_texts([text], tokenizer, preset, truncate=True, padding=length))
     assert loc == ("texts", 0)
-    assert message.endswith(f"special tokens exceed the length of {length} tokens")
+    assert message.endswith(f"special tokens exceed the padded length of {length}; increase padding")
 
 
-def test_a_pair_needs_two_segments(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """A preset of one segment takes single texts only."""
+def test_pair_needs_two_segments(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """A preset with one segment accepts single texts only."""
     one = replace(preset, architecture=replace(preset.architecture, num_segments=1))
     assert len(from_texts([Text("a")], tokenizer, one, truncate=False, padding=None)) == 1
-    assert refusal(lambda: from_texts([Text("a"), Text("a", "b")], tokenizer, one, truncate=False, padding=None)) == [
-        (("texts", 1), f"is a pair, but the preset {preset.name} has only one segment")
-    ]
+    assert problems_of(
+        lambda: from_texts([Text("a"), Text("a", "b")], tokenizer, one, truncate=False, padding=None)
+    ) == [(("texts", 1), f"is a pair, but the preset {preset.name} supports one segment only; send single texts")]
 
 
-def test_a_preset_without_tokenizer_takes_ids_only(preset: Preset) -> None:
-    """The client is told what to send instead."""
-    assert refusal(lambda: from_texts([Text("a")], None, preset, truncate=False, padding=None)) == [
+def test_texts_are_rejected_without_a_tokenizer(preset: Preset) -> None:
+    """The message states what to send instead."""
+    assert problems_of(lambda: from_texts([Text("a")], None, preset, truncate=False, padding=None)) == [
         (("texts",), f"the preset {preset.name} has no tokenizer; send token_ids")
     ]
 
 
-def test_a_bare_text_is_named_as_the_client_wrote_it(preset: Preset, tokenizer: FNetTokenizer) -> None:
-    """The caller says how a text's place is called."""
-    wrong = refusal(
+def test_location_of_a_bare_text_has_no_index(preset: Preset, tokenizer: FNetTokenizer) -> None:
+    """The caller defines the location of a text."""
+    problems = problems_of(
         lambda: from_texts(
             [Text(LONG)], tokenizer, preset, truncate=False, padding=None, locate=lambda _index: ("texts",)
         )
     )
-    assert [loc for loc, _ in wrong] == [("texts",)]
+    assert [loc for loc, _ in problems] == [("texts",)]

@@ -1,4 +1,4 @@
-"""A request for one row per sequence keeps no token outputs, whichever way it comes in."""
+"""A request for pooled outputs does not retain token outputs, in any protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.process import Process
 
 SEQUENCES, TOKENS, HIDDEN = 2048, 60, 256
-# What the token outputs of such a request take.
+# Size of the token outputs of such a request.
 TOKEN_OUTPUT_BYTES = SEQUENCES * TOKENS * HIDDEN * 4
 MAX_GROWTH_BYTES = 60 << 20
 TEXTS = [f"text number {number}" for number in range(12)]
@@ -32,7 +32,7 @@ TEXTS = [f"text number {number}" for number in range(12)]
 
 @pytest.fixture
 def results(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Encoding]:
-    """All that the engine returns during a test."""
+    """Results that the engine returns during a test."""
     returned: list[Encoding] = []
     encode = service.engine.encode
 
@@ -45,8 +45,8 @@ def results(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[Encoding]
     return returned
 
 
-def assert_holds_only(results: list[Encoding], outputs: set[Output], hidden: int) -> None:
-    """Assert that each result has the outputs, one row of each, and holds no other array's memory."""
+def assert_retains_only(results: list[Encoding], outputs: set[Output], hidden: int) -> None:
+    """Assert that each result has one row per output and does not reference the memory of other arrays."""
     assert len(results) == len(TEXTS)
     for encoding in results:
         assert set(encoding.arrays) == outputs
@@ -70,28 +70,28 @@ INFER = {"inputs": [{"name": "texts", "datatype": "BYTES", "shape": [len(TEXTS)]
         ("/v2/models/tiny_en/infer", {**INFER, "outputs": [{"name": "mean_output"}]}, {"mean_output"}),
     ],
 )
-def test_route_keeps_only_what_the_request_asks_for(
+def test_route_retains_only_requested_outputs(
     service: Service, results: list[Encoding], path: str, request_body: dict[str, Any], outputs: set[Output]
 ) -> None:
-    """The token outputs of a batch are free again when it has run."""
+    """The token outputs of a batch are released after its run."""
     answer = service.post(path, json=request_body)
     assert answer.status_code == 200, answer.text
-    assert_holds_only(results, outputs, service.engine.require_ready().preset.architecture.hidden_dim)
+    assert_retains_only(results, outputs, service.engine.require_ready().preset.architecture.hidden_dim)
 
 
 @pytest.mark.parametrize("output", ["pooled_output", "mean_output"])
-def test_bulk_encoding_keeps_only_what_is_written(service: Service, results: list[Encoding], output: Output) -> None:
-    """`fnet-service encode` of texts and of ids."""
+def test_bulk_encoding_retains_only_written_outputs(service: Service, results: list[Encoding], output: Output) -> None:
+    """The rule applies to `fnet-service encode` with texts and with ids."""
     encoder = LocalEncoder(service.engine)
-    wanted = EncodeOptions(outputs=(output,), normalize=True, truncate=False, padding=None)
+    encode_options = EncodeOptions(outputs=(output,), normalize=True, truncate=False, padding=None)
     hidden = service.engine.require_ready().preset.architecture.hidden_dim
     texts = [Row(number, number + 1, text=Text(text)) for number, text in enumerate(TEXTS)]
-    assert len(service.run(encoder.texts(texts, wanted))) == len(TEXTS)
-    assert_holds_only(results, {output}, hidden)
+    assert len(service.run(encoder.texts(texts, encode_options))) == len(TEXTS)
+    assert_retains_only(results, {output}, hidden)
     results.clear()
     ids = [Row(number, number + 1, token_ids=[4, 9, 5]) for number in range(len(TEXTS))]
-    assert len(service.run(encoder.ids(ids, wanted))) == len(TEXTS)
-    assert_holds_only(results, {output}, hidden)
+    assert len(service.run(encoder.ids(ids, encode_options))) == len(TEXTS)
+    assert_retains_only(results, {output}, hidden)
 
 
 # === A real process ===
@@ -99,20 +99,20 @@ def test_bulk_encoding_keeps_only_what_is_written(service: Service, results: lis
 
 @dataclass
 class Growth:
-    """Bytes by which a process's resident memory grew at most."""
+    """Maximum growth of the resident memory of a process, in bytes."""
 
     nbytes: int = 0
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process."""
+    """Return the resident memory of a process in bytes."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) << 10
 
 
 @contextmanager
 def growth_of(pid: int) -> Iterator[Growth]:
-    """Measure how far the resident memory of a process grows above that at the beginning, every two milliseconds."""
+    """Measure the growth of the resident memory of a process every two milliseconds."""
     growth, ended, before = Growth(), threading.Event(), resident_bytes(pid)
 
     def watch() -> None:
@@ -131,10 +131,7 @@ def growth_of(pid: int) -> Iterator[Growth]:
 def test_large_pooled_request_takes_little_memory(
     start: Callable[..., Process], write_preset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """2,048 sequences of 60 tokens, in each protocol; the token outputs of one such request would exceed the limit.
-
-    A request for them does, so that what is measured is what is meant.
-    """
+    """A pooled request of 2,048 sequences stays below a limit that a request for token outputs exceeds."""
     preset = write_preset(tmp_path / "wide_en", layers=1, hidden=HIDDEN, intermediate=16)
     process = start(FNET_PRESET=str(preset))
     ids = np.random.default_rng(7).integers(1, 30_000, (SEQUENCES, TOKENS)).tolist()
@@ -146,7 +143,7 @@ def test_large_pooled_request_takes_little_memory(
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         process.wait_until(lambda: client.get("/health/ready").status_code == 200)
         for path, body in pooled:
-            # Loads what the route needs.
+            # A first request initializes the route.
             for field in ("token_ids", "input", "inputs"):
                 if field in body:
                     assert client.post(path, json={**body, field: ids[:64]}).status_code == 200

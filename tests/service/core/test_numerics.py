@@ -1,4 +1,4 @@
-"""The fingerprint of a process's results: replicas that give the same bits have the same, others do not."""
+"""The numerics fingerprint: replicas have equal fingerprints if and only if their outputs are bit-identical."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LENGTHS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 64]
 
 @pytest.fixture(scope="session")
 def replica_preset(write_preset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset that is large enough for products in bfloat16."""
+    """A preset that is large enough for bfloat16 operands."""
     return write_preset(tmp_path_factory.mktemp("presets") / "replica_en", hidden=64, intermediate=128)
 
 
-def described(process: Process) -> tuple[dict[str, Any], dict[str, str], list[list[float]]]:
-    """Return what a process says of itself, the labels of its model, and what it computes for fixed sequences."""
+def describe(process: Process) -> tuple[dict[str, Any], dict[str, str], list[list[float]]]:
+    """Return `/v1/info`, the labels of `fnet_model_info`, and the outputs of fixed sequences."""
     random = np.random.default_rng(3)
     ids = [random.integers(1, 30_000, length).tolist() for length in LENGTHS]
     with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
@@ -40,12 +40,12 @@ def described(process: Process) -> tuple[dict[str, Any], dict[str, str], list[li
         return client.get("/v1/info").json(), labels, outputs["pooled_output"]
 
 
-def test_replicas_of_one_configuration_have_one_fingerprint(
+def test_replicas_of_one_configuration_have_equal_fingerprints(
     start: Callable[..., Process], replica_preset: Path
 ) -> None:
-    """Limits that change no result do not change it either; it is a label of the model's metric."""
+    """Limits do not change the fingerprint. It is a label of `fnet_model_info`."""
     replicas = [start(FNET_PRESET=str(replica_preset), FNET_MAX_BATCH_TOKENS=tokens) for tokens in ("128", "128", "64")]
-    infos, labels, outputs = zip(*map(described, replicas), strict=True)
+    infos, labels, outputs = zip(*map(describe, replicas), strict=True)
     assert all(info["batch_invariant"] for info in infos)
     assert [info["limits"]["max_batch_tokens"] for info in infos] == [128, 128, 64]
     assert re.fullmatch("sha256:[0-9a-f]{64}", infos[0]["numerics"])
@@ -55,17 +55,17 @@ def test_replicas_of_one_configuration_have_one_fingerprint(
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-def test_replicas_that_give_other_bits_have_other_fingerprints(
+def test_replicas_with_different_outputs_have_different_fingerprints(
     start: Callable[..., Process], replica_preset: Path
 ) -> None:
-    """Another dtype, other weights."""
+    """Dtype and weights change the fingerprint."""
     environ = {"FNET_PRESET": str(replica_preset), "FNET_MAX_BATCH_TOKENS": "64"}
     replicas = [
         start(**environ),
         start(**environ, FNET_DTYPE="bfloat16"),
         start(**environ, FNET_LOAD_WEIGHTS="false"),
     ]
-    infos, labels, outputs = zip(*map(described, replicas), strict=True)
+    infos, labels, outputs = zip(*map(describe, replicas), strict=True)
     assert (
         [info["dtype"] for info in infos] == [label["dtype"] for label in labels] == ["float32", "bfloat16", "float32"]
     )

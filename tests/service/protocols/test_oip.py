@@ -788,7 +788,7 @@ def test_bodies_may_be_compressed(service: Service, coding: str, compress: Calla
         ),
         ([ids([1] * 65, [1, 65])], "inputs[0] token_ids: 65 tokens exceed the maximum of 64"),
         ([texts("a", " ".join(["word"] * 100))], "inputs[0] texts[1]: 102 tokens exceed the maximum of 64"),
-        ([ids([1] * 64 * 37, [37, 64])], "the body: has 2368 tokens, but only 2304 may ever wait"),
+        ([ids([1] * 64 * 37, [37, 64])], "the body: 2368 tokens exceed the queue size of 2304"),
         ([texts(*["a"] * 41)], "41 sequences exceed"),
         ([], "inputs: "),
     ],

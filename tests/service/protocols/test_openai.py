@@ -434,14 +434,14 @@ def test_a_matryoshka_preset_gives_fewer_dimensions(make_blocked_service: MakeBl
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.array_equal(rows_of(embed(held, input=TEXTS, dimensions=HIDDEN)), whole)
     message = told(embed(held, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
-    assert message == f"dimensions: is {HIDDEN + 1}, but the embeddings of {MODEL} have {HIDDEN}"
+    assert message == f"dimensions: {HIDDEN + 1} dimensions exceed the {HIDDEN} of {MODEL}"
 
 
 def test_other_presets_give_all_dimensions_or_refuse(service: Service) -> None:
     """A part of an embedding that was not trained for it is no embedding."""
     assert np.array_equal(rows_of(embed(service, input="a", dimensions=HIDDEN)), rows_of(embed(service, input="a")))
     message = told(embed(service, input="a", dimensions=8), 422, "invalid_input", "dimensions")
-    assert message == f"dimensions: is 8, but {MODEL} was not trained to be cut: expected {HIDDEN}, or leave it out"
+    assert message == f"dimensions: 8 dimensions are not supported by {MODEL}; use {HIDDEN} or omit the field"
     told(embed(service, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
 
 

@@ -202,14 +202,14 @@ def test_leading_components_are_given_where_the_preset_was_trained_for_it(servic
     assert np.array_equal(np.array(raw, np.float32), plain[:, :5])
     rows: list[npt.NDArray[np.float32]] = [normalized(row[:5]) for row in plain]
     assert np.array_equal(np.array(scaled, np.float32), np.stack(rows))
-    assert message.startswith(f"dimensions: is {HIDDEN + 1}, but")
+    assert message.startswith(f"dimensions: {HIDDEN + 1} dimensions exceed")
 
 
 def test_leading_components_are_refused_elsewhere(service: Service) -> None:
     """They would mean nothing."""
     for dimensions in (1, HIDDEN - 1, HIDDEN + 1):
         message = error(service.post("/embed", json={"inputs": "a", "dimensions": dimensions}), 422, "Validation")
-        assert message.startswith(f"dimensions: is {dimensions}, but")
+        assert message.startswith(f"dimensions: {dimensions} dimensions ")
 
 
 def test_timings_are_told(service: Service) -> None:

@@ -196,7 +196,7 @@ def test_limits_and_errors_are_those_of_the_service(service: Service, path: str,
     """In problem documents, with the one table's statuses."""
     entry: Any = "a" if field == "texts" else [5]
     many = problems(service.post(path, json={field: [entry] * 41}), 422, "too_many_sequences")
-    assert many == [([field], "contains 41 sequences, expected at most 40")]
+    assert many == [([field], "41 sequences exceed the maximum of 40 per request; split the request")]
     assert problems(service.post(path, content=b"{"), 400, "bad_request") == []
     assert problems(service.post(path, content=b"x" * (2 << 20)), 413, "body_too_large") == []
     assert problems(service.get(path), 405, "method_not_allowed") == []

@@ -1,4 +1,4 @@
-"""Log lines have one style, and hold nothing of an input."""
+"""Log lines have one format and contain no input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.telemetry import logs
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave logging as it was."""
+    """Restore the logging configuration after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
@@ -26,14 +26,14 @@ def restored() -> Iterator[None]:
 
 
 def fail_on(text: str) -> None:
-    """Fail with a client's text in a local variable."""
-    held_in_a_local = text * 2
-    raise RuntimeError(f"{len(held_in_a_local)} characters")
+    """Raise with a text of a client in a local variable."""
+    local_text = text * 2
+    raise RuntimeError(f"{len(local_text)} characters")
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_a_logged_error_has_its_trace_but_no_input(style: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Local variables hold texts, ids and keys: no trace shows them."""
+def test_logged_error_has_a_stack_trace_without_inputs(style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stack traces contain no local variables, which may hold texts, ids and keys."""
     logs.configure("json" if style == "json" else "console", "info")
     text = "open-sesame"
     try:
@@ -47,8 +47,8 @@ def test_a_logged_error_has_its_trace_but_no_input(style: str, capsys: pytest.Ca
     assert text not in written
 
 
-def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """One object a line, with time, level, logger and the bound request id; the libraries' lines, too."""
+def test_json_lines_have_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line is an object with time, level, logger and request id, also for events of libraries."""
     logs.configure("json", "info")
     structlog.contextvars.clear_contextvars()
     with structlog.contextvars.bound_contextvars(request_id="mine"):
@@ -74,8 +74,8 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("level", "lines"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_decides_what_is_logged(level: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing below it, everything from it on."""
+def test_level_filters_events(level: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events below the level are dropped."""
     logs.configure("console", level)
     log = structlog.get_logger("fnet.test")
     for write in (log.debug, log.info, log.warning, log.error):
@@ -83,8 +83,8 @@ def test_the_level_decides_what_is_logged(level: str, lines: int, capsys: pytest
     assert len(capsys.readouterr().err.splitlines()) == lines
 
 
-def test_libraries_that_chat_are_quiet_but_their_errors_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """A server's start-up lines and a client's requests are nobody's news."""
+def test_libraries_log_warnings_and_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """Info events of libraries are dropped even at level debug."""
     logs.configure("console", "debug")
     for name in ("uvicorn.error", "httpx", "jax._src.dispatch"):
         logging.getLogger(name).info("chatter")

@@ -1,4 +1,4 @@
-"""Records become the numbers that the contract names."""
+"""Events update the metrics of the contract."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.web.statuses import STATUSES
 
-# As the contract writes them, with the labels that they have.
+# Metrics of the contract with their labels.
 CONTRACT = {
     "fnet_requests_total": {"route", "status"},
     "fnet_request_duration_seconds": {"route"},
@@ -50,9 +50,9 @@ CONTRACT = {
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """Metrics of which every one has been touched."""
+    """Metrics with at least one observation each."""
     metrics = Metrics(queue_tokens=lambda: 7, queue_requests=lambda: 2, ready=lambda: True, result_bytes=lambda: 4096)
-    records: list[Event] = [
+    events: list[Event] = [
         BatchRan(tokens=48, sequences=3, row_tokens=64, seconds=0.1),
         RequestComputed(lengths=(40, 8), queue_seconds=0.25, compute_seconds=0.5),
         TextsTokenized(seconds=0.125),
@@ -62,21 +62,21 @@ def metrics() -> Metrics:
         OutputNotFinite(),
         ProgramCompiled(),
     ]
-    for record in records:
-        metrics.observe(record)
+    for event in events:
+        metrics.observe(event)
     metrics.observe_response("/v1/encode", 200, 2.0)
     metrics.describe(preset="tiny", dtype="float32")
     return metrics
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """Return a sample."""
+    """Return the value of a sample."""
     return metrics.registry.get_sample_value(name, labels)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_every_name_of_the_contract_is_there_with_its_labels(metrics: Metrics, name: str) -> None:
-    """Dashboards and alerts rely on them."""
+def test_metrics_have_the_names_and_labels_of_the_contract(metrics: Metrics, name: str) -> None:
+    """Each metric of the contract has samples with its labels."""
     samples = [
         sample
         for family in metrics.registry.collect()
@@ -87,8 +87,8 @@ def test_every_name_of_the_contract_is_there_with_its_labels(metrics: Metrics, n
     assert {label for sample in samples for label in sample.labels} - {"le"} == CONTRACT[name]
 
 
-def test_records_are_counted_where_they_belong(metrics: Metrics) -> None:
-    """Each record moves its own metrics by its own amounts."""
+def test_events_update_their_metrics(metrics: Metrics) -> None:
+    """Each event changes its metrics by its values."""
     expected = {
         "fnet_batch_tokens_sum": 48,
         "fnet_batch_sequences_sum": 3,
@@ -115,15 +115,15 @@ def test_records_are_counted_where_they_belong(metrics: Metrics) -> None:
     assert value(metrics, "fnet_model_info", preset="tiny", dtype="float32") == 1
 
 
-def test_alarms_start_at_zero() -> None:
-    """A counter that no event has touched is 0, not absent: an alert on its rate works from the first event on."""
+def test_counters_of_alerts_start_at_zero() -> None:
+    """An alert on the rate of a counter detects the first event."""
     metrics = Metrics()
     for name in ("fnet_compilations_total", "fnet_non_finite_total", "fnet_cancelled_total", "fnet_ready"):
         assert value(metrics, name) == 0
 
 
-def test_every_reason_starts_at_zero() -> None:
-    """Before a model is there, `/metrics` has the codes of the table and of refused connections, and no others."""
+def test_all_rejection_reasons_start_at_zero() -> None:
+    """`/metrics` has exactly the codes of errors and of rejected connections before loading."""
 
     async def exposed() -> str:
         transport = httpx.ASGITransport(create_app(Settings.load({})))
@@ -131,42 +131,43 @@ def test_every_reason_starts_at_zero() -> None:
             return (await http.get("/metrics")).text
 
     samples = [sample for family in parse_text(asyncio.run(exposed())) for sample in family.samples]
-    rejected = {each.labels["reason"]: each.value for each in samples if each.name == "fnet_rejected_total"}
+    rejected = {sample.labels["reason"]: sample.value for sample in samples if sample.name == "fnet_rejected_total"}
     assert rejected == dict.fromkeys([*STATUSES, *CONNECTION_CODES.values()], 0)
 
 
-def test_no_other_counter_could_start_at_zero() -> None:
-    """Routes and statuses make too many series; those appear with their first answer."""
-    counters = {each.name: each.labels for each in Metrics().descriptions if each.kind == "counter" and each.labels}
+def test_labeled_counters_are_known() -> None:
+    """Only rejections start at 0; routes and statuses have too many combinations."""
+    descriptions = Metrics().descriptions
+    counters = {item.name: item.labels for item in descriptions if item.kind == "counter" and item.labels}
     assert counters == {"fnet_requests_total": ("route", "status"), "fnet_rejected_total": ("reason",)}
 
 
-def test_reasons_are_the_codes() -> None:
-    """A refusal's label is one of the table's codes, so there are only so many."""
+def test_reasons_are_error_codes() -> None:
+    """The number of reasons is bounded by the status table."""
     assert set(STATUSES) == {kind.code for kind in ServiceError.__subclasses__()}
 
 
-def test_every_service_counts_for_itself(metrics: Metrics) -> None:
-    """Two services in one process do not add up."""
+def test_metrics_of_two_services_are_separate(metrics: Metrics) -> None:
+    """Two services in one process have separate registries."""
     assert value(Metrics(), "fnet_cancelled_total") == 0
     assert value(metrics, "fnet_cancelled_total") == 1
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json"])
-def test_the_text_format_is_the_default(metrics: Metrics, accept: str) -> None:
-    """Whatever does not ask for OpenMetrics gets Prometheus's text, which its parser reads."""
+def test_text_format_is_the_default(metrics: Metrics, accept: str) -> None:
+    """Without a request for OpenMetrics, the exposition is valid Prometheus text."""
     content, content_type = metrics.exposition(accept)
     assert content_type.startswith("text/plain; version=")
     names = {sample.name for family in parse_text(content.decode()) for sample in family.samples}
     assert {"fnet_requests_total", "fnet_queue_tokens", "process_cpu_seconds_total"} <= names
 
 
-def test_openmetrics_is_given_on_request(metrics: Metrics) -> None:
-    """Its stricter parser reads it, end mark included."""
+def test_openmetrics_is_rendered_on_request(metrics: Metrics) -> None:
+    """The exposition is valid OpenMetrics with an end marker."""
     content, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert content.endswith(b"# EOF\n")
-    parsed = parse_openmetrics(content.decode())  # type: ignore[no-untyped-call] # prometheus_client leaves it out
+    parsed = parse_openmetrics(content.decode())  # type: ignore[no-untyped-call] # prometheus_client has no annotation
     families = {family.name: family for family in parsed}
     assert families["fnet_requests"].type == "counter"
     assert families["fnet_model"].type == "info"

@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them from the real process."""
+"""Traces that a collector receives from a real process."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ TRACE, CLIENTS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @dataclass
 class Collector:
-    """A collector that keeps what it gets.
+    """A collector that stores exports.
 
     Attributes:
-        url: Where it is.
-        spans: What it got.
-        bodies: What it got, as it came.
+        url: URL of the collector.
+        spans: Received spans.
+        bodies: Received request bodies.
     """
 
     url: str = ""
     spans: list[Any] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
-    def take(self, body: bytes) -> None:
-        """Keep an export."""
+    def store(self, body: bytes) -> None:
+        """Store an export."""
         self.bodies.append(body)
         export = ExportTraceServiceRequest.FromString(body)
-        self.spans += [span for each in export.resource_spans for scope in each.scope_spans for span in scope.spans]
+        self.spans += [
+            span for resource in export.resource_spans for scope in resource.scope_spans for span in scope.spans
+        ]
 
     def of(self, trace_id: str) -> dict[str, Any]:
         """Return the spans of a trace, by name."""
@@ -53,14 +55,14 @@ class Collector:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A collector on a port of its own."""
-    found = Collector()
+    """A collector on a free port."""
+    collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == "/v1/traces"
-            found.take(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            collector.store(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
             self.send_response(200)
             self.end_headers()
 
@@ -68,10 +70,10 @@ def collector() -> Iterator[Collector]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_port}"
+    collector.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield found
+    yield collector
     server.shutdown()
     thread.join(TIMEOUT)
     server.server_close()
@@ -81,7 +83,7 @@ def collector() -> Iterator[Collector]:
 def traced(
     tiny_preset: Path, tmp_path: Path
 ) -> Iterator[Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]]]:
-    """Serve with traces going to an address; gives a client, and what ends the process and returns its log."""
+    """Serve with traces to an endpoint; returns a client, and a function that ends the process and returns its log."""
     running: list[subprocess.Popen[bytes]] = []
     clients: list[httpx.Client] = []
 
@@ -129,10 +131,10 @@ def traced(
         process.wait(TIMEOUT)
 
 
-def test_a_request_is_a_trace(
+def test_request_creates_a_trace(
     collector: Collector, traced: Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]]
 ) -> None:
-    """It goes on its client's; each step lies within it, in order; the log names it; nothing is told of the input."""
+    """The trace continues the trace of the client, has ordered steps and contains no input."""
     client, end = traced(collector.url)
     parent = {"traceparent": f"00-{TRACE}-{CLIENTS_SPAN}-01"}
     request = {"texts": ["a secret word", "another"], "outputs": ["pooled_output"]}
@@ -142,18 +144,18 @@ def test_a_request_is_a_trace(
     assert client.post("/v1/encode", content=b"{", headers={"traceparent": "nonsense"}).status_code == 400
     client.get("/health/ready")
     client.get("/metrics")
-    log = end()  # what waits is sent
+    log = end()  # exports queued spans
     spans = collector.of(TRACE)
     assert set(spans) == {"POST /v1/encode", "tokenize", "queue", "compute", "render"}
-    whole = spans["POST /v1/encode"]
-    assert whole.parent_span_id.hex() == CLIENTS_SPAN
+    root = spans["POST /v1/encode"]
+    assert root.parent_span_id.hex() == CLIENTS_SPAN
     steps = [spans[name] for name in ("tokenize", "queue", "compute", "render")]
     for step in steps:
-        assert step.parent_span_id == whole.span_id
-        assert whole.start_time_unix_nano <= step.start_time_unix_nano <= step.end_time_unix_nano
-        assert step.end_time_unix_nano <= whole.end_time_unix_nano
+        assert step.parent_span_id == root.span_id
+        assert root.start_time_unix_nano <= step.start_time_unix_nano <= step.end_time_unix_nano
+        assert step.end_time_unix_nano <= root.end_time_unix_nano
     assert [step.end_time_unix_nano for step in steps] == sorted(step.end_time_unix_nano for step in steps)
-    attributes = {each.key: each.value.string_value or each.value.int_value for each in whole.attributes}
+    attributes = {item.key: item.value.string_value or item.value.int_value for item in root.attributes}
     assert attributes == {
         "http.request.method": "POST",
         "http.route": "/v1/encode",
@@ -169,10 +171,10 @@ def test_a_request_is_a_trace(
     assert b"secret" not in b"".join(collector.bodies)
 
 
-def test_a_collector_out_of_reach_harms_nobody(
+def test_unreachable_collector_does_not_affect_requests(
     traced: Callable[[str], tuple[httpx.Client, Callable[[], list[Any]]]],
 ) -> None:
-    """Requests are answered as ever, and the process ends in order."""
+    """Requests succeed, and the process shuts down cleanly."""
     client, end = traced("http://127.0.0.1:9")
     for number in range(50):
         assert client.post("/v1/encode", json={"token_ids": [4, number, 5]}).status_code == 200

@@ -478,7 +478,7 @@ def test_a_route_has_its_methods(service: Service) -> None:
 
 def test_without_the_page_there_is_nothing_to_get_at_its_path(make_blocked_service: MakeBlockedService) -> None:
     """`/` is then a protocol's alone."""
-    held, _ = make_blocked_service(page=False)
+    held, _ = make_blocked_service(ui=False)
     assert held.get("/").headers["allow"] == "POST"
 
 
@@ -527,7 +527,7 @@ def test_a_request_has_so_many_sequences(service: Service) -> None:
 def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
     """422: no later time would be better."""
     document = problem(service.encode(token_ids=[[1] * POSITIONS] * 37), 422, "invalid_input")
-    assert "may ever wait" in document["detail"]
+    assert "exceed the queue size" in document["detail"]
 
 
 def test_requests_for_different_outputs_of_one_text_share_a_run(

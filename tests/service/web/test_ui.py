@@ -154,7 +154,7 @@ def test_post_to_root_encodes(service: Any) -> None:
 
 def test_page_can_be_disabled(make_blocked_service: Callable[..., Any]) -> None:
     """`/docs` and POST `/` remain available."""
-    blocked, _ = make_blocked_service(page=False)
+    blocked, _ = make_blocked_service(ui=False)
     assert blocked.get("/").status_code == 405
     assert blocked.get("/page/main.js").status_code == 404
     assert blocked.get("/docs").status_code == 200
@@ -175,5 +175,5 @@ def test_pages_require_no_api_key(make_blocked_service: Callable[..., Any]) -> N
 
 def test_disabled_page_requires_api_key(make_blocked_service: Callable[..., Any]) -> None:
     """Without the page, `/` is an API route."""
-    blocked, _ = make_blocked_service(api_keys=["first"], page=False)
+    blocked, _ = make_blocked_service(api_keys=["first"], ui=False)
     assert blocked.get("/").status_code == 401

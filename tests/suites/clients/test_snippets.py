@@ -22,7 +22,7 @@ def test_a_program_prints_what_it_says(
     client: str,
     program: str,
     served: str,
-    programmed: Callable[[str, str, Path], None],
+    run_program: Callable[[str, str, Path], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -30,11 +30,11 @@ def test_a_program_prints_what_it_says(
     # huggingface_hub takes it for every address.
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert client
-    programmed(program, served, tmp_path)
+    run_program(program, served, tmp_path)
 
 
-def test_the_command_writes_an_archive(served: str, typed: Callable[[str, str, Path], str], tmp_path: Path) -> None:
+def test_the_command_writes_an_archive(served: str, run_shell: Callable[[str, str, Path], str], tmp_path: Path) -> None:
     """What curl leaves is what NumPy reads."""
     (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    typed(command.strip(), served, tmp_path)
+    run_shell(command.strip(), served, tmp_path)
     assert (tmp_path / "vectors.npz").read_bytes().startswith(b"PK")

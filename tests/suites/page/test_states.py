@@ -197,7 +197,9 @@ def test_api_key_is_stored_for_the_tab_only(start_server: Callable[..., Any], op
 
 def test_health_and_metrics_with_api_key(start_server: Callable[..., Any], open_page: OpenPage) -> None:
     """The page reports that health and metrics require a key, and uses the entered key for them."""
-    with start_server("--api-keys", "right", "--keyed-metrics", "true", "--keyed-health", "true") as process:
+    with start_server(
+        "--api-keys", "right", "--metrics-require-key", "true", "--health-requires-key", "true"
+    ) as process:
         page = open_page(process.address, ready=False)
         expect(page.locator("#badge")).to_have_text("API key required")
         expect(page.locator("#status-error")).to_contain_text("require an API key")
