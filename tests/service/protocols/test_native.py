@@ -24,7 +24,7 @@ from model.presets.preset import Preset
 from service.core.engine import normalized
 from service.core.errors import MAX_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.core.inputs import Text
-from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archived, parse, render_json
+from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archive_arrays, parse, render_json
 from service.web.encoding import npz, npz_size
 
 HIDDEN = 4
@@ -362,8 +362,8 @@ def answer(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, Any]:
 def archive(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
     """Render an archive and read it back."""
     lengths = [len(encoding.sequence_output) for encoding in results]
-    content = b"".join(npz(archived(made, PRESET, results, lengths)))
-    assert npz_size(archived(made, PRESET, results, lengths)) == len(content)
+    content = b"".join(npz(archive_arrays(made, PRESET, results, lengths)))
+    assert npz_size(archive_arrays(made, PRESET, results, lengths)) == len(content)
     with zipfile.ZipFile(io.BytesIO(content)) as members:
         assert members.testzip() is None
     with np.load(io.BytesIO(content), allow_pickle=False) as read:
@@ -419,14 +419,14 @@ def test_an_archive_takes_the_memory_of_a_sequence() -> None:
     (result,) = encodings(20_000)
     made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
     lengths = [20_000] * 50
-    pieces = npz(archived(made, PRESET, [result] * 50, lengths))
+    pieces = npz(archive_arrays(made, PRESET, [result] * 50, lengths))
     tracemalloc.start()
     try:
         size = sum(map(len, pieces))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size == npz_size(archived(made, PRESET, [result] * 50, lengths))
+    assert size == npz_size(archive_arrays(made, PRESET, [result] * 50, lengths))
     assert size > 50 * result.nbytes - 10_000
     assert peak < 8 * result.nbytes
 
@@ -435,8 +435,8 @@ def test_the_length_of_a_huge_archive_is_not_told() -> None:
     """Beyond 2 GB its format is another; it is sent all the same."""
     (result,) = encodings(1)
     made = call(NPZ, texts="a", outputs=["sequence_output"])
-    assert (npz_size(archived(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
-    assert npz_size(archived(made, PRESET, [result], [200_000_000])) is None
+    assert (npz_size(archive_arrays(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
+    assert npz_size(archive_arrays(made, PRESET, [result], [200_000_000])) is None
 
 
 @pytest.mark.parametrize(

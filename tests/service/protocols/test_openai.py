@@ -37,7 +37,7 @@ from service.core.errors import (
     UnauthorizedError,
 )
 from service.core.inputs import Text
-from service.protocols.openai import EmbeddingsRequest, ParsedRequest, parse, refuse_unserved, render, render_error
+from service.protocols.openai import EmbeddingsRequest, ParsedRequest, check_supported, parse, render, render_error
 from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
 
@@ -491,9 +491,9 @@ def test_another_model_is_not_found_whatever_else_is_wrong(service: Service) -> 
 def test_texts_for_a_preset_without_tokenizer_are_refused(preset: Preset) -> None:
     """Ids are what it takes."""
     ids_only = dataclasses.replace(preset, has_tokenizer=False)
-    refuse_unserved(call(input=[1]), ids_only)
+    check_supported(call(input=[1]), ids_only)
     with pytest.raises(InvalidInputError) as caught:
-        refuse_unserved(call(input="a"), ids_only)
+        check_supported(call(input="a"), ids_only)
     assert caught.value.detail == f"input: the preset {MODEL} has no tokenizer; send token ids"
 
 
