@@ -1,1 +1,1 @@
-"""Protocols: each one file of wire types, a pure `parse`, a pure `render`, and routes over the same engine."""
+"""Protocols: thin adapters over the engine, each with wire types, pure `parse` and `render` functions, and routes."""

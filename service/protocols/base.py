@@ -1,4 +1,4 @@
-"""What the application needs to know of a protocol."""
+"""Interface between a protocol and the application."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from service.core.errors import ServiceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """A protocol: its routes, and its words for what goes wrong.
+    """A protocol adapter.
 
     Attributes:
-        routes: Its routes.
-        prefixes: Paths that are its own, with all below them, so that an error on one of them is told in its words; the
-            path `/` stands for itself alone.
-        render_error: Turns an error into the answer that its clients understand.
-        wire_types: Types that its routes parse and render themselves, for the OpenAPI description.
+        routes: Routes of the protocol.
+        prefixes: Path prefixes of the protocol, which select the format of error responses; `/` matches only itself.
+        render_error: Renders an error in the format of the protocol.
+        wire_types: Types that the routes parse and render themselves, for the OpenAPI description.
     """
 
     routes: APIRouter
@@ -30,5 +29,5 @@ class Protocol:
     wire_types: tuple[type[BaseModel], ...] = ()
 
     def owns(self, path: str) -> bool:
-        """Whether a path is this protocol's."""
+        """Return whether a path belongs to this protocol."""
         return any(path == prefix or (prefix != "/" and path.startswith(f"{prefix}/")) for prefix in self.prefixes)

@@ -1,4 +1,4 @@
-"""The native protocol: `POST /v1/encode`, and errors as RFC 9457 problem documents."""
+"""Native protocol: `POST /v1/encode`, with errors as problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ class EncodeRequest(BaseModel):
         },
     )
 
-    token_ids: Ids | None = Field(None, description="One list of token ids a sequence, or a single list.")
+    token_ids: Ids | None = Field(None, description="One list of token ids per sequence, or a single list.")
     segment_ids: Ids | None = Field(None, description="Segment ids in the shape of token_ids; zeros by default.")
     texts: Texts | None = Field(None, description="A text, or texts and pairs of texts.")
     outputs: list[Output] = Field(
-        ["sequence_output", "pooled_output"], min_length=1, max_length=16, description="What to return."
+        ["sequence_output", "pooled_output"], min_length=1, max_length=16, description="Outputs to return."
     )
-    normalize: Flag = Field(False, description="Give pooled and mean rows a Euclidean length of 1.")
-    truncate: Flag = Field(False, description="Cut what is too long; else refuse it.")
+    normalize: Flag = Field(False, description="L2-normalize pooled and mean outputs.")
+    truncate: Flag = Field(False, description="Truncate sequences that are too long instead of rejecting them.")
     padding: PaddingField | None = Field(
-        None, description="Texts only: pad with `<pad>` to this length. By default as the preset was trained."
+        None, description="Texts only: pad with `<pad>` to this length; by default, the padding of the preset."
     )
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="`base64`: little-endian float32, row-major, one string a sequence."
+        "float", description="`base64`: little-endian float32, row-major, one string per sequence."
     )
 
 
 class EncodeResponse(BaseModel):
-    """The outputs asked for, in the order of the request; strings where base64 was asked for."""
+    """The requested outputs, in request order; strings for base64."""
 
     model: str
     hidden_dim: int
@@ -78,15 +78,15 @@ class EncodeResponse(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request that makes sense by itself; whether the model can take it is the engine's business.
+    """A validated request; limits of the model are checked later.
 
     Attributes:
         wire: The request.
-        token_ids: One list a sequence, if it came as ids.
-        segment_ids: Their counterpart.
-        texts: One text or pair a sequence, if it came as texts.
+        token_ids: One list per sequence, if the input is token ids.
+        segment_ids: Segment ids in the shape of `token_ids`.
+        texts: One text or pair per sequence, if the input is texts.
         single: Whether the input was a bare list of ids or a bare string.
-        npz: Whether the answer is to be a NumPy archive.
+        npz: Whether the response is a NumPy archive.
     """
 
     wire: EncodeRequest
@@ -97,25 +97,25 @@ class ParsedRequest:
     npz: bool
 
     def locate(self, field: str, index: int) -> tuple[str | int, ...]:
-        """Name a sequence as the client wrote it."""
+        """Return the location of a sequence in the request."""
         return (field,) if self.single else (field, index)
 
 
 def parse(body: bytes, accept: str, max_sequences: int) -> ParsedRequest:
-    """Read a request.
+    """Parse a request.
 
     Raises:
-        BadRequestError: The body is no JSON.
-        InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `max_sequences`.
+        BadRequestError: The body is not JSON.
+        InvalidInputError: The body is not a valid request of this protocol.
+        TooManySequencesError: The request has more than `max_sequences` sequences.
     """
     with exclusive_if_large(body):
         value = read_json(body)
         check_sequence_counts(value, EncodeRequest, ("token_ids", "segment_ids", "texts"), max_sequences)
         wire = validated(EncodeRequest, value)
     if (wire.token_ids is None) == (wire.texts is None):
-        found = "neither" if wire.texts is None else "both"
-        raise field_error("token_ids", f"expected exactly one of token_ids and texts, found {found}")
+        count = "neither" if wire.texts is None else "both"
+        raise field_error("token_ids", f"expected exactly one of token_ids and texts, found {count}")
     if wire.texts is None:
         return _parse_ids(wire, accept, max_sequences)
     if wire.segment_ids is not None:
@@ -146,23 +146,23 @@ def _parse_ids(wire: EncodeRequest, accept: str, max_sequences: int) -> ParsedRe
 
 
 def _batch(ids: Sequence[Any]) -> tuple[list[list[int]], bool]:
-    """Return ids as one list a sequence, and whether they were a bare list."""
+    """Return one list of ids per sequence, and whether the input was a bare list."""
     single = bool(ids) and not isinstance(ids[0], list)
     return ([list(ids)] if single else list(ids)), single
 
 
 def _wants_npz(wire: EncodeRequest, accept: str) -> bool:
-    wanted = prefers(accept, NPZ, JSON)
-    if wanted and wire.encoding_format != "float":
+    npz = prefers(accept, NPZ, JSON)
+    if npz and wire.encoding_format != "float":
         raise field_error("encoding_format", f"is allowed for JSON responses only; omit it with Accept: {NPZ}")
-    return wanted
+    return npz
 
 
 # === Render ===
 
 
 def render_json(call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], tokens: int) -> Iterator[bytes]:
-    """Yield the answer's JSON, a piece for each sequence and output."""
+    """Yield the JSON response, one piece per sequence and output."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
     model, hidden = preset.name, preset.architecture.hidden_dim
     yield b'{"model":' + json_bytes(model) + b',"hidden_dim":%d' % hidden
@@ -174,10 +174,10 @@ def render_json(call: ParsedRequest, preset: Preset, encodings: Sequence[Encodin
     yield b',"usage":' + json_bytes({"sequences": len(encodings), "tokens": tokens}) + b"}"
 
 
-def archived(
+def archive_arrays(
     call: ParsedRequest, preset: Preset, encodings: Sequence[Encoding], lengths: Sequence[int]
 ) -> dict[str, ArrayParts]:
-    """Return the arrays of the answer's archive; sequence outputs end to end, `lengths` says where each ends."""
+    """Return the arrays of the archive; sequence outputs are concatenated, `lengths` has the tokens per sequence."""
     hidden = preset.architecture.hidden_dim
     arrays = {"lengths": ArrayParts("<i4", (len(lengths),), [np.array(lengths)])}
     for name in call.wire.outputs:
@@ -187,10 +187,10 @@ def archived(
 
 
 def _rows(encodings: Sequence[Encoding], name: Output, *, normalize: bool) -> Iterator[Array]:
-    """Yield an output's rows, those of one sequence after the other."""
+    """Yield the rows of an output, sequence by sequence."""
     for encoding in encodings:
-        found = _output(encoding, name, normalize=normalize)
-        yield found if name == "sequence_output" else found[np.newaxis]
+        output = _output(encoding, name, normalize=normalize)
+        yield output if name == "sequence_output" else output[np.newaxis]
 
 
 def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
@@ -202,11 +202,11 @@ def _output(encoding: Encoding, name: Output, *, normalize: bool) -> Array:
 
 
 def protocol(engine: Engine, max_sequences: int) -> Protocol:
-    """Return the native protocol, in whose words errors on unknown paths are told as well.
+    """Return the native protocol, which also renders errors of unknown paths.
 
     Args:
-        engine: What encodes.
-        max_sequences: Sequences that one request may hold.
+        engine: Engine that encodes.
+        max_sequences: Maximum number of sequences per request.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
 
@@ -251,7 +251,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         },
     )
     async def encode(request: Request) -> Response:
-        """Encode sequences, each exactly as if it were alone: nothing is padded unless you ask for it."""
+        """Encode sequences; each result equals that of the sequence alone, without padding unless requested."""
         engine.require_ready()
         accept = ",".join(request.headers.getlist("accept"))
         body = await request.body()
@@ -262,14 +262,14 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))
         preset = loaded.preset
         values = sum(rows) * preset.architecture.hidden_dim
-        varies = {"Vary": "Accept"}
+        vary = {"Vary": "Accept"}
         if not call.npz:
             pieces = render_json(call, preset, encodings, sum(lengths))
-            return await respond(engine, pieces, values, JSON, varies)
-        arrays = archived(call, preset, encodings, lengths)
+            return await respond(engine, pieces, values, JSON, vary)
+        arrays = archive_arrays(call, preset, encodings, lengths)
         size = npz_size(arrays)
-        told = {} if size is None else {"Content-Length": str(size)}
-        return await respond(engine, npz(arrays), values, NPZ, varies | told)
+        length = {} if size is None else {"Content-Length": str(size)}
+        return await respond(engine, npz(arrays), values, NPZ, vary | length)
 
     return Protocol(
         routes=routes,

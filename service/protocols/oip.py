@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, as KServe and Triton speak it: `/v2`, with the binary tensor extension."""
+"""Open Inference Protocol, version 2, as used by KServe and Triton: `/v2`, with the binary tensor extension."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ SERVER = "FNet Encode"
 PLATFORM = "fnet"
 EXTENSIONS = ["binary_tensor_data"]
 OCTETS = "application/octet-stream"
-# A preset that has no version of its own is served as this one.
+# Version of a preset without its own version.
 FIRST_VERSION = "1"
 VARIABLE = -1
 
-# Lengths of texts differ, and a tensor has one: what has a shape for any request is given unasked.
+# Texts differ in length, so their sequence outputs do not always form a tensor.
 DEFAULT_OUTPUTS: dict[str, tuple[Output, ...]] = {
     "token_ids": ("sequence_output", "pooled_output", "mean_output"),
     "texts": ("pooled_output", "mean_output"),
 }
 _MATRIX = 2
 _MICROSECONDS = 1e6
-# More fields than any object has, by far; to name a million unknown ones would take seconds.
+# Far more fields than any object has; listing a million unknown ones takes seconds.
 _MAX_FIELDS = 64
 
 
@@ -77,12 +77,12 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 class InferInputParameters(BaseModel):
-    """How an input comes."""
+    """Parameters of an input."""
 
     model_config = ConfigDict(extra="forbid")
 
     binary_data_size: Count | None = Field(
-        None, description="Bytes of this tensor behind the JSON, in the order of the inputs; then `data` is left out."
+        None, description="Size of this tensor after the JSON, in bytes, in the order of the inputs; replaces `data`."
     )
 
 
@@ -91,23 +91,23 @@ class InferInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field(description="`token_ids`, with them `segment_ids`; or `texts`.")
+    name: Name = Field(description="`token_ids`, optionally with `segment_ids`; or `texts`.")
     shape: list[Count] = Field(
         min_length=1,
         max_length=8,
-        description="`[B, L]` for ids: sequences of one length. `[B]` or `[B, 1]` for texts.",
+        description="`[B, L]` for ids: sequences of equal length. `[B]` or `[B, 1]` for texts.",
     )
     datatype: Literal["INT32", "INT64", "BYTES"] = Field(description="`INT32` or `INT64` for ids, `BYTES` for texts.")
     parameters: InferInputParameters | None = None
-    data: list[Any] | None = Field(None, description="Integers, or strings: in a row, or nested as the shape says.")
+    data: list[Any] | None = Field(None, description="Integers or strings, flat or nested according to the shape.")
 
 
 class InferRequestedOutputParameters(BaseModel):
-    """How an output is to come."""
+    """Parameters of a requested output."""
 
     model_config = ConfigDict(extra="forbid")
 
-    binary_data: Flag | None = Field(None, description="As bytes behind the JSON; by default as the request says.")
+    binary_data: Flag | None = Field(None, description="Return bytes after the JSON; defaults to `binary_data_output`.")
 
 
 class InferRequestedOutput(BaseModel):
@@ -116,34 +116,34 @@ class InferRequestedOutput(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Output = Field(
-        description="`sequence_output` `[B, L, hidden]`, for texts only where all have one length in tokens; "
+        description="`sequence_output` `[B, L, hidden]`, for texts only if all have the same number of tokens; "
         "`pooled_output` and `mean_output` `[B, hidden]`."
     )
     parameters: InferRequestedOutputParameters | None = None
 
 
 class InferParameters(BaseModel):
-    """What holds for the whole request."""
+    """Parameters of the request."""
 
     model_config = ConfigDict(extra="forbid")
 
-    binary_data_output: Flag = Field(False, description="Return outputs as bytes where they do not say themselves.")
+    binary_data_output: Flag = Field(False, description="Default of `binary_data` of the outputs.")
     timeout: Count = Field(
-        0, description="Microseconds until the request is given up, at most the service's own; 0 leaves it to that."
+        0, description="Timeout in microseconds, capped by the timeout of the service; 0 selects the latter."
     )
-    normalize: Flag = Field(False, description="Give pooled and mean rows a Euclidean length of 1.")
-    truncate: Flag = Field(False, description="Cut what is too long; else refuse it.")
+    normalize: Flag = Field(False, description="L2-normalize pooled and mean outputs.")
+    truncate: Flag = Field(False, description="Truncate sequences that are too long instead of rejecting them.")
     padding: PaddingField | None = Field(
-        None, description="Texts only: pad with `<pad>` to this length. By default as the preset was trained."
+        None, description="Texts only: pad with `<pad>` to this length; by default, the padding of the preset."
     )
-    priority: Literal[0] = Field(0, description="Requests have no priorities.")
-    sequence_id: Literal[0, ""] = Field(0, description="Requests do not depend on one another.")
-    sequence_start: Literal[False] = Field(False, description="As `sequence_id`.")
-    sequence_end: Literal[False] = Field(False, description="As `sequence_id`.")
+    priority: Literal[0] = Field(0, description="Only 0 is allowed: requests have no priorities.")
+    sequence_id: Literal[0, ""] = Field(0, description="Only 0 is allowed: requests are independent.")
+    sequence_start: Literal[False] = Field(False, description="See `sequence_id`.")
+    sequence_end: Literal[False] = Field(False, description="See `sequence_id`.")
 
 
 class InferRequest(BaseModel):
-    """Sequences to encode: as `token_ids` with or without `segment_ids`, or as `texts`."""
+    """Sequences to encode: `token_ids`, optionally with `segment_ids`, or `texts`."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -164,25 +164,24 @@ class InferRequest(BaseModel):
         },
     )
 
-    id: OneText | None = Field(None, description="Comes back in the answer.")
-    model_name: OneText | None = Field(None, description="The name in the path, if it is given at all.")
+    id: OneText | None = Field(None, description="Returned in the response.")
+    model_name: OneText | None = Field(None, description="If present, the name in the path.")
     parameters: InferParameters | None = None
     inputs: Annotated[list[InferInput], Field(fail_fast=True, min_length=1, max_length=3)]
     outputs: Annotated[list[InferRequestedOutput], Field(fail_fast=True, max_length=3)] | None = Field(
         None,
-        description="What to return. By default all that have a shape for any such request: every output for ids, "
-        "`pooled_output` and `mean_output` for texts.",
+        description="Outputs to return; by default all outputs for ids, `pooled_output` and `mean_output` for texts.",
     )
 
 
 class InferTensorParameters(BaseModel):
-    """How an output comes."""
+    """Parameters of an output."""
 
     binary_data_size: int
 
 
 class InferTensor(BaseModel):
-    """An output tensor: `data` in a row, or so many bytes behind the JSON."""
+    """An output tensor: flat `data`, or `binary_data_size` bytes after the JSON."""
 
     name: Output
     shape: list[int]
@@ -192,7 +191,7 @@ class InferTensor(BaseModel):
 
 
 class InferResponse(BaseModel):
-    """The outputs, in the order asked for."""
+    """The outputs, in request order."""
 
     model_name: str
     model_version: str
@@ -201,26 +200,26 @@ class InferResponse(BaseModel):
 
 
 class InferError(BaseModel):
-    """What went wrong."""
+    """An error."""
 
     error: str
 
 
 class ServerLive(BaseModel):
-    """Whether the process can serve, or will be able to."""
+    """Liveness of the process."""
 
     live: bool
 
 
 class ServerReady(BaseModel):
-    """Whether every program is compiled and tested; if not, why not."""
+    """Readiness of the server, with the reason if it is not ready."""
 
     ready: bool
     error: str | None = None
 
 
 class ServerMetadata(BaseModel):
-    """What the server is."""
+    """Description of the server."""
 
     name: str
     version: str
@@ -228,7 +227,7 @@ class ServerMetadata(BaseModel):
 
 
 class ModelReady(BaseModel):
-    """Whether a model answers."""
+    """Readiness of a model."""
 
     name: str
     ready: bool
@@ -236,7 +235,7 @@ class ModelReady(BaseModel):
 
 
 class TensorMetadata(BaseModel):
-    """A tensor; -1 stands for a length that varies."""
+    """A tensor; -1 is a variable dimension."""
 
     name: str
     datatype: str
@@ -244,7 +243,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What a model takes and gives: `token_ids` with or without `segment_ids`, or `texts`."""
+    """Inputs and outputs of a model; a request has `token_ids`, optionally with `segment_ids`, or `texts`."""
 
     name: str
     versions: list[str]
@@ -268,9 +267,9 @@ class RequestedOutput:
     """An output to return.
 
     Attributes:
-        name: Which.
-        binary: Whether as bytes.
-        place: What errors call it.
+        name: Name of the output.
+        binary: Whether it is returned as bytes.
+        loc: Location in errors.
     """
 
     name: Output
@@ -280,17 +279,17 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParsedRequest:
-    """A request that makes sense by itself; whether the model can take it is the engine's business.
+    """A validated request; limits of the model are checked later.
 
     Attributes:
-        id: The client's own name for it.
-        model_name: The model, if the body names one.
-        parameters: What holds for all of it.
-        token_ids: `[B, L]`, if it came as ids.
-        segment_ids: Their counterpart.
-        texts: One text a sequence, if it came as texts.
-        outputs: What to return, in this order.
-        places: What errors call each input.
+        id: Request id of the client.
+        model_name: Model name in the body, if present.
+        parameters: Parameters of the request.
+        token_ids: `[B, L]`, if the input is token ids.
+        segment_ids: Segment ids in the shape of `token_ids`.
+        texts: One text per sequence, if the input is texts.
+        outputs: Outputs to return, in order.
+        locs: Location of each input in errors, by name.
     """
 
     id: str | None
@@ -304,46 +303,46 @@ class ParsedRequest:
 
 
 def parse(body: bytes, header_length: str | None, max_sequences: int) -> ParsedRequest:
-    """Read a request.
+    """Parse a request.
 
     Args:
-        body: JSON, and the bytes of tensors behind it.
-        header_length: The header `Inference-Header-Content-Length`, if there is one.
-        max_sequences: Sequences that a request may hold.
+        body: JSON, followed by the bytes of tensors.
+        header_length: Header `Inference-Header-Content-Length`, if present.
+        max_sequences: Maximum number of sequences per request.
 
     Raises:
-        BadRequestError: The header lies, or the body begins with no JSON.
-        InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `max_sequences`.
+        BadRequestError: The header is invalid, or the body does not start with JSON.
+        InvalidInputError: The body is not a valid request of this protocol.
+        TooManySequencesError: The request has more than `max_sequences` sequences.
     """
     text, binary = split(body, header_length)
     with exclusive_if_large(text):
         value = read_json(text)
         check_sequence_counts(value, InferRequest, (), max_sequences)
-        _refuse_large_objects(value)
+        _check_field_counts(value)
         wire = _validated(value)
         parameters = wire.parameters or InferParameters.model_validate({})
-        locs = _places(wire.inputs)
-        for each in wire.inputs:
-            _check_shape(each, locs[each.name], max_sequences)
-        found = {each.name: _read(each, binary, locs[each.name]) for each in wire.inputs}
+        locs = _locate(wire.inputs)
+        for tensor in wire.inputs:
+            _check_shape(tensor, locs[tensor.name], max_sequences)
+        data = {tensor.name: _read(tensor, binary, locs[tensor.name]) for tensor in wire.inputs}
     binary.check_end()
-    if "texts" not in found and parameters.padding is not None:
+    if "texts" not in data and parameters.padding is not None:
         raise field_error("parameters.padding", "is allowed with texts only; token ids are encoded unchanged")
     return ParsedRequest(
         id=wire.id,
         model_name=wire.model_name,
         parameters=parameters,
-        token_ids=found.get("token_ids"),
-        segment_ids=found.get("segment_ids"),
-        texts=found.get("texts"),
-        outputs=_wanted(wire, "texts" if "texts" in found else "token_ids"),
+        token_ids=data.get("token_ids"),
+        segment_ids=data.get("segment_ids"),
+        texts=data.get("texts"),
+        outputs=_requested(wire, "texts" if "texts" in data else "token_ids"),
         locs=locs,
     )
 
 
-def _refuse_large_objects(value: Any) -> None:
-    """Count before anything else is looked at, as `check_sequence_counts` does, in the objects that a request nests."""
+def _check_field_counts(value: Any) -> None:
+    """Check the number of fields of nested objects before validation, as `check_sequence_counts` does for the body."""
     if not isinstance(value, dict):
         return
     nested: list[tuple[str, Any]] = [("parameters", value.get("parameters"))]
@@ -354,13 +353,13 @@ def _refuse_large_objects(value: Any) -> None:
             nested.append((loc, item))
             if isinstance(item, dict):
                 nested.append((f"{loc}.parameters", item.get("parameters")))
-    for loc, found in nested:
-        if isinstance(found, dict) and len(found) > _MAX_FIELDS:
-            raise field_error(loc, f"{len(found)} fields exceed the maximum of {_MAX_FIELDS}")
+    for loc, item in nested:
+        if isinstance(item, dict) and len(item) > _MAX_FIELDS:
+            raise field_error(loc, f"{len(item)} fields exceed the maximum of {_MAX_FIELDS}")
 
 
 def _validated(value: Any) -> InferRequest:
-    """Return the value as a request, or every place at which it is none."""
+    """Return the value as a request, or raise an error with all invalid locations."""
     try:
         return InferRequest.model_validate(value)
     except ValidationError as error:
@@ -368,21 +367,21 @@ def _validated(value: Any) -> InferRequest:
         for item in error.errors(include_url=False, include_context=False):
             loc = item["loc"]
             if item["type"] != "extra_forbidden":
-                # Any other word is the tag of a union, and no part of the place.
+                # Other strings are union tags and not part of the location.
                 loc = tuple(part for part in loc if isinstance(part, int) or part in _FIELDS)
             messages.setdefault(loc, []).append(message_of(item))
-        problems = [Problem(loc, "; or ".join(found)) for loc, found in messages.items()]
+        problems = [Problem(loc, "; or ".join(parts)) for loc, parts in messages.items()]
         raise InvalidInputError.of(problems) from None
 
 
-def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
-    """Return what errors call each input, if they go together."""
+def _locate(inputs: Sequence[InferInput]) -> dict[str, str]:
+    """Return the location of each input, by name, and check their combination."""
     locs: dict[str, str] = {}
-    for index, each in enumerate(inputs):
-        loc = f"inputs[{index}] {each.name}"
-        if each.name in locs:
-            raise field_error(loc, f"duplicates {locs[each.name]}")
-        locs[each.name] = loc
+    for index, tensor in enumerate(inputs):
+        loc = f"inputs[{index}] {tensor.name}"
+        if tensor.name in locs:
+            raise field_error(loc, f"duplicates {locs[tensor.name]}")
+        locs[tensor.name] = loc
     if ("token_ids" in locs) == ("texts" in locs):
         count = "both" if "texts" in locs else "neither"
         raise field_error("inputs", f"expected exactly one of token_ids and texts, found {count}")
@@ -391,59 +390,58 @@ def _places(inputs: Sequence[InferInput]) -> dict[str, str]:
     return locs
 
 
-def _check_shape(each: InferInput, loc: str, max_sequences: int) -> None:
-    """Refuse a type or shape that the input has not, before its data is looked at."""
-    types = [TEXT] if each.name == "texts" else list(INTEGERS)
-    if each.datatype not in types:
-        raise field_error(loc, f"datatype is {each.datatype}, expected {' or '.join(types)}")
-    if each.name == "texts":
-        if each.shape[1:] not in ([], [1]):
-            raise field_error(loc, f"shape is {each.shape}, expected [texts] or [texts, 1]")
-    elif len(each.shape) != _MATRIX:
-        raise field_error(loc, f"shape is {each.shape}, expected [sequences, tokens]")
-    check_count(each.shape[0], max_sequences, loc)
-    if not each.shape[-1]:
-        raise field_error(loc, f"shape is {each.shape}, expected at least one token in each sequence")
+def _check_shape(tensor: InferInput, loc: str, max_sequences: int) -> None:
+    """Check datatype and shape of an input before its data is parsed."""
+    types = [TEXT] if tensor.name == "texts" else list(INTEGERS)
+    if tensor.datatype not in types:
+        raise field_error(loc, f"datatype is {tensor.datatype}, expected {' or '.join(types)}")
+    if tensor.name == "texts":
+        if tensor.shape[1:] not in ([], [1]):
+            raise field_error(loc, f"shape is {tensor.shape}, expected [texts] or [texts, 1]")
+    elif len(tensor.shape) != _MATRIX:
+        raise field_error(loc, f"shape is {tensor.shape}, expected [sequences, tokens]")
+    check_count(tensor.shape[0], max_sequences, loc)
+    if not tensor.shape[-1]:
+        raise field_error(loc, f"shape is {tensor.shape}, expected at least one token in each sequence")
 
 
-def _read(each: InferInput, binary: Binary, loc: str) -> Any:
-    """Return an input's data: an array of integers, or texts."""
-    size = each.parameters.binary_data_size if each.parameters is not None else None
-    if (each.data is None) == (size is None):
-        found = "neither" if size is None else "both"
-        raise field_error(loc, f"expected exactly one of data and parameters.binary_data_size, found {found}")
-    data = binary.take(size or 0, loc) if each.data is None else each.data
-    if each.name == "texts":
-        return texts(data, each.shape, loc)
-    return integers(data, each.datatype, each.shape, loc)
+def _read(tensor: InferInput, binary: Binary, loc: str) -> Any:
+    """Return the data of an input: an array of integers, or texts."""
+    size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
+    if (tensor.data is None) == (size is None):
+        count = "neither" if size is None else "both"
+        raise field_error(loc, f"expected exactly one of data and parameters.binary_data_size, found {count}")
+    data = binary.take(size or 0, loc) if tensor.data is None else tensor.data
+    if tensor.name == "texts":
+        return texts(data, tensor.shape, loc)
+    return integers(data, tensor.datatype, tensor.shape, loc)
 
 
-def _wanted(wire: InferRequest, kind: str) -> tuple[RequestedOutput, ...]:
-    """Return the outputs that are asked for, or those that are given unasked."""
+def _requested(wire: InferRequest, kind: str) -> tuple[RequestedOutput, ...]:
+    """Return the requested outputs, or the default outputs."""
     binary = wire.parameters is not None and wire.parameters.binary_data_output
     if not wire.outputs:
         return tuple(RequestedOutput(name, binary, name) for name in DEFAULT_OUTPUTS[kind])
     requested: dict[str, RequestedOutput] = {}
-    for index, each in enumerate(wire.outputs):
-        loc = f"outputs[{index}] {each.name}"
-        if each.name in requested:
-            raise field_error(loc, f"duplicates {requested[each.name].loc}")
-        own = each.parameters.binary_data if each.parameters is not None else None
-        requested[each.name] = RequestedOutput(each.name, binary if own is None else own, loc)
+    for index, output in enumerate(wire.outputs):
+        loc = f"outputs[{index}] {output.name}"
+        if output.name in requested:
+            raise field_error(loc, f"duplicates {requested[output.name].loc}")
+        own = output.parameters.binary_data if output.parameters is not None else None
+        requested[output.name] = RequestedOutput(output.name, binary if own is None else own, loc)
     return tuple(requested.values())
 
 
 def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[Tokens]:
-    """Check ids against a preset and lay them out row by row.
+    """Check ids against the limits of a preset and return one sequence per row.
 
     Args:
-        call: The request.
-        token_ids: Its ids.
-        preset: What they have to fit.
+        call: Parsed request.
+        token_ids: Token ids, shape [sequences, tokens].
+        preset: Preset that defines the limits.
 
     Raises:
-        InvalidInputError: They are too long, their segments have another shape, or there is an id that the network
-            does not have.
+        InvalidInputError: A sequence is too long, the segment ids have a different shape, or an id is out of range.
     """
     architecture = preset.architecture
     segment_ids = np.zeros_like(token_ids) if call.segment_ids is None else call.segment_ids
@@ -469,16 +467,16 @@ def _out_of_range(ids: Integers, end: int, loc: str, what: str) -> list[Problem]
 
 
 def check_outputs(call: ParsedRequest, lengths: Sequence[int]) -> None:
-    """Refuse a sequence output that no tensor holds.
+    """Check that a requested sequence output forms a tensor.
 
     Args:
-        call: The request.
-        lengths: Tokens of each sequence.
+        call: Parsed request.
+        lengths: Number of tokens of each sequence.
 
     Raises:
-        InvalidInputError: It is asked for, and lengths differ.
+        InvalidInputError: The sequence output is requested and the lengths differ.
     """
-    requested = next((each for each in call.outputs if each.name == "sequence_output"), None)
+    requested = next((output for output in call.outputs if output.name == "sequence_output"), None)
     if requested is not None and any(one != other for one, other in pairwise(lengths)):
         message = (
             f"the texts have {min(lengths)} to {max(lengths)} tokens, but a tensor has one length; request "
@@ -492,11 +490,11 @@ def check_outputs(call: ParsedRequest, lengths: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What the network gave for a request.
+    """Encodings of a request.
 
     Attributes:
-        encodings: One for each sequence.
-        length: Tokens of each sequence, where they all have one length.
+        encodings: One encoding per sequence.
+        length: Number of tokens of each sequence, if it is the same for all.
         hidden: Hidden size.
     """
 
@@ -505,20 +503,20 @@ class Result:
     hidden: int
 
     def shape(self, name: Output) -> list[int]:
-        """Return an output's shape, without putting it in order."""
+        """Return the shape of an output without assembling it."""
         return [len(self.encodings), *([self.length] if name == "sequence_output" else []), self.hidden]
 
     def arrays(self, name: Output, *, normalize: bool) -> Iterator[Array]:
-        """Yield an output in pieces: those of each sequence, or all rows."""
+        """Yield the sequence output per sequence, or all rows of another output."""
         if name == "sequence_output":
-            yield from (each.sequence_output for each in self.encodings)
+            yield from (encoding.sequence_output for encoding in self.encodings)
             return
         rows = [encoding.arrays[name] for encoding in self.encodings]
         yield np.stack([normalized(row) for row in rows] if normalize else rows)
 
 
 def render_json(call: ParsedRequest, model: str, version: str, result: Result) -> Iterator[bytes]:
-    """Yield the answer's JSON; where an output is binary, it says how many bytes follow."""
+    """Yield the JSON response, with the size of each binary output."""
     yield b'{"model_name":' + json_bytes(model) + b',"model_version":' + json_bytes(version)
     if call.id is not None:
         yield b',"id":' + json_bytes(call.id)
@@ -536,19 +534,19 @@ def render_json(call: ParsedRequest, model: str, version: str, result: Result) -
 
 
 def render_binary(call: ParsedRequest, result: Result) -> Iterator[bytes]:
-    """Yield the bytes that follow the answer's JSON, in the order of the outputs."""
+    """Yield the bytes of binary outputs, in the order of the outputs."""
     for requested in call.outputs:
         if requested.binary:
             yield from map(float_bytes, result.arrays(requested.name, normalize=call.parameters.normalize))
 
 
 def binary_size(call: ParsedRequest, result: Result) -> int:
-    """Return how many bytes `render_binary` gives."""
+    """Return the total size of `render_binary`, in bytes."""
     return sum(float_size(result.shape(requested.name)) for requested in call.outputs if requested.binary)
 
 
 def model_metadata(preset: Preset) -> dict[str, Any]:
-    """Return what a model takes and gives."""
+    """Return the inputs and outputs of a model."""
     hidden = preset.architecture.hidden_dim
     inputs = [_tensor(name, "INT64", VARIABLE, VARIABLE) for name in ("token_ids", "segment_ids")]
     if preset.has_tokenizer:
@@ -569,19 +567,19 @@ def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
 
 
 def model_version(preset: Preset) -> str:
-    """Return the version that a preset is served as."""
+    """Return the served version of a preset."""
     return preset.version or FIRST_VERSION
 
 
 def render_error(error: ServiceError) -> Response:
-    """Return an error as one string."""
+    """Render an error in the format of the protocol."""
     return Response(json_bytes({"error": error.detail}), status(error), headers(error), media_type="application/json")
 
 
 # === Router ===
 
-_REFUSAL: dict[str, Any] = {"description": "Refused or failed, with the reason", "model": InferError}
-_REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 503, "default"), _REFUSAL)
+_ERROR: dict[str, Any] = {"description": "Error with its reason", "model": InferError}
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 503, "default"), _ERROR)
 _OCTETS: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _INFER: dict[str, Any] = {
     "response_model": InferResponse,
@@ -590,12 +588,12 @@ _INFER: dict[str, Any] = {
             "content": {OCTETS: _OCTETS},
             "headers": {
                 HEADER_LENGTH: {
-                    "description": "Bytes of the JSON, where those of binary outputs follow it.",
+                    "description": "Size of the JSON in bytes, if binary outputs follow it.",
                     "schema": {"type": "integer"},
                 }
             },
         },
-        **dict.fromkeys((400, 401, 404, 413, 422, 429, 500, 503, 504), _REFUSAL),
+        **dict.fromkeys((400, 401, 404, 413, 422, 429, 500, 503, 504), _ERROR),
     },
     "openapi_extra": {
         "parameters": [
@@ -603,7 +601,7 @@ _INFER: dict[str, Any] = {
                 "name": HEADER_LENGTH,
                 "in": "header",
                 "required": False,
-                "description": "Bytes of the JSON, where those of binary inputs follow it; 0 as if it were not there.",
+                "description": "Size of the JSON in bytes, if binary inputs follow it; 0 is the same as no header.",
                 "schema": {"type": "integer", "minimum": 0},
             }
         ],
@@ -619,11 +617,11 @@ _INFER: dict[str, Any] = {
 
 
 def protocol(engine: Engine, max_sequences: int) -> Protocol:
-    """Return the protocol.
+    """Return the Open Inference Protocol.
 
     Args:
-        engine: What encodes.
-        max_sequences: Sequences that one request may hold.
+        engine: Engine that encodes.
+        max_sequences: Maximum number of sequences per request.
     """
     routes = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["open inference protocol"])
     _add_server(routes, engine)
@@ -633,11 +631,12 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
 
 def _served(engine: Engine, model: str, version: str | None) -> LoadedModel:
-    """Return the model of this name and version, whether or not it takes requests any more.
+    """Return the model of this name and version, even if it no longer accepts requests.
 
     Raises:
-        NotFoundError: There is none.
-        NotReadyError, WorkerFailedError: It is not known yet, or never will be.
+        NotFoundError: The model or version is not served.
+        NotReadyError: The model is not loaded yet.
+        WorkerFailedError: The model failed to load.
     """
     loaded = engine.require_ready() if engine.loaded is None else engine.loaded
     if model != loaded.preset.name:
@@ -648,13 +647,13 @@ def _served(engine: Engine, model: str, version: str | None) -> LoadedModel:
 
 
 def _add_server(routes: APIRouter, engine: Engine) -> None:
-    @routes.get("", summary="What this server is", response_model=ServerMetadata, responses=_REFUSALS)
+    @routes.get("", summary="Describe the server", response_model=ServerMetadata, responses=_ERRORS)
     async def server_metadata() -> Response:
         return _json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
 
     @routes.get(
         "/health/live",
-        summary="Whether the process can serve, or will be able to",
+        summary="Check liveness",
         response_model=ServerLive,
         responses={503: {"model": ServerLive}},
     )
@@ -663,7 +662,7 @@ def _add_server(routes: APIRouter, engine: Engine) -> None:
 
     @routes.get(
         "/health/ready",
-        summary="Whether every program is compiled and tested",
+        summary="Check readiness",
         response_model=ServerReady,
         responses={503: {"model": ServerReady}},
     )
@@ -677,16 +676,16 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
         return _json(model_metadata(_served(engine, model, version).preset))
 
     def ready(model: str, version: str | None) -> Response:
-        answers = engine.state == "ready"
+        is_ready = engine.state == "ready"
         if engine.loaded is not None:
             _served(engine, model, version)
-        content = {"name": model, "ready": answers}
-        return _json(content) if answers else _not_ready(engine, content)
+        content = {"name": model, "ready": is_ready}
+        return _json(content) if is_ready else _not_ready(engine, content)
 
     described: dict[str, Any] = {
-        "summary": "What the model takes and gives",
+        "summary": "Describe the model",
         "response_model": ModelMetadata,
-        "responses": _REFUSALS,
+        "responses": _ERRORS,
     }
 
     @routes.get("/models/{model}", **described)
@@ -697,17 +696,17 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
     async def describe_version(model: str, version: str) -> Response:
         return metadata(model, version)
 
-    told: dict[str, Any] = {
-        "summary": "Whether the model answers",
+    readiness: dict[str, Any] = {
+        "summary": "Check readiness of the model",
         "response_model": ModelReady,
-        "responses": {**_REFUSALS, 503: {"model": ModelReady}},
+        "responses": {**_ERRORS, 503: {"model": ModelReady}},
     }
 
-    @routes.get("/models/{model}/ready", **told)
+    @routes.get("/models/{model}/ready", **readiness)
     async def model_ready(model: str) -> Response:
         return ready(model, None)
 
-    @routes.get("/models/{model}/versions/{version}/ready", **told)
+    @routes.get("/models/{model}/versions/{version}/ready", **readiness)
     async def model_version_ready(model: str, version: str) -> Response:
         return ready(model, version)
 
@@ -752,22 +751,22 @@ def _add_infer(routes: APIRouter, engine: Engine, max_sequences: int) -> None:
 
     @routes.post("/models/{model}/infer", summary="Encode token ids or texts", **_INFER)
     async def infer(model: str, request: Request) -> Response:
-        """Encode sequences, each exactly as if it were alone."""
+        """Encode sequences; each result equals that of the sequence alone."""
         return await answer(request, model, None)
 
     @routes.post("/models/{model}/versions/{version}/infer", summary="Encode token ids or texts", **_INFER)
     async def infer_version(model: str, version: str, request: Request) -> Response:
-        """Encode sequences, each exactly as if it were alone."""
+        """Encode sequences; each result equals that of the sequence alone."""
         return await answer(request, model, version)
 
 
 async def _answer(engine: Engine, call: ParsedRequest, preset: Preset, result: Result) -> Response:
-    """Return JSON, and the bytes of binary outputs behind it; what is large is sent in pieces."""
+    """Return JSON followed by the bytes of binary outputs; stream large responses."""
     values = sum(prod(result.shape(requested.name)) for requested in call.outputs)
     pieces = render_json(call, preset.name, model_version(preset), result)
     if not any(requested.binary for requested in call.outputs):
         return await respond(engine, pieces, values, "application/json")
-    # Made twice, since its length goes before it, and with outputs that are not binary it may be long.
+    # The JSON is rendered twice, because its size precedes it in a header and it may be large.
     head = sum([len(piece) async for piece in stream_chunks(engine, pieces)])
     pieces = chain(render_json(call, preset.name, model_version(preset), result), render_binary(call, result))
     sizes = {HEADER_LENGTH: str(head), "Content-Length": str(head + binary_size(call, result))}
@@ -775,7 +774,7 @@ async def _answer(engine: Engine, call: ParsedRequest, preset: Preset, result: R
 
 
 def _not_ready(engine: Engine, content: dict[str, Any]) -> Response:
-    """Return 503 with the reason, as a client that reads errors expects it beside what was asked."""
+    """Return 503 with the content and the reason."""
     try:
         engine.check_ready()
     except ServiceError as error:

@@ -1,6 +1,6 @@
-"""Tensors of the Open Inference Protocol: JSON lists or little-endian bytes to arrays and texts, and back.
+"""Tensors of the Open Inference Protocol: conversion between JSON lists or little-endian bytes, and arrays or texts.
 
-A tensor is told in errors by its place and name, `inputs[0] token_ids`, and an entry by its row and column behind them.
+Errors locate a tensor by its index and name, such as `inputs[0] token_ids`, followed by the row and column of an entry.
 """
 
 from __future__ import annotations
@@ -24,57 +24,57 @@ INTEGERS: dict[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtyp
 
 Integers = npt.NDArray[np.int64]
 
-# Bytes that tell the length of each text.
-_LENGTH = 4
-# More digits tell the length of no body.
-_MOST_DIGITS = 18
+# Size of the length prefix of a text.
+_LENGTH_BYTES = 4
+# No body size has more digits.
+_MAX_DIGITS = 18
 
 
 class Binary:
-    """The bytes behind a request's JSON, handed out tensor by tensor.
+    """The bytes after the JSON of a request, consumed tensor by tensor.
 
     Args:
-        data: The bytes.
+        data: All bytes after the JSON.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._taken = data, 0
+        self._data, self._offset = data, 0
 
     def take(self, size: int, loc: str) -> bytes:
         """Return the next tensor's bytes.
 
         Raises:
-            InvalidInputError: There are not so many left.
+            InvalidInputError: Fewer than `size` bytes remain.
         """
-        left = len(self._data) - self._taken
+        left = len(self._data) - self._offset
         if size > left:
             raise field_error(loc, f"binary_data_size is {size}, but only {left} bytes remain after the JSON")
-        begin = self._taken
-        self._taken += size
-        return self._data[begin : self._taken]
+        begin = self._offset
+        self._offset += size
+        return self._data[begin : self._offset]
 
     def check_end(self) -> None:
-        """Refuse bytes that belong to no tensor.
+        """Check that all bytes are consumed.
 
         Raises:
-            InvalidInputError: There are some.
+            InvalidInputError: Bytes remain that belong to no tensor.
         """
-        if left := len(self._data) - self._taken:
+        if left := len(self._data) - self._offset:
             raise InvalidInputError.of([Problem((), f"the last {left} bytes belong to no input")])
 
 
 def split(body: bytes, header: str | None) -> tuple[bytes, Binary]:
-    """Return a body's JSON, and the bytes of tensors behind it.
+    """Return the JSON of a body, and the bytes of tensors after it.
 
     Args:
-        body: The body.
-        header: The header that tells the JSON's length; without it, or with 0, the whole body is JSON.
+        body: Request body.
+        header: Header with the size of the JSON in bytes; if None or 0, the complete body is JSON.
 
     Raises:
-        BadRequestError: The header tells no length, or one beyond the body's.
+        BadRequestError: The header is not a size, or exceeds the size of the body.
     """
     text = (header or "0").strip()
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
         raise BadRequestError(f"header {HEADER_LENGTH}: expected an integer number of bytes")
     length = int(text)
     if length > len(body):
@@ -85,7 +85,7 @@ def split(body: bytes, header: str | None) -> tuple[bytes, Binary]:
 
 
 def field_error(loc: str, message: str, *indices: int) -> InvalidInputError:
-    """Return the error that refuses a tensor, or one of its entries."""
+    """Return the error for an invalid tensor or entry."""
     return InvalidInputError.of([Problem((loc, *indices), message)])
 
 
@@ -96,13 +96,13 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], loc: 
     """Return a tensor of integers.
 
     Args:
-        data: JSON, flat or nested row by row, or little-endian bytes.
+        data: JSON list, flat or nested by row, or little-endian bytes.
         datatype: A key of `INTEGERS`.
-        shape: Rows and columns, at least one of each.
-        loc: The tensor's name in errors.
+        shape: Rows and columns, each at least 1.
+        loc: Location of the tensor in errors.
 
     Raises:
-        InvalidInputError: Data and shape disagree, or an entry is no such integer.
+        InvalidInputError: The data does not match the shape, or an entry is not such an integer.
     """
     dtype = INTEGERS[datatype]
     if isinstance(data, bytes):
@@ -127,15 +127,15 @@ def integers(data: list[Any] | bytes, datatype: str, shape: Sequence[int], loc: 
 
 
 def texts(data: list[Any] | bytes, shape: Sequence[int], loc: str) -> list[str]:
-    """Return a tensor of texts, one after the other.
+    """Return the texts of a tensor, flat.
 
     Args:
-        data: JSON strings, flat or nested, or bytes: each text as UTF-8 behind the number of its bytes.
-        shape: How many there are, and perhaps a second dimension of 1.
-        loc: The tensor's name in errors.
+        data: JSON strings, flat or nested, or bytes: each text in UTF-8, prefixed by its size in bytes.
+        shape: Number of texts, optionally followed by a dimension of 1.
+        loc: Location of the tensor in errors.
 
     Raises:
-        InvalidInputError: Data and shape disagree, or an entry is no text.
+        InvalidInputError: The data does not match the shape, or an entry is not a text.
     """
     if isinstance(data, bytes):
         return _texts_of_bytes(data, shape[0], loc)
@@ -147,10 +147,10 @@ def texts(data: list[Any] | bytes, shape: Sequence[int], loc: str) -> list[str]:
 
 
 def _texts_of_bytes(data: bytes, count: int, loc: str) -> list[str]:
-    found: list[str] = []
+    decoded: list[str] = []
     begin = 0
     for index in range(count):
-        end = begin + _LENGTH
+        end = begin + _LENGTH_BYTES
         if end > len(data):
             raise field_error(loc, f"contains {index} texts, expected {count} for shape [{count}]")
         size = int.from_bytes(data[begin:end], "little")
@@ -158,20 +158,20 @@ def _texts_of_bytes(data: bytes, count: int, loc: str) -> list[str]:
         if end > len(data):
             raise field_error(loc, f"has {size} bytes, but only {len(data) - begin} remain", index)
         try:
-            found.append(data[begin:end].decode())
+            decoded.append(data[begin:end].decode())
         except UnicodeDecodeError:
             raise field_error(loc, "is not UTF-8", index) from None
         begin = end
     if begin != len(data):
         raise field_error(loc, f"has {len(data) - begin} bytes after its {count} texts")
-    return found
+    return decoded
 
 
 # === Floats ===
 
 
 def json_values(array: Array) -> bytes:
-    """Return an array's values in a row, as JSON without brackets."""
+    """Return the flat values of an array as JSON without brackets."""
     return json_array(array.ravel())[1:-1]
 
 
@@ -181,7 +181,7 @@ def float_bytes(array: Array) -> bytes:
 
 
 def float_size(shape: Sequence[int]) -> int:
-    """Return how many bytes an array of float32 has."""
+    """Return the size of a float32 array, in bytes."""
     return prod(shape) * 4
 
 
@@ -189,7 +189,7 @@ def float_size(shape: Sequence[int]) -> int:
 
 
 def _flat(data: list[Any], shape: Sequence[int], loc: str) -> list[Any]:
-    """Return entries in a row that came so, or nested as the shape says."""
+    """Return the flat entries of a list that is flat or nested according to its shape."""
     if len(shape) > 1 and data and isinstance(data[0], list):
         rows, columns = shape
         if len(data) != rows:

@@ -1,4 +1,4 @@
-"""OpenAI's protocol: `POST /v1/embeddings` and `GET /v1/models`, and errors as its clients read them."""
+"""OpenAI protocol: `POST /v1/embeddings` and `GET /v1/models`, with errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Input = Annotated[
 
 
 class EmbeddingsRequest(BaseModel):
-    """Texts, or sequences of token ids, to embed."""
+    """Texts or sequences of token ids to embed."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -76,21 +76,21 @@ class EmbeddingsRequest(BaseModel):
     )
 
     input: Input = Field(
-        description="A text, a list of texts, one sequence of token ids, or a list of such; ids are taken as they are."
+        description="A text, a list of texts, a sequence of token ids, or a list of these; ids are encoded unchanged."
     )
-    model: OneText = Field(description="Name of the model; `GET /v1/models` lists what is served.")
+    model: OneText = Field(description="Name of the model; see `GET /v1/models`.")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="`float`, the default, or `base64`: a string of little-endian float32."
     )
     dimensions: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         None,
-        description="Length of each embedding; all of it by default, and less only of a model that was trained for it.",
+        description="Dimensions of each embedding; fewer than all require a model that was trained for it.",
     )
-    user: OneText | None = Field(None, description="Whom the request is for; has no effect.")
+    user: OneText | None = Field(None, description="Ignored; accepted for compatibility.")
 
 
 class Embedding(BaseModel):
-    """One input's embedding, of length 1; a string where base64 was asked for."""
+    """L2-normalized embedding of one input; a string for base64."""
 
     object: Literal["embedding"]
     index: int
@@ -98,14 +98,14 @@ class Embedding(BaseModel):
 
 
 class EmbeddingsUsage(BaseModel):
-    """What a request took; nothing but the prompt has tokens."""
+    """Token counts; both are the tokens of the input."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsResponse(BaseModel):
-    """Embeddings in the order of the input."""
+    """Embeddings, in input order."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -114,7 +114,7 @@ class EmbeddingsResponse(BaseModel):
 
 
 class ServedModel(BaseModel):
-    """A model that is served; `created` is when this process began to, in seconds since 1970."""
+    """A served model; `created` is the start time of this process, in seconds since 1970."""
 
     id: str
     object: Literal["model"]
@@ -123,14 +123,14 @@ class ServedModel(BaseModel):
 
 
 class ServedModels(BaseModel):
-    """All models that are served."""
+    """All served models."""
 
     object: Literal["list"]
     data: list[ServedModel]
 
 
 class OpenAIErrorBody(BaseModel):
-    """What went wrong; `param` is the place of the request, where one is to blame."""
+    """Details of an error; `param` is the invalid location of the request, if there is one."""
 
     message: str
     type: str
@@ -139,7 +139,7 @@ class OpenAIErrorBody(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """An error in OpenAI's words."""
+    """An error in OpenAI's format."""
 
     error: OpenAIErrorBody
 
@@ -149,12 +149,12 @@ class OpenAIError(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request that makes sense by itself; whether the model can take it is the engine's business.
+    """A validated request; limits of the model are checked later.
 
     Attributes:
         wire: The request.
-        token_ids: One list a sequence, if it came as ids.
-        texts: One text a sequence, if it came as texts.
+        token_ids: One list per sequence, if the input is token ids.
+        texts: One text per sequence, if the input is texts.
         single: Whether the input was a bare text or a bare list of ids.
     """
 
@@ -164,17 +164,17 @@ class ParsedRequest:
     single: bool
 
     def locate(self, index: int) -> tuple[str | int, ...]:
-        """Name a sequence as the client wrote it."""
+        """Return the location of a sequence in the request."""
         return ("input",) if self.single else ("input", index)
 
 
 def parse(body: bytes, max_sequences: int) -> ParsedRequest:
-    """Read a request.
+    """Parse a request.
 
     Raises:
-        BadRequestError: The body is no JSON.
-        InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `max_sequences`.
+        BadRequestError: The body is not JSON.
+        InvalidInputError: The body is not a valid request of this protocol.
+        TooManySequencesError: The request has more than `max_sequences` sequences.
     """
     with exclusive_if_large(body):
         value = read_json(body)
@@ -189,13 +189,12 @@ def parse(body: bytes, max_sequences: int) -> ParsedRequest:
     return ParsedRequest(wire, sequences, None, single)
 
 
-def refuse_unserved(call: ParsedRequest, preset: Preset) -> None:
-    """Refuse what another model might give, but not this one.
+def check_supported(call: ParsedRequest, preset: Preset) -> None:
+    """Check that the served model supports a request.
 
     Raises:
-        NotFoundError: It asks for another model.
-        InvalidInputError: It asks for embeddings of a length that the model does not have, or sends texts to a model
-            that has no tokenizer.
+        NotFoundError: The request names another model.
+        InvalidInputError: The model does not support the requested dimensions, or has no tokenizer for texts.
     """
     wire = call.wire
     if wire.model != preset.name:
@@ -214,7 +213,7 @@ def _unknown_model(name: str, preset: Preset) -> NotFoundError:
 
 
 def render(call: ParsedRequest, model: str, embeddings: Array, tokens: int) -> Iterator[bytes]:
-    """Yield the answer's JSON, a piece for each embedding."""
+    """Yield the JSON response, one piece per embedding."""
     write = base64_array if call.wire.encoding_format == "base64" else json_array
     yield b'{"object":"list","data":['
     for index, embedding in enumerate(embeddings):
@@ -225,7 +224,7 @@ def render(call: ParsedRequest, model: str, embeddings: Array, tokens: int) -> I
 
 
 def render_error(error: ServiceError) -> Response:
-    """Return an error as OpenAI's clients read it."""
+    """Render an error in OpenAI's format."""
     document = {
         "error": {
             "message": error.detail,
@@ -244,7 +243,7 @@ def _error_type(status: int) -> str:
 
 
 def _parameter(problem: Problem) -> str | None:
-    """Return a place as the client would write it, `input[3]`; nothing where it is the whole body."""
+    """Return a location such as `input[3]`, or None for the complete body."""
     if not problem.loc:
         return None
     field, *indices = problem.loc
@@ -257,22 +256,22 @@ def _describe(preset: Preset, created: int) -> dict[str, Any]:
 
 # === Router ===
 
-_REFUSAL: dict[str, Any] = {
-    "description": "Refused or failed, with the reason",
+_ERROR: dict[str, Any] = {
+    "description": "Error with its reason",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}},
 }
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return dict.fromkeys(statuses, _REFUSAL)
+def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return dict.fromkeys(statuses, _ERROR)
 
 
 def protocol(engine: Engine, max_sequences: int) -> Protocol:
-    """Return OpenAI's protocol.
+    """Return the OpenAI protocol.
 
     Args:
-        engine: What encodes.
-        max_sequences: Sequences that one request may hold.
+        engine: Engine that encodes.
+        max_sequences: Maximum number of sequences per request.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["openai"])
     created = int(time.time())
@@ -291,9 +290,9 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     @routes.post(
         "/v1/embeddings",
-        summary="Embed texts or token ids, as OpenAI does",
+        summary="Create embeddings (OpenAI)",
         response_model=EmbeddingsResponse,
-        responses=_refusals(400, 401, 404, 413, 422, 429, 500, 503, 504),
+        responses=_error_responses(400, 401, 404, 413, 422, 429, 500, 503, 504),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -302,12 +301,12 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         },
     )
     async def embeddings(request: Request) -> Response:
-        """Embed each input as if it were alone: the output that the model's pooling names, of length 1."""
+        """Embed inputs; each embedding is the L2-normalized output that the model's pooling selects."""
         engine.require_ready()
         body = await request.body()
         call = await engine.run_sized(len(body), parse, body, max_sequences)
         preset = engine.require_ready().preset
-        refuse_unserved(call, preset)
+        check_supported(call, preset)
         tokens = await tokens_of(call)
         rows, request.state.timings = await engine.embed(
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
@@ -317,24 +316,24 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     @routes.get(
         "/v1/models",
-        summary="List the models, as OpenAI does",
+        summary="List models (OpenAI)",
         response_model=ServedModels,
-        responses=_refusals(400, 401, 413, 500, 503, 504),
+        responses=_error_responses(400, 401, 413, 500, 503, 504),
     )
     async def models() -> Response:
-        """List the one model that is served."""
+        """List the served model."""
         content = {"object": "list", "data": [_describe(engine.require_ready().preset, created)]}
         return Response(json_bytes(content), media_type="application/json")
 
     @routes.get(
-        "/v1/models/{model}",  # noqa: FAST003 - as an argument it would add a 422 to the description that cannot happen
-        summary="Describe a model, as OpenAI does",
+        "/v1/models/{model}",  # noqa: FAST003 - an argument would document a 422 that cannot occur
+        summary="Describe a model (OpenAI)",
         response_model=ServedModel,
-        responses=_refusals(400, 401, 404, 413, 500, 503, 504),
+        responses=_error_responses(400, 401, 404, 413, 500, 503, 504),
         openapi_extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
     )
     async def model(request: Request) -> Response:
-        """Describe the model of that name, if it is served."""
+        """Describe the served model."""
         preset = engine.require_ready().preset
         if request.path_params["model"] != preset.name:
             raise _unknown_model(request.path_params["model"], preset)

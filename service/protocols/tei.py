@@ -1,7 +1,7 @@
-"""Text Embeddings Inference's REST: `POST /embed`, `/` and `/embed_all`, `/tokenize`, `/decode` and `GET /info`.
+"""REST protocol of Text Embeddings Inference: `/embed`, `/`, `/embed_all`, `/tokenize`, `/decode` and `/info`.
 
-Source: huggingface/text-embeddings-inference, `router/src/http` and `core/src/tokenization.rs`, whose names and shapes
-these are. Statuses are those of `service.web.statuses`, and what TEI would ignore is refused by name.
+Names and shapes follow huggingface/text-embeddings-inference, `router/src/http` and `core/src/tokenization.rs`.
+Statuses are those of `service.web.statuses`. Fields that TEI would ignore are rejected.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from service.web.responses import respond
 from service.web.route import DirectRoute
 from service.web.statuses import STATUSES, headers, status
 
-# === Wire types, whose names share one description with those of other protocols ===
+# === Wire types; the prefix keeps their names unique in the OpenAPI description ===
 
 
 def _one_or_batch(value: Any) -> str:
@@ -65,7 +65,7 @@ TextInputs = Annotated[
     Annotated[list[OneText], Field(fail_fast=True), Tag("batch")] | Annotated[OneText, Tag("text")],
     Discriminator(lambda value: "batch" if isinstance(value, list) else "text"),
 ]
-PromptName = Annotated[str | None, Field(description="Presets have no prompts: anything but null is refused.")]
+PromptName = Annotated[str | None, Field(description="Presets have no prompts; only null is allowed.")]
 
 
 class _Request(BaseModel):
@@ -75,50 +75,50 @@ class _Request(BaseModel):
 
 
 class TeiEmbedAllRequest(_Request):
-    """Inputs to embed token by token."""
+    """Inputs whose token embeddings are returned."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a text"}, {"inputs": ["one", [4, 25, 5]]}]})
 
     inputs: Inputs = Field(
-        description="A text or a list of token ids, or a list of such. Ids are taken as they are. All other fields may "
-        "also stand in an object `parameters`, as some clients send them."
+        description="A text, a list of token ids, or a list of both. Token ids are encoded unchanged. All other fields "
+        "are also accepted in an object `parameters`, as some clients send them."
     )
-    truncate: Flag | None = Field(None, description="Cut what is too long; else, and by default, refuse it.")
+    truncate: Flag | None = Field(
+        None, description="Truncate inputs that are too long; otherwise, and by default, they are rejected."
+    )
     truncation_direction: Literal["Left", "left", "Right", "right"] = Field(
-        "right", description="Where what is too long is cut; special tokens of texts are kept."
+        "right", description="Side on which an input is truncated; special tokens of texts are kept."
     )
 
 
 class TeiEmbedRequest(TeiEmbedAllRequest):
     """Inputs to embed."""
 
-    normalize: Flag = Field(True, description="Give embeddings a Euclidean length of 1.")
+    normalize: Flag = Field(True, description="L2-normalize embeddings.")
     dimensions: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        None, description="Leading components to keep, where the preset was trained for it; all by default."
+        None, description="Leading dimensions to return, for presets that were trained for it; all by default."
     )
-    encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="This protocol answers with numbers: base64 is refused."
-    )
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="Only `float` is supported.")
 
 
 class TeiTokenizeRequest(_Request):
-    """Texts to tokenise."""
+    """Texts to tokenize."""
 
     inputs: TextInputs = Field(description="A text or a list of texts.")
-    add_special_tokens: Flag = Field(True, description="Put `[CLS]` before and `[SEP]` behind each text.")
+    add_special_tokens: Flag = Field(True, description="Add `[CLS]` before and `[SEP]` after each text.")
 
 
 class TeiDecodeRequest(BaseModel):
-    """Token ids to turn into texts."""
+    """Token ids to detokenize."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: Ids = Field(description="A list of token ids, or a list of such.")
-    skip_special_tokens: Flag = Field(True, description="Leave special tokens out; else they stand as their names.")
+    ids: Ids = Field(description="A list of token ids, or a list of such lists.")
+    skip_special_tokens: Flag = Field(True, description="Omit special tokens; otherwise return their names.")
 
 
 class TeiToken(BaseModel):
-    """A token, and where it is in its text, counted in Unicode code points; null for special tokens."""
+    """A token with its start and stop in the text, in Unicode code points; null for special tokens."""
 
     id: int
     text: str
@@ -128,19 +128,19 @@ class TeiToken(BaseModel):
 
 
 class TeiEmbeddingModel(BaseModel):
-    """How a text's embedding is made."""
+    """Pooling of the embeddings."""
 
     pooling: str = Field(description="`mean`, or `pooled`: a trained dense layer over the first token.")
 
 
 class TeiModelType(BaseModel):
-    """What the model is for."""
+    """Type of the model."""
 
     embedding: TeiEmbeddingModel
 
 
 class TeiInfo(BaseModel):
-    """What is served; null where there is no such limit."""
+    """Description of the server; null for limits that do not exist."""
 
     model_id: str
     model_sha: str | None
@@ -170,24 +170,24 @@ class TeiError(BaseModel):
 
 
 class _EmptyInputError(InvalidInputError):
-    """A list holds nothing, for which TEI has a word of its own."""
+    """An input list is empty; TEI has a separate error type for it."""
 
 
 class _TokenizerError(InvalidInputError):
-    """There is no tokenizer for a text, for which TEI has a word of its own."""
+    """The preset has no tokenizer; TEI has a separate error type for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedCall:
-    """A request that makes sense by itself.
+class ParsedRequest:
+    """A validated request; limits of the model are checked later.
 
     Attributes:
-        inputs: One text or list of ids a sequence.
+        inputs: One text or list of token ids per sequence.
         single: Whether the input was a bare text or a bare list of ids.
-        truncate: Whether what is too long is cut.
-        left: Whether it loses its beginning then.
-        normalize: Whether embeddings get a Euclidean length of 1.
-        dimensions: Leading components to keep, where not all.
+        truncate: Whether inputs that are too long are truncated.
+        left: Whether truncation removes the beginning.
+        normalize: Whether embeddings are L2-normalized.
+        dimensions: Leading dimensions to return; None for all.
     """
 
     inputs: list[str | list[int]]
@@ -198,23 +198,23 @@ class EmbedCall:
     dimensions: int | None = None
 
     def locate(self, index: int) -> tuple[str | int, ...]:
-        """Name an input as the client wrote it."""
+        """Return the location of an input in the request."""
         return ("inputs",) if self.single else ("inputs", index)
 
 
-def parse_embed_all(body: bytes, max_sequences: int) -> EmbedCall:
-    """Read a request to embed token by token.
+def parse_embed_all(body: bytes, max_sequences: int) -> ParsedRequest:
+    """Parse a request for token embeddings.
 
     Raises:
-        BadRequestError: The body is no JSON.
-        InvalidInputError: It is no request of this protocol.
-        TooManySequencesError: It holds more than `max_sequences`.
+        BadRequestError: The body is not JSON.
+        InvalidInputError: The body is not a valid request of this protocol.
+        TooManySequencesError: The request has more than `max_sequences` sequences.
     """
     return _call(_read(body, TeiEmbedAllRequest, "inputs", max_sequences))
 
 
-def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
-    """Read a request to embed; errors as of `parse_embed_all`."""
+def parse_embed(body: bytes, max_sequences: int) -> ParsedRequest:
+    """Parse a request for embeddings; it raises the errors of `parse_embed_all`."""
     wire = _read(body, TeiEmbedRequest, "inputs", max_sequences)
     if wire.encoding_format == "base64":
         raise field_error(
@@ -224,11 +224,11 @@ def parse_embed(body: bytes, max_sequences: int) -> EmbedCall:
     return replace(_call(wire), normalize=wire.normalize, dimensions=wire.dimensions)
 
 
-def _call(wire: TeiEmbedAllRequest) -> EmbedCall:
-    given: Any = wire.inputs
-    single = _one_or_batch(given) != "batch"
-    return EmbedCall(
-        inputs=[given] if single else given,
+def _call(wire: TeiEmbedAllRequest) -> ParsedRequest:
+    inputs: Any = wire.inputs
+    single = _one_or_batch(inputs) != "batch"
+    return ParsedRequest(
+        inputs=[inputs] if single else inputs,
         single=single,
         truncate=bool(wire.truncate),
         left=wire.truncation_direction in ("Left", "left"),
@@ -248,9 +248,9 @@ def _read(body: bytes, wire_type: type[Wire], field: str, max_sequences: int) ->
 
 
 def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
-    """Return a body whose fields may stand in an object `parameters`, where some clients put all but the inputs.
+    """Return a body with the fields of its object `parameters` moved to the top level.
 
-    Source: huggingface_hub 0.28 to 0.30, which send that object even when it is empty.
+    huggingface_hub 0.28 to 0.30 send all fields but the inputs there, and send the object even if it is empty.
     """
     if not issubclass(wire_type, TeiEmbedAllRequest) or not isinstance(value, dict) or "parameters" not in value:
         return value
@@ -262,7 +262,7 @@ def _unnested(value: Any, wire_type: type[BaseModel]) -> Any:
             raise field_error(f"parameters.{name}", "unknown field")
         if name in value:
             raise field_error(f"parameters.{name}", f"duplicates {name}")
-    return {name: found for name, found in value.items() if name != "parameters"} | nested
+    return {name: item for name, item in value.items() if name != "parameters"} | nested
 
 
 def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokenizer:
@@ -272,54 +272,60 @@ def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokeni
     return loaded.tokenizer
 
 
-# === Work ===
+# === Sequences ===
 
 
-async def _sequences(engine: Engine, call: EmbedCall) -> list[Tokens]:
-    """Make texts and ids into sequences, in the order of the request."""
+async def _sequences(engine: Engine, call: ParsedRequest) -> list[Tokens]:
+    """Return the sequences of texts and token ids, in request order."""
     loaded = engine.require_ready()
-    of_texts = [index for index, each in enumerate(call.inputs) if isinstance(each, str)]
-    of_ids = [index for index, each in enumerate(call.inputs) if not isinstance(each, str)]
-    made: dict[int, Tokens] = {}
-    if of_texts:
-        texts = [str(call.inputs[index]) for index in of_texts]
-        tokenizer = _tokenizer(loaded, call.locate(of_texts[0]))
+    text_indices = [index for index, item in enumerate(call.inputs) if isinstance(item, str)]
+    id_indices = [index for index, item in enumerate(call.inputs) if not isinstance(item, str)]
+    sequences: dict[int, Tokens] = {}
+    if text_indices:
+        texts = [str(call.inputs[index]) for index in text_indices]
+        tokenizer = _tokenizer(loaded, call.locate(text_indices[0]))
+
+        def locate(index: int) -> tuple[str | int, ...]:
+            return call.locate(text_indices[index])
+
         if call.truncate and call.left:
-            tokens = await engine.run_in_worker(_cut_left, texts, loaded, tokenizer, lambda n: call.locate(of_texts[n]))
+            tokens = await engine.run_in_worker(
+                _truncate_left, texts, loaded, tokenizer, lambda n: call.locate(text_indices[n])
+            )
         else:
             tokens = await engine.tokenize(
                 [Text(text) for text in texts],
                 truncate=call.truncate,
                 padding=None,
-                locate=lambda n: call.locate(of_texts[n]),
+                locate=locate,
             )
-        made.update(zip(of_texts, tokens, strict=True))
-    if of_ids:
-        made.update(zip(of_ids, await engine.run_in_worker(_from_ids, call, of_ids, loaded), strict=True))
-    return [made[index] for index in range(len(call.inputs))]
+        sequences.update(zip(text_indices, tokens, strict=True))
+    if id_indices:
+        sequences.update(zip(id_indices, await engine.run_in_worker(_from_ids, call, id_indices, loaded), strict=True))
+    return [sequences[index] for index in range(len(call.inputs))]
 
 
-def _from_ids(call: EmbedCall, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
+def _from_ids(call: ParsedRequest, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
     max_tokens = loaded.preset.architecture.max_sequence_length
     ids: list[Any] = [call.inputs[index] for index in indices]
     if call.truncate and call.left:
-        ids = [each[-max_tokens:] for each in ids]
+        ids = [sequence[-max_tokens:] for sequence in ids]
     return from_ids(ids, None, loaded.preset, truncate=call.truncate, locate=lambda _, n: call.locate(indices[n]))
 
 
-def _cut_left(
+def _truncate_left(
     texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, locate: Callable[[int], tuple[str | int, ...]]
 ) -> list[Tokens]:
-    """Tokenise texts, cut at their beginning; padded as the preset says, like any text."""
+    """Tokenize texts, truncate their beginning, and apply the padding of the preset."""
     max_tokens, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
     padded = max_tokens if padding == "max_length" else 0 if padding == "none" else padding
     sequences = []
     for index, text in enumerate(texts):
         try:
-            cut = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or max_tokens, "left"), padded)
+            tokens = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or max_tokens, "left"), padded)
         except ValueError as error:
             raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
-        sequences.append(Tokens(np.array(cut.token_ids, np.int32), np.array(cut.segment_ids, np.int32)))
+        sequences.append(Tokens(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
     return sequences
 
 
@@ -329,17 +335,17 @@ def _render(arrays: Iterable[Array]) -> Iterator[bytes]:
     yield b"]"
 
 
-def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, max_tokens: int) -> bytes:
     wire = _read(body, TeiTokenizeRequest, "inputs", max_sequences)
     texts = wire.inputs if isinstance(wire.inputs, list) else [wire.inputs]
     check_count(len(texts), max_sequences, "inputs")
     tokenizer = _tokenizer(loaded, ("inputs",))
     pieces = pieces_of(
-        texts, tokenizer, most_tokens, lambda index: ("inputs", index) if isinstance(wire.inputs, list) else ("inputs",)
+        texts, tokenizer, max_tokens, lambda index: ("inputs", index) if isinstance(wire.inputs, list) else ("inputs",)
     )
     answer = []
-    for text, found in zip(texts, pieces, strict=True):
-        tokens = _simple_tokens(text, found)
+    for text, text_pieces in zip(texts, pieces, strict=True):
+        tokens = _simple_tokens(text, text_pieces)
         if wire.add_special_tokens:
             tokens = [
                 _special(tokenizer, tokenizer.cls_token_id),
@@ -392,7 +398,7 @@ _ERROR_TYPES = {
 
 
 def error_type(error: ServiceError) -> str:
-    """Return TEI's word for an error."""
+    """Return the TEI error type."""
     if isinstance(error, _EmptyInputError):
         return "Empty"
     if isinstance(error, _TokenizerError):
@@ -402,24 +408,24 @@ def error_type(error: ServiceError) -> str:
 
 
 def render_error(error: ServiceError) -> Response:
-    """Return an error as TEI words it."""
+    """Render an error in the format of TEI."""
     document = {"error": error.detail, "error_type": error_type(error)}
     return Response(json_bytes(document), status(error), headers(error), media_type="application/json")
 
 
 # === Router ===
 
-_REFUSAL: dict[str, Any] = {
-    "description": "Refused or failed, with the reason",
+_ERROR: dict[str, Any] = {
+    "description": "Error with its reason",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TeiError"}}},
 }
 
 
 def _described(wire: type[BaseModel], *, queues: bool) -> dict[str, Any]:
-    """Return the description of a route that reads `wire` and may find the queue full."""
+    """Return the OpenAPI description of a route with a body of type `wire`; `queues` adds status 429."""
     schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
     return {
-        "responses": dict.fromkeys((400, 401, 413, 422, *([429] if queues else []), 500, 503, 504), _REFUSAL),
+        "responses": dict.fromkeys((400, 401, 413, 422, *([429] if queues else []), 500, 503, 504), _ERROR),
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     }
 
@@ -433,13 +439,13 @@ def _info(engine: Engine, max_sequences: int) -> dict[str, Any]:
         "model_dtype": engine.options.dtype,
         "served_model_name": preset.name,
         "model_type": {"embedding": {"pooling": engine.options.pooling or preset.pooling}},
-        "max_concurrent_requests": None,  # tokens that wait are bounded, not requests
+        "max_concurrent_requests": None,  # the queue limit counts tokens, not requests
         "max_input_length": preset.architecture.max_sequence_length,
         "max_batch_tokens": loaded.test.row_lengths[-1],
         "max_batch_requests": None,
         "max_client_batch_size": max_sequences,
         "auto_truncate": False,
-        "tokenization_workers": None,  # threads have other work as well
+        "tokenization_workers": None,  # the worker threads are shared
         "version": __version__,
         "sha": None,
         "docker_label": None,
@@ -447,16 +453,16 @@ def _info(engine: Engine, max_sequences: int) -> dict[str, Any]:
 
 
 def protocol(engine: Engine, max_sequences: int) -> Protocol:
-    """Return Text Embeddings Inference's protocol.
+    """Return the protocol of Text Embeddings Inference.
 
     Args:
-        engine: What encodes.
-        max_sequences: Sequences that one request may hold.
+        engine: Engine that encodes.
+        max_sequences: Maximum number of sequences per request.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["tei"])
 
     async def embed(request: Request) -> Response:
-        """Embed each input, exactly as if it were alone; `/` is the same as `/embed`."""
+        """Embed inputs; each result equals that of the input alone. `/` is an alias of `/embed`."""
         engine.require_ready()
         body = await request.body()
         call = await engine.run_sized(len(body), parse_embed, body, max_sequences)
@@ -468,7 +474,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         return await respond(engine, _render(embeddings), embeddings.size, "application/json")
 
     async def embed_all(request: Request) -> Response:
-        """Give the vector of each token of each input, special tokens included."""
+        """Return one vector per token of each input, including special tokens."""
         engine.require_ready()
         call = await engine.run_in_worker(parse_embed_all, await request.body(), max_sequences)
         sequences = await _sequences(engine, call)
@@ -480,7 +486,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         return await respond(engine, pieces, values, "application/json")
 
     async def tokenize(request: Request) -> Response:
-        """Give the tokens of each text, and where in it they are."""
+        """Return the tokens of each text with their offsets."""
         engine.require_ready()
         body = await request.body()
         max_tokens = engine.options.max_queue_tokens
@@ -488,22 +494,22 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         return Response(content, media_type="application/json")
 
     async def decode(request: Request) -> Response:
-        """Give the texts that ids stand for."""
+        """Return the texts of token ids."""
         engine.require_ready()
         body = await request.body()
         content = await engine.run_in_worker(_decode, body, engine.require_ready(), max_sequences)
         return Response(content, media_type="application/json")
 
     async def info() -> Response:
-        """Tell what is served. Fields that mean nothing here are null."""
+        """Describe the served model; fields that do not apply are null."""
         return Response(json_bytes(_info(engine, max_sequences)), media_type="application/json")
 
     for path, endpoint, summary, wire, answer in (
         ("/embed", embed, "Embed texts or token ids", TeiEmbedRequest, list[list[float]]),
-        ("/", embed, "The same as /embed", TeiEmbedRequest, list[list[float]]),
-        ("/embed_all", embed_all, "Embed each token", TeiEmbedAllRequest, list[list[list[float]]]),
-        ("/tokenize", tokenize, "Tokenise texts", TeiTokenizeRequest, list[list[TeiToken]]),
-        ("/decode", decode, "Turn token ids into texts", TeiDecodeRequest, list[str]),
+        ("/", embed, "Alias of /embed", TeiEmbedRequest, list[list[float]]),
+        ("/embed_all", embed_all, "Return token embeddings", TeiEmbedAllRequest, list[list[list[float]]]),
+        ("/tokenize", tokenize, "Tokenize texts", TeiTokenizeRequest, list[list[TeiToken]]),
+        ("/decode", decode, "Detokenize token ids", TeiDecodeRequest, list[str]),
     ):
         described = _described(wire, queues=issubclass(wire, TeiEmbedAllRequest))
         routes.add_api_route(path, endpoint, methods=["POST"], summary=summary, response_model=answer, **described)
@@ -511,9 +517,9 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
         "/info",
         info,
         methods=["GET"],
-        summary="What is served",
+        summary="Describe the server",
         response_model=TeiInfo,
-        responses=dict.fromkeys((400, 401, 413, 500, 503, 504), _REFUSAL),
+        responses=dict.fromkeys((400, 401, 413, 500, 503, 504), _ERROR),
     )
     return Protocol(
         routes=routes,

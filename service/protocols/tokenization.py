@@ -1,4 +1,4 @@
-"""Texts to token ids and back by themselves, in the native protocol's words: nothing here enters the queue."""
+"""Native routes that tokenize and detokenize; their requests do not enter the queue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from service.web.route import DirectRoute
 
 
 class TokenizeRequest(BaseModel):
-    """Texts to tokenise as `/v1/encode` would."""
+    """Texts to tokenize in the same way as `/v1/encode`."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -37,37 +37,36 @@ class TokenizeRequest(BaseModel):
     )
 
     texts: Texts = Field(description="A text, or texts and pairs of texts.")
-    truncate: Flag = Field(False, description="Cut what is too long for the model; else it is given whole.")
+    truncate: Flag = Field(False, description="Truncate texts to the model's maximum; otherwise return all tokens.")
     padding: PaddingField | None = Field(
-        None, description="Pad with `<pad>` to this length. By default as the preset was trained."
+        None, description="Pad with `<pad>` to this length; by default, the padding of the preset."
     )
 
 
 class TokenizeResponse(BaseModel):
-    """One list a text: ids and segment ids as `/v1/encode` takes them, pieces, and where each is in its text."""
+    """One list per text: token ids and segment ids as accepted by `/v1/encode`, pieces, and offsets."""
 
     model: str
     token_ids: list[list[int]]
     segment_ids: list[list[int]]
-    pieces: list[list[str]] = Field(description="The vocabulary's pieces; `▁` stands for a space.")
+    pieces: list[list[str]] = Field(description="Pieces of the vocabulary; `▁` represents a space.")
     offsets: list[list[tuple[int, int] | None]] = Field(
-        description="Begin and end of each piece in its text, of a pair in the text that it is from, counted in "
-        "Unicode code points; null for special tokens."
+        description="Start and end of each piece in its text, in Unicode code points; null for special tokens."
     )
     usage: Usage
 
 
 class DetokenizeRequest(BaseModel):
-    """Token ids to turn into texts."""
+    """Token ids to detokenize."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token_ids": [[4, 25, 127, 5]]}]})
 
-    token_ids: Ids = Field(description="One list of token ids a text, or a single list.")
-    skip_special_tokens: Flag = Field(True, description="Leave special tokens out; else they stand as their names.")
+    token_ids: Ids = Field(description="One list of token ids per text, or a single list.")
+    skip_special_tokens: Flag = Field(True, description="Omit special tokens; otherwise return their names.")
 
 
 class DetokenizeResponse(BaseModel):
-    """One text a list."""
+    """One text per list of token ids."""
 
     model: str
     texts: list[str]
@@ -76,14 +75,14 @@ class DetokenizeResponse(BaseModel):
 # === Work, off the event loop ===
 
 
-def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens: int) -> bytes:
+def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, max_tokens: int) -> bytes:
     with exclusive_if_large(body):
         value = read_json(body)
         check_sequence_counts(value, TokenizeRequest, ("texts",), max_sequences)
         wire = validated(TokenizeRequest, value)
-    given = wire.texts if isinstance(wire.texts, list) else [wire.texts]
-    check_count(len(given), max_sequences, "texts")
-    sides = [[each] if isinstance(each, str) else each for each in given]
+    texts = wire.texts if isinstance(wire.texts, list) else [wire.texts]
+    check_count(len(texts), max_sequences, "texts")
+    pairs = [[item] if isinstance(item, str) else item for item in texts]
     tokenizer = tokenizer_of(loaded, "texts")
     padded = _padded(wire.padding, loaded.preset)
     limit = padded or loaded.preset.architecture.max_sequence_length
@@ -91,32 +90,36 @@ def _tokenize(body: bytes, loaded: LoadedModel, max_sequences: int, most_tokens:
     def locate(index: int) -> tuple[str | int, ...]:
         return ("texts", index) if isinstance(wire.texts, list) else ("texts",)
 
-    owners = [index for index, side in enumerate(sides) for _ in side]
-    pieces = pieces_of([text for side in sides for text in side], tokenizer, most_tokens, lambda n: locate(owners[n]))
-    if padded * len(sides) > most_tokens:
-        raise field_error("padding", f"{padded * len(sides)} tokens with padding exceed the maximum of {most_tokens}")
+    text_indices = [index for index, pair in enumerate(pairs) for _ in pair]
+    pieces = pieces_of(
+        [text for pair in pairs for text in pair], tokenizer, max_tokens, lambda n: locate(text_indices[n])
+    )
+    if padded * len(pairs) > max_tokens:
+        raise field_error("padding", f"{padded * len(pairs)} tokens with padding exceed the maximum of {max_tokens}")
     answer: dict[str, list[Any]] = {"token_ids": [], "segment_ids": [], "pieces": [], "offsets": []}
     rest = iter(pieces)
-    for index, (text, pair) in enumerate((side[0], side[1] if len(side) > 1 else None) for side in sides):
-        if pair is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
+    for index, (text, second) in enumerate((pair[0], pair[1] if len(pair) > 1 else None) for pair in pairs):
+        if second is not None and loaded.preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
             message = f"is a pair, but the preset {loaded.preset.name} supports one segment only; send single texts"
             raise InvalidInputError.of([Problem(locate(index), message)])
         try:
-            tokens = tokenizer.encode_truncated(text, pair, limit) if wire.truncate else tokenizer.encode(text, pair)
+            tokens = (
+                tokenizer.encode_truncated(text, second, limit) if wire.truncate else tokenizer.encode(text, second)
+            )
         except ValueError as error:
             raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
-        offsets = _offsets(tokens, next(rest), None if pair is None else next(rest))
+        offsets = _offsets(tokens, next(rest), None if second is None else next(rest))
         tokens = tokenizer.pad(tokens, padded)
         answer["token_ids"].append(tokens.token_ids)
         answer["segment_ids"].append(tokens.segment_ids)
         answer["pieces"].append([tokenizer.id_to_token(token_id) for token_id in tokens.token_ids])
         answer["offsets"].append(offsets + [None] * (len(tokens.token_ids) - len(offsets)))
-    usage = {"sequences": len(sides), "tokens": sum(map(len, answer["token_ids"]))}
+    usage = {"sequences": len(pairs), "tokens": sum(map(len, answer["token_ids"]))}
     return json_bytes({"model": loaded.preset.name, **answer, "usage": usage})
 
 
 def _padded(padding: Padding | None, preset: Preset) -> int:
-    """Return the length to pad to, 0 for none, as `service.core.inputs.from_texts` has it."""
+    """Return the padded length in tokens, 0 for none, as in `service.core.inputs.from_texts`."""
     max_tokens = preset.architecture.max_sequence_length
     chosen = preset.padding if padding is None else padding
     length = max_tokens if chosen == "max_length" else 0 if chosen == "none" else chosen
@@ -126,13 +129,13 @@ def _padded(padding: Padding | None, preset: Preset) -> int:
 
 
 def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | None) -> list[tuple[int, int] | None]:
-    """Return the place of each token before padding: a text's are its first pieces, as many as were not cut."""
+    """Return the offsets of each token before padding; a truncated text keeps its first pieces."""
     of_second = sum(tokens.segment_ids) - 1 if second is not None else 0
     of_first = len(tokens.token_ids) - of_second - (2 if second is None else 3)
-    places: list[tuple[int, int] | None] = [None, *((piece.start, piece.stop) for piece in first[:of_first]), None]
+    offsets: list[tuple[int, int] | None] = [None, *((piece.start, piece.stop) for piece in first[:of_first]), None]
     if second is not None:
-        places += [*((piece.start, piece.stop) for piece in second[:of_second]), None]
-    return places
+        offsets += [*((piece.start, piece.stop) for piece in second[:of_second]), None]
+    return offsets
 
 
 def _detokenize(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
@@ -156,28 +159,28 @@ def _detokenize(body: bytes, loaded: LoadedModel, max_sequences: int) -> bytes:
 
 
 def protocol(engine: Engine, max_sequences: int) -> Protocol:
-    """Return the routes for tokens alone.
+    """Return the tokenization routes.
 
     Args:
-        engine: Whose tokenizer it is.
-        max_sequences: Texts or lists of ids that one request may hold.
+        engine: Engine whose tokenizer is used.
+        max_sequences: Maximum number of texts or lists of ids per request.
     """
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
-    described = error_responses(400, 401, 413, 422, 500, 503, 504)
+    responses = error_responses(400, 401, 413, 422, 500, 503, 504)
 
-    def takes(wire: type[BaseModel]) -> dict[str, Any]:
+    def request_body(wire: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{wire.__name__}"}
         return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
     @routes.post(
         "/v1/tokenize",
-        summary="Tokenise texts",
+        summary="Tokenize texts",
         response_model=TokenizeResponse,
-        responses=described,
-        openapi_extra=takes(TokenizeRequest),
+        responses=responses,
+        openapi_extra=request_body(TokenizeRequest),
     )
     async def tokenize(request: Request) -> Response:
-        """Give the tokens that `/v1/encode` would encode, and where in its text each is."""
+        """Return the tokens that `/v1/encode` would encode, with their offsets."""
         engine.require_ready()
         body = await request.body()
         content = await engine.run_in_worker(
@@ -187,13 +190,13 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     @routes.post(
         "/v1/detokenize",
-        summary="Turn token ids into texts",
+        summary="Detokenize token ids",
         response_model=DetokenizeResponse,
-        responses=described,
-        openapi_extra=takes(DetokenizeRequest),
+        responses=responses,
+        openapi_extra=request_body(DetokenizeRequest),
     )
     async def detokenize(request: Request) -> Response:
-        """Give the texts that ids stand for."""
+        """Return the texts of token ids."""
         engine.require_ready()
         body = await request.body()
         content = await engine.run_in_worker(_detokenize, body, engine.require_ready(), max_sequences)

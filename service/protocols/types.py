@@ -1,4 +1,4 @@
-"""Wire types that several protocols share."""
+"""Wire types shared by several protocols."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PaddingField = Literal["none", "max_length"] | Annotated[int, Field(strict=True,
 
 
 class Usage(BaseModel):
-    """What a request took."""
+    """Number of encoded sequences and tokens."""
 
     sequences: int
     tokens: int

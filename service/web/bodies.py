@@ -29,7 +29,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 # pydantic's messages contain class names or are less specific.
 _MESSAGES = {"extra_forbidden": "unknown field", "model_type": "expected a JSON object"}
-_EXCEEDS_64_BITS = "exceeds 64 bits, which is outside of every allowed range"
+_EXCEEDS_64_BITS = "does not fit 64 bits, which is outside of every allowed range"
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from model.presets.preset import Preset
 from service.core.engine import normalized
 from service.core.errors import MAX_PROBLEMS, BadRequestError, InvalidInputError, ServiceError, TooManySequencesError
 from service.core.inputs import Text
-from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archived, parse, render_json
+from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archive_arrays, parse, render_json
 from service.web.encoding import npz, npz_size
 
 HIDDEN = 4
@@ -79,12 +79,12 @@ def refusal(body: Any, accept: str = "") -> list[tuple[list[str | int], str]]:
         ([[]], [[]], False),
     ],
 )
-def test_ids_come_as_lists_or_as_a_bare_list(
+def test_ids_can_be_lists_or_a_bare_list(
     token_ids: list[Any],
     parsed: list[list[int]],
     single: bool,  # noqa: FBT001 - a parameter of the table
 ) -> None:
-    """A bare list is one sequence, and remembered as such."""
+    """Ids can be lists or a bare list."""
     made = call(token_ids=token_ids, segment_ids=token_ids)
     assert (made.token_ids, made.segment_ids, made.texts, made.single) == (parsed, parsed, None, single)
 
@@ -100,72 +100,72 @@ def test_ids_come_as_lists_or_as_a_bare_list(
         (["a", ["b", "c"], ["d", ""]], [Text("a"), Text("b", "c"), Text("d", "")], False),
     ],
 )
-def test_texts_come_bare_in_lists_and_in_pairs(
+def test_texts_can_be_bare_listed_or_paired(
     texts: Any,
     parsed: list[Text],
     single: bool,  # noqa: FBT001 - a parameter of the table
 ) -> None:
-    """Texts and pairs may be mixed; a bare string is one text, and remembered as such."""
+    """Texts can be bare listed or paired."""
     made = call(texts=texts)
     assert (made.texts, made.token_ids, made.single) == (parsed, None, single)
 
 
-def test_defaults_are_those_of_the_contract() -> None:
-    """Sequence and pooled output, neither normalised nor cut, padded as the preset says, as numbers."""
+def test_defaults_match_the_documentation() -> None:
+    """Both default outputs, not normalized, not truncated, padded as the preset says, as numbers."""
     wire = call(texts="a").wire
     assert wire.outputs == ["sequence_output", "pooled_output"]
     assert (wire.normalize, wire.truncate, wire.padding, wire.encoding_format) == (False, False, None, "float")
 
 
 @pytest.mark.parametrize("padding", ["none", "max_length", 1, 512])
-def test_padding_is_a_word_or_a_length(padding: str | int) -> None:
-    """All forms of the contract are taken."""
+def test_padding_can_be_a_name_or_a_length(padding: str | int) -> None:
+    """Padding can be a name or a length."""
     assert call(texts="a", padding=padding).wire.padding == padding
 
 
 @pytest.mark.parametrize("body", [{}, {"texts": None}, {"outputs": ["pooled_output"]}, {"segment_ids": [0]}])
-def test_a_request_without_input_is_refused(body: dict[str, Any]) -> None:
+def test_request_without_input_is_rejected(body: dict[str, Any]) -> None:
     """Exactly one of the two inputs is expected."""
     assert refusal(body) == [(["token_ids"], "expected exactly one of token_ids and texts, found neither")]
 
 
-def test_a_request_with_both_inputs_is_refused() -> None:
-    """Which one was meant cannot be known."""
+def test_request_with_both_inputs_is_rejected() -> None:
+    """Exactly one of the two inputs is expected."""
     assert refusal({"token_ids": [1], "texts": "a"}) == [
         (["token_ids"], "expected exactly one of token_ids and texts, found both")
     ]
 
 
-def test_segments_are_refused_with_texts() -> None:
-    """A tokenised text has its own."""
+def test_segment_ids_are_rejected_with_texts() -> None:
+    """Segment ids of texts are derived."""
     ((loc, message),) = refusal({"texts": "a", "segment_ids": [0]})
     assert loc == ["segment_ids"]
     assert message.startswith("is allowed with token_ids only")
 
 
 @pytest.mark.parametrize(("ids", "segments"), [([1], [[0]]), ([[1]], [0]), ([1], [])])
-def test_segments_have_the_shape_of_their_ids(ids: list[Any], segments: list[Any]) -> None:
-    """Bare beside nested is a mistake."""
+def test_segment_ids_must_match_the_shape_of_token_ids(ids: list[Any], segments: list[Any]) -> None:
+    """A bare list and a nested list do not match."""
     assert refusal({"token_ids": ids, "segment_ids": segments}) == [
         (["segment_ids"], "has a different shape than token_ids")
     ]
 
 
-def test_padding_is_refused_with_ids() -> None:
-    """Ids are encoded as they are."""
+def test_padding_is_rejected_with_ids() -> None:
+    """Token ids are encoded unchanged."""
     ((loc, _),) = refusal({"token_ids": [1], "padding": "none"})
     assert loc == ["padding"]
 
 
 @pytest.mark.parametrize("name", ["text", "one", "batch", "pair", "Texts", "input", "", "a.b"])
-def test_an_unknown_field_is_named(name: str) -> None:
-    """A typing error does not pass unnoticed, whatever it is."""
+def test_unknown_field_is_named(name: str) -> None:
+    """The error names any unknown field."""
     assert refusal({"texts": "a", name: 1}) == [([name], "unknown field")]
 
 
 @pytest.mark.parametrize("body", [[], [1], "texts", 5, None, True, [{"texts": "a"}]])
-def test_a_body_that_is_no_object_is_refused_in_plain_words(body: Any) -> None:
-    """No name of the program is in the message."""
+def test_body_that_is_not_an_object_is_rejected(body: Any) -> None:
+    """The message contains no internal names."""
     assert refusal(body) == [([], "expected a JSON object")]
 
 
@@ -208,17 +208,15 @@ def test_a_body_that_is_no_object_is_refused_in_plain_words(body: Any) -> None:
         ({"token_ids": []}, ["token_ids"]),
     ],
 )
-def test_a_wrong_value_is_named_by_its_place_in_the_clients_own_json(
-    request_: dict[str, Any], loc: list[str | int]
-) -> None:
-    """Keys and indices lead to it, and nothing of how the program reads it is among them."""
+def test_invalid_value_has_its_location_in_the_request(request_: dict[str, Any], loc: list[str | int]) -> None:
+    """Invalid value has its location in the request."""
     ((found, message),) = refusal(request_)
     assert found == loc
     assert message
 
 
-def test_several_mistakes_are_told_together() -> None:
-    """Each field's first, each place once."""
+def test_several_errors_are_reported_together() -> None:
+    """Each location is reported once."""
     found = [loc for loc, _ in refusal({"texts": [1, "a", 2], "padding": 0, "x": 1})]
     assert sorted(found, key=str) == sorted([["texts", 0], ["padding"], ["x"]], key=str)
 
@@ -233,8 +231,8 @@ def test_several_mistakes_are_told_together() -> None:
     ],
     ids=["ids", "inner ids", "outputs", "fields"],
 )
-def test_a_great_many_mistakes_make_a_short_answer(request_: dict[str, Any]) -> None:
-    """Whatever a body is full of, the answer names no more than a few places."""
+def test_number_of_reported_errors_is_limited(request_: dict[str, Any]) -> None:
+    """Number of reported errors is limited."""
     assert 1 <= len(refusal(request_)) <= MAX_PROBLEMS
 
 
@@ -258,16 +256,16 @@ def test_a_great_many_mistakes_make_a_short_answer(request_: dict[str, Any]) -> 
         b"\x00",
     ],
 )
-def test_what_is_no_json_is_a_bad_request(body: bytes) -> None:
-    """Broken text, another encoding, and nesting without end are all no JSON."""
+def test_invalid_json_is_a_bad_request(body: bytes) -> None:
+    """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError) as caught:
         parse(body, "", MOST)
     assert caught.value.detail.startswith("the body is not valid JSON: ")
     assert len(caught.value.detail) < 200
 
 
-def test_deep_nesting_that_is_json_is_refused_by_its_place() -> None:
-    """Depth does not overflow anything."""
+def test_deeply_nested_json_is_rejected_with_its_location() -> None:
+    """Depth causes no stack overflow."""
     deep: list[Any] = []
     for _ in range(400):
         deep = [deep]
@@ -276,8 +274,8 @@ def test_deep_nesting_that_is_json_is_refused_by_its_place() -> None:
 
 
 @pytest.mark.parametrize("field", ["token_ids", "texts"])
-def test_too_many_sequences_are_their_own_error(field: str) -> None:
-    """The limit is counted before the engine is asked."""
+def test_too_many_sequences_have_their_own_error(field: str) -> None:
+    """Too many sequences have their own error."""
     one: Any = [1] if field == "token_ids" else "a"
     assert parse(json.dumps({field: [one] * MOST}).encode(), "", MOST)
     with pytest.raises(TooManySequencesError):
@@ -288,25 +286,25 @@ def test_too_many_sequences_are_their_own_error(field: str) -> None:
     ("accept", "npz"),
     [("", False), ("*/*", False), ("application/json", False), (NPZ, True), (f"{NPZ}, application/json;q=0.5", True)],
 )
-def test_the_accept_header_chooses_the_archive(accept: str, npz: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """Whoever does not ask for it gets JSON."""
+def test_accept_header_selects_the_archive(accept: str, npz: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """JSON is the default."""
     assert call(accept, texts="a").npz is npz
 
 
-def test_an_archive_has_no_base64() -> None:
-    """A field that could have no effect is refused, not ignored."""
+def test_base64_is_rejected_for_archives() -> None:
+    """Fields without effect are rejected."""
     ((loc, _),) = refusal({"texts": "a", "encoding_format": "base64"}, NPZ)
     assert loc == ["encoding_format"]
 
 
-def test_places_are_named_as_the_client_wrote_them() -> None:
+def test_locations_match_the_request() -> None:
     """A bare input has no index."""
     assert call(token_ids=[1]).locate("token_ids", 0) == ("token_ids",)
     assert call(token_ids=[[1], [2]]).locate("token_ids", 1) == ("token_ids", 1)
 
 
-def test_the_examples_of_the_schema_are_requests() -> None:
-    """What the documentation shows is taken."""
+def test_schema_examples_are_valid_requests() -> None:
+    """Schema examples are valid requests."""
     for example in EncodeRequest.model_json_schema()["examples"]:
         assert call(**example)
 
@@ -319,8 +317,8 @@ FIELDS = st.sampled_from([*EncodeRequest.model_fields, "text", "batch"])
 
 
 @given(value=VALUES | st.dictionaries(FIELDS, VALUES, max_size=4))
-def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
-    """Nothing that a client can write makes the parser fail in any other way."""
+def test_any_json_is_parsed_or_rejected(value: Any) -> None:
+    """The parser raises no other error."""
     try:
         assert parse(json.dumps(value).encode(), "", MOST)
     except ServiceError as error:
@@ -328,8 +326,8 @@ def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
 
 
 @given(body=st.binary(max_size=40))
-def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
-    """Not even noise does."""
+def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
+    """The parser raises no other error."""
     with pytest.raises(ServiceError):
         parse(body, "", MOST)
 
@@ -362,8 +360,8 @@ def answer(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, Any]:
 def archive(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
     """Render an archive and read it back."""
     lengths = [len(encoding.sequence_output) for encoding in results]
-    content = b"".join(npz(archived(made, PRESET, results, lengths)))
-    assert npz_size(archived(made, PRESET, results, lengths)) == len(content)
+    content = b"".join(npz(archive_arrays(made, PRESET, results, lengths)))
+    assert npz_size(archive_arrays(made, PRESET, results, lengths)) == len(content)
     with zipfile.ZipFile(io.BytesIO(content)) as members:
         assert members.testzip() is None
     with np.load(io.BytesIO(content), allow_pickle=False) as read:
@@ -373,8 +371,8 @@ def archive(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, npt.N
 OUTPUTS: list[Output] = ["sequence_output", "pooled_output", "mean_output"]
 
 
-def test_numbers_survive_json_to_the_last_bit() -> None:
-    """Reading the answer's numbers as float32 gives the very arrays."""
+def test_json_numbers_are_bit_identical() -> None:
+    """Reading the numbers as float32 gives equal arrays."""
     results = encodings(3, 1, 7)
     document = answer(call(texts=["a", "b", "c"], outputs=OUTPUTS), results)
     for name in OUTPUTS:
@@ -386,8 +384,8 @@ def test_numbers_survive_json_to_the_last_bit() -> None:
     assert again == document
 
 
-def test_base64_is_little_endian_float32_row_by_row() -> None:
-    """One string a sequence."""
+def test_base64_is_little_endian_float32_in_row_major_order() -> None:
+    """The response has one string per sequence."""
     results = encodings(3, 2)
     document = answer(call(texts=["a", "b"], outputs=OUTPUTS, encoding_format="base64"), results)
     for name in OUTPUTS:
@@ -397,8 +395,8 @@ def test_base64_is_little_endian_float32_row_by_row() -> None:
             assert np.array_equal(read.reshape(expected.shape), expected)
 
 
-def test_an_archive_has_arrays_end_to_end() -> None:
-    """Pooled and mean rows are stacked, tokens of all sequences follow one another, lengths tell where each ends."""
+def test_archive_concatenates_sequences() -> None:
+    """Pooled and mean outputs are stacked; `lengths` has the tokens per sequence."""
     results = encodings(3, 1, 5)
     arrays = archive(call(NPZ, texts=["a", "b", "c"], outputs=OUTPUTS), results)
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
@@ -414,51 +412,51 @@ def test_an_archive_has_arrays_end_to_end() -> None:
         assert np.array_equal(arrays[name], [output(encoding, name) for encoding in results])
 
 
-def test_an_archive_takes_the_memory_of_a_sequence() -> None:
-    """However many follow one another, and equal ones are held once."""
+def test_archive_needs_the_memory_of_one_sequence() -> None:
+    """The archive is never complete in memory."""
     (result,) = encodings(20_000)
     made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
     lengths = [20_000] * 50
-    pieces = npz(archived(made, PRESET, [result] * 50, lengths))
+    pieces = npz(archive_arrays(made, PRESET, [result] * 50, lengths))
     tracemalloc.start()
     try:
         size = sum(map(len, pieces))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size == npz_size(archived(made, PRESET, [result] * 50, lengths))
+    assert size == npz_size(archive_arrays(made, PRESET, [result] * 50, lengths))
     assert size > 50 * result.nbytes - 10_000
     assert peak < 8 * result.nbytes
 
 
-def test_the_length_of_a_huge_archive_is_not_told() -> None:
-    """Beyond 2 GB its format is another; it is sent all the same."""
+def test_huge_archive_has_no_content_length() -> None:
+    """Beyond 2 GB the zip format differs, and the response is chunked."""
     (result,) = encodings(1)
     made = call(NPZ, texts="a", outputs=["sequence_output"])
-    assert (npz_size(archived(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
-    assert npz_size(archived(made, PRESET, [result], [200_000_000])) is None
+    assert (npz_size(archive_arrays(made, PRESET, [result], [100_000_000])) or 0) > 16 * 100_000_000
+    assert npz_size(archive_arrays(made, PRESET, [result], [200_000_000])) is None
 
 
 @pytest.mark.parametrize(
     "outputs", [["mean_output"], ["pooled_output", "mean_output"], ["mean_output", "sequence_output"], OUTPUTS]
 )
-def test_only_what_was_asked_for_is_answered(outputs: list[str]) -> None:
-    """In the order asked for, between the model's name and the usage; asked for twice, it comes once."""
+def test_response_contains_only_requested_outputs(outputs: list[str]) -> None:
+    """They are in request order; duplicates are returned once."""
     results = encodings(2)
     made = call(texts="a", outputs=[*outputs, outputs[0]])
     assert list(answer(made, results)) == ["model", "hidden_dim", *outputs, "usage"]
     assert list(archive(made, results)) == ["lengths", *outputs]
 
 
-def test_the_answer_says_what_it_is_of() -> None:
-    """Model, width, and what the request took."""
+def test_response_has_model_metadata() -> None:
+    """Response has model metadata."""
     document = answer(call(texts=["a", "b"], outputs=["pooled_output"]), encodings(3, 8))
     assert (document["model"], document["hidden_dim"]) == ("tiny", HIDDEN)
     assert document["usage"] == {"sequences": 2, "tokens": 11}
 
 
-def test_normalised_rows_have_length_one() -> None:
-    """Pooled and mean rows are scaled, sequence outputs stay as they are."""
+def test_normalized_outputs_have_length_one() -> None:
+    """Pooled and mean outputs are scaled; sequence outputs are unchanged."""
     results = encodings(3)
     plain = answer(call(texts="a", outputs=OUTPUTS), results)
     scaled = answer(call(texts="a", outputs=OUTPUTS, normalize=True), results)
@@ -470,12 +468,12 @@ def test_normalised_rows_have_length_one() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1.0, 1e38])
-def test_extreme_rows_are_normalised_without_overflow(scale: float) -> None:
-    """Squares are summed where they fit."""
+def test_extreme_rows_are_normalized_without_overflow(scale: float) -> None:
+    """Extreme rows are normalized without overflow."""
     row = np.array([1, -2, 2], np.float32) * np.float32(scale)
     np.testing.assert_allclose(normalized(row), [1 / 3, -2 / 3, 2 / 3], rtol=1e-5)
 
 
-def test_a_zero_row_stays_zero() -> None:
-    """There is no direction to give it."""
+def test_zero_row_stays_zero() -> None:
+    """A zero row has no direction."""
     assert normalized(np.zeros(3, np.float32)).tolist() == [0, 0, 0]

@@ -101,8 +101,8 @@ def binary_refusal(request: dict[str, Any], *tensors: bytes) -> str:
 
 @pytest.mark.parametrize("datatype", ["INT32", "INT64"])
 @pytest.mark.parametrize("data", [[5, 6, 7, 8, 9, 10], IDS], ids=["flat", "nested"])
-def test_ids_come_flat_or_nested(datatype: str, data: list[Any]) -> None:
-    """Row by row, either way."""
+def test_ids_can_be_flat_or_nested(datatype: str, data: list[Any]) -> None:
+    """Ids can be flat or nested."""
     made = call(ids(data, datatype=datatype))
     assert made.token_ids is not None
     assert made.token_ids.tolist() == IDS
@@ -110,8 +110,8 @@ def test_ids_come_flat_or_nested(datatype: str, data: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("datatype", "dtype"), [("INT32", "<i4"), ("INT64", "<i8")])
-def test_ids_come_as_bytes(datatype: str, dtype: str) -> None:
-    """Little-endian, in the order of the inputs, whichever comes first."""
+def test_ids_can_be_bytes(datatype: str, dtype: str) -> None:
+    """The bytes are little-endian, in the order of the inputs."""
     values, segments = np.array(IDS, dtype), np.array([[0, 1, 2], [2, 1, 0]], "<i4")
     inputs = [
         tensor("segment_ids", "INT32", [2, 3], binary_data_size=segments.nbytes),
@@ -124,8 +124,8 @@ def test_ids_come_as_bytes(datatype: str, dtype: str) -> None:
     assert made.segment_ids.tolist() == segments.tolist()
 
 
-def test_json_and_binary_inputs_may_be_mixed() -> None:
-    """Only binary ones take bytes."""
+def test_json_and_binary_inputs_can_be_mixed() -> None:
+    """JSON and binary inputs can be mixed."""
     segments = np.ones((2, 3), "<i8")
     inputs = [ids(), tensor("segment_ids", "INT64", [2, 3], binary_data_size=48)]
     made = parse(*packed({"inputs": inputs}, segments.tobytes()), MOST)
@@ -134,8 +134,8 @@ def test_json_and_binary_inputs_may_be_mixed() -> None:
 
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
-def test_texts_come_as_strings_or_bytes(shape: list[int]) -> None:
-    """Of any script, the empty text too, in one dimension or with a second of 1."""
+def test_texts_can_be_strings_or_bytes(shape: list[int]) -> None:
+    """The shape has one dimension, or a second dimension of 1."""
     data = ["", "Grüße 👋"]
     assert call(tensor("texts", "BYTES", shape, data)).texts == data
     raw = text_bytes(*(text.encode() for text in data))
@@ -143,25 +143,25 @@ def test_texts_come_as_strings_or_bytes(shape: list[int]) -> None:
     assert parse(*body, MOST).texts == data
 
 
-def test_texts_may_be_nested_as_their_shape() -> None:
-    """A column of texts."""
+def test_texts_can_be_nested() -> None:
+    """Texts can be nested."""
     assert call(tensor("texts", "BYTES", [2, 1], [["a"], ["b"]])).texts == ["a", "b"]
 
 
 @pytest.mark.parametrize("header", [None, "0", "", " 0 "])
-def test_without_a_length_the_whole_body_is_json(header: str | None) -> None:
-    """No header is as one of 0."""
+def test_complete_body_is_json_without_a_header(header: str | None) -> None:
+    """A missing header is the same as 0."""
     assert parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST).texts == ["a"]
 
 
-def test_a_length_of_the_whole_body_leaves_nothing_behind() -> None:
-    """Whoever always sends the header may."""
+def test_header_can_have_the_size_of_the_complete_body() -> None:
+    """Header can have the size of the complete body."""
     assert parse(*packed({"inputs": [texts("a")]}), MOST).texts == ["a"]
 
 
 @pytest.mark.parametrize("header", ["-1", "+5", "1.0", "1e2", "0x10", "ten", "9999", "9" * 400, "٣", "1 2", "1_0"])
-def test_a_header_that_lies_is_a_bad_request(header: str) -> None:
-    """No number, or more than there is."""
+def test_invalid_json_size_is_a_bad_request(header: str) -> None:
+    """The header is not a number, or exceeds the body."""
     with pytest.raises(BadRequestError, match=f"^header {HEADER_LENGTH}: ") as caught:
         parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST)
     assert len(caught.value.detail) < 200
@@ -170,14 +170,14 @@ def test_a_header_that_lies_is_a_bad_request(header: str) -> None:
 @pytest.mark.parametrize(
     ("body", "header"), [(b"", None), (b"{", None), (b"{}x", None), (b'{"inputs":[]}', "5"), (b"\xff", None)]
 )
-def test_what_is_no_json_is_a_bad_request(body: bytes, header: str | None) -> None:
-    """A header that cuts JSON in two makes it none."""
+def test_invalid_json_is_a_bad_request(body: bytes, header: str | None) -> None:
+    """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError, match=r"^the body is not valid JSON: "):
         parse(body, header, MOST)
 
 
-def test_what_is_asked_for_by_default() -> None:
-    """All outputs for ids; for texts those that have a shape whatever the texts are. As JSON."""
+def test_default_outputs() -> None:
+    """All outputs for ids; pooled and mean outputs for texts, as JSON."""
     assert [(each.name, each.binary) for each in call(ids()).outputs] == [(name, False) for name in OUTPUTS]
     assert [each.name for each in call(texts("a")).outputs] == ["pooled_output", "mean_output"]
     assert [each.name for each in call(texts("a"), outputs=[]).outputs] == ["pooled_output", "mean_output"]
@@ -201,23 +201,27 @@ def test_what_is_asked_for_by_default() -> None:
         (True, False, False),
     ],
 )
-def test_an_output_overrides_its_request(request_: bool | None, own: bool | None, binary: bool) -> None:  # noqa: FBT001 - parameters of the table
-    """Whether it comes as bytes."""
+def test_parameters_of_an_output_override_those_of_the_request(
+    request_: bool | None,
+    own: bool | None,
+    binary: bool,  # noqa: FBT001 - parameters of the table
+) -> None:
+    """Parameters of an output override those of the request."""
     parameters = {} if request_ is None else {"binary_data_output": request_}
     output = {"name": "mean_output"} | ({} if own is None else {"parameters": {"binary_data": own}})
     (wanted,) = call(ids(), parameters=parameters, outputs=[output]).outputs
     assert (wanted.name, wanted.binary) == ("mean_output", binary)
 
 
-def test_nothing_is_something_left_out() -> None:
-    """Clients write null for what they do not set."""
+def test_null_fields_are_omitted_fields() -> None:
+    """Null fields are omitted fields."""
     nothing = {"id": None, "model_name": None, "parameters": None, "outputs": None}
     made = call({**texts("a"), "parameters": None}, **nothing)
     assert (made.id, made.texts) == (None, ["a"])
 
 
-def test_parameters_that_say_the_default_are_taken() -> None:
-    """No priority, and no sequence of requests."""
+def test_default_values_of_unsupported_parameters_are_accepted() -> None:
+    """Default values of unsupported parameters are accepted."""
     defaults = {"priority": 0, "sequence_id": "", "sequence_start": False, "sequence_end": False, "timeout": 0}
     assert call(texts("a"), parameters=defaults)
     assert call(texts("a"), parameters={"sequence_id": 0})
@@ -314,13 +318,13 @@ def test_parameters_that_say_the_default_are_taken() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_by_its_place(value: Any, start: str) -> None:
-    """In the client's own words, never a thing that is taken and has no effect."""
+def test_invalid_request_has_a_location(value: Any, start: str) -> None:
+    """No field is accepted and ignored."""
     assert refusal(value).startswith(start)
 
 
-def test_bytes_that_do_not_fit_their_shape_are_refused() -> None:
-    """Too few, too many, left over, or cut."""
+def test_bytes_that_do_not_match_their_shape_are_rejected() -> None:
+    """Bytes that do not match their shape are rejected."""
 
     def integers(size: int, shape: Sequence[int] = (2, 3), datatype: str = "INT64") -> dict[str, Any]:
         return {"inputs": [tensor("token_ids", datatype, shape, binary_data_size=size)]}
@@ -351,15 +355,15 @@ def test_bytes_that_do_not_fit_their_shape_are_refused() -> None:
         (text_bytes("ü".encode()[:1]), 1, "inputs[0] texts[0]: is not UTF-8"),
     ],
 )
-def test_bytes_that_are_no_texts_are_refused(raw: bytes, count: int, message: str) -> None:
-    """Each text has its length before it, and is UTF-8."""
+def test_invalid_text_bytes_are_rejected(raw: bytes, count: int, message: str) -> None:
+    """Each text has a length prefix and is UTF-8."""
     request = {"inputs": [tensor("texts", "BYTES", [count], binary_data_size=len(raw))]}
     assert binary_refusal(request, raw) == message
 
 
 @pytest.mark.parametrize("made", [ids([[1]] * (MOST + 1), [MOST + 1, 1]), ids([], [2**63, 2**63])])
-def test_too_many_sequences_are_their_own_error(made: dict[str, Any]) -> None:
-    """The shape is counted, before the data is looked at."""
+def test_too_many_sequences_have_their_own_error(made: dict[str, Any]) -> None:
+    """Too many sequences have their own error."""
     with pytest.raises(TooManySequencesError):
         call(made)
     assert call(ids([[1]] * MOST, [MOST, 1]))
@@ -378,13 +382,13 @@ def test_too_many_sequences_are_their_own_error(made: dict[str, Any]) -> None:
     ],
     ids=["fields", "input", "parameters", "inputs", "outputs", "data", "shape"],
 )
-def test_a_great_many_mistakes_make_a_short_answer(value: Any) -> None:
-    """Whatever a body is full of."""
+def test_number_of_reported_errors_is_limited(value: Any) -> None:
+    """Number of reported errors is limited."""
     assert len(refusal(value)) < 500
 
 
-def test_the_examples_of_the_schema_are_requests() -> None:
-    """What the documentation shows is taken."""
+def test_schema_examples_are_valid_requests() -> None:
+    """Schema examples are valid requests."""
     for example in InferRequest.model_json_schema()["examples"]:
         assert parse(json.dumps(example).encode(), None, MOST)
 
@@ -422,8 +426,8 @@ REFUSALS = {"bad_request", "invalid_input", "too_many_sequences"}
 
 
 @given(value=VALUES | REQUESTS, tail=st.binary(max_size=40), offset=st.none() | st.just(0) | st.integers(-40, 40))
-def test_any_json_with_any_bytes_is_a_call_or_a_refusal(value: Any, tail: bytes, offset: int | None) -> None:
-    """Nothing that a client can write makes the parser fail in any other way."""
+def test_any_json_with_any_bytes_is_parsed_or_rejected(value: Any, tail: bytes, offset: int | None) -> None:
+    """The parser raises no other error."""
     head = json.dumps(value).encode()
     header = None if offset is None else str(len(head) + offset)
     try:
@@ -452,8 +456,8 @@ def integer_tensors(draw: st.DrawFn) -> tuple[dict[str, Any], bytes, list[list[i
 
 
 @given(made=integer_tensors())
-def test_integers_survive_every_form(made: tuple[dict[str, Any], bytes, list[list[int]]]) -> None:
-    """Whatever they are, up to the bounds of their type."""
+def test_integers_are_preserved_in_all_formats(made: tuple[dict[str, Any], bytes, list[list[int]]]) -> None:
+    """Integers are preserved in all formats."""
     given_, raw, values = made
     found = parse(*packed({"inputs": [given_]}, raw), MOST).token_ids
     assert found is not None
@@ -464,8 +468,8 @@ def test_integers_survive_every_form(made: tuple[dict[str, Any], bytes, list[lis
     made=integer_tensors(),
     lie=st.sampled_from(["row", "column", "rank", "zero", "huge", "entry", "more", "bytes", "no bytes", "type"]),
 )
-def test_tensors_that_lie_are_refused(made: tuple[dict[str, Any], bytes, list[list[int]]], lie: str) -> None:
-    """One thing that disagrees is enough."""
+def test_inconsistent_tensors_are_rejected(made: tuple[dict[str, Any], bytes, list[list[int]]], lie: str) -> None:
+    """Inconsistent tensors are rejected."""
     given_, raw, _ = made
     rows, columns = given_["shape"]
     shapes = {
@@ -494,15 +498,15 @@ def test_tensors_that_lie_are_refused(made: tuple[dict[str, Any], bytes, list[li
 
 
 @given(body=st.binary(max_size=40), header=st.none() | st.text(max_size=4) | st.integers(-2, 50).map(str))
-def test_any_bytes_are_a_call_or_a_refusal(body: bytes, header: str | None) -> None:
-    """Not even noise does."""
+def test_any_bytes_are_parsed_or_rejected(body: bytes, header: str | None) -> None:
+    """The parser raises no other error."""
     with pytest.raises(ServiceError):
         parse(body, header, MOST)
 
 
 @given(raw=st.binary(max_size=24), count=st.integers(1, 4))
-def test_any_bytes_are_texts_or_a_refusal(raw: bytes, count: int) -> None:
-    """Lengths that lie lead nowhere else."""
+def test_any_text_bytes_are_decoded_or_rejected(raw: bytes, count: int) -> None:
+    """Any text bytes are decoded or rejected."""
     request = {"inputs": [tensor("texts", "BYTES", [count], binary_data_size=len(raw))]}
     try:
         made = parse(*packed(request, raw), MOST)
@@ -513,8 +517,8 @@ def test_any_bytes_are_texts_or_a_refusal(raw: bytes, count: int) -> None:
 
 
 @given(data=st.lists(st.text(max_size=6), min_size=1, max_size=MOST))
-def test_texts_survive_both_forms(data: list[str]) -> None:
-    """Whatever they hold."""
+def test_texts_are_preserved_in_both_formats(data: list[str]) -> None:
+    """Texts are preserved in both formats."""
     raw = text_bytes(*(text.encode() for text in data))
     request = {"inputs": [tensor("texts", "BYTES", [len(data)], binary_data_size=len(raw))]}
     assert parse(*packed(request, raw), MOST).texts == call(texts(*data)).texts == data
@@ -541,8 +545,8 @@ def expected(made: Result, name: str) -> Array:
     return np.stack([getattr(each, name) for each in made.encodings])
 
 
-def test_numbers_survive_json_and_bytes_to_the_last_bit() -> None:
-    """Reading either gives the very arrays, in the shape that is told."""
+def test_floats_are_bit_identical_in_json_and_bytes() -> None:
+    """Floats are bit identical in JSON and bytes."""
     results = result(3, 5)
     for binary in (False, True):
         made = call(ids(), id="x", parameters={"binary_data_output": binary})
@@ -567,8 +571,8 @@ def test_numbers_survive_json_and_bytes_to_the_last_bit() -> None:
         assert not raw
 
 
-def test_outputs_of_both_forms_stand_side_by_side() -> None:
-    """In the order asked for; bytes are those of the binary ones alone."""
+def test_json_and_binary_outputs_can_be_mixed() -> None:
+    """The bytes contain only the binary outputs, in request order."""
     results = result(2, 3)
     outputs = [
         {"name": "mean_output", "parameters": {"binary_data": True}},
@@ -588,8 +592,8 @@ def test_outputs_of_both_forms_stand_side_by_side() -> None:
     assert np.array_equal(values[8:].reshape(2, 3, 4), expected(results, "sequence_output"))
 
 
-def test_rows_are_normalised_on_request() -> None:
-    """Pooled and mean rows get length 1, sequence outputs stay."""
+def test_outputs_are_normalized_on_request() -> None:
+    """Pooled and mean outputs get length 1; sequence outputs are unchanged."""
     results = result(2, 3)
     plain, scaled = call(ids()), call(ids(), parameters={"normalize": True})
     before, after = (
@@ -653,8 +657,8 @@ def same(found: dict[str, Array], wanted: dict[str, Array]) -> bool:
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(("datatype", "dtype"), [("INT32", "<i4"), ("INT64", "<i8")])
-def test_ids_get_what_the_native_protocol_gives(service: Service, datatype: str, dtype: str, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """Every bit, whichever way they come and go."""
+def test_ids_get_the_outputs_of_the_native_protocol(service: Service, datatype: str, dtype: str, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """The outputs are bit-identical in all formats."""
     segments = [[0, 1, 2], [2, 2, 0]]
     wanted = native(service, token_ids=IDS, segment_ids=segments)
     inputs = [ids(datatype=datatype), {**ids(segments), "name": "segment_ids"}]
@@ -675,8 +679,8 @@ def test_ids_get_what_the_native_protocol_gives(service: Service, datatype: str,
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_texts_get_what_the_native_protocol_gives(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """Every bit, of texts that differ in length."""
+def test_texts_get_the_outputs_of_the_native_protocol(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """The outputs are bit-identical for texts of different lengths."""
     data = ["a small dog", "b", "", "Grüße"]
     wanted = native(service, texts=data)
     parameters = {"binary_data_output": binary}
@@ -703,8 +707,8 @@ def test_options_of_the_native_protocol_are_parameters(service: Service) -> None
     assert cut.json()["outputs"][0]["shape"] == [1, POSITIONS, HIDDEN]
 
 
-def test_texts_of_one_length_have_a_sequence_output(service: Service) -> None:
-    """Asked for by name, and refused by name where they have not."""
+def test_texts_of_equal_length_have_a_sequence_output(service: Service) -> None:
+    """Texts of different lengths are rejected."""
     outputs = [{"name": "pooled_output"}, {"name": "sequence_output"}]
     for data in (["a"], ["a", "b"]):
         found = arrays(infer(service, texts(*data), outputs=outputs))
@@ -717,8 +721,8 @@ def test_texts_of_one_length_have_a_sequence_output(service: Service) -> None:
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_large_answer_is_streamed_and_the_same(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """In pieces or whole, numbers do not differ, and a length is told where it is known."""
+def test_large_response_is_streamed_with_equal_values(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """Streaming does not change the values."""
     many = [[index, *range(1, POSITIONS)] for index in range(36)]
     response = infer(service, ids(many, [36, POSITIONS]), parameters={"binary_data_output": binary})
     found = arrays(response)
@@ -730,8 +734,8 @@ def test_a_large_answer_is_streamed_and_the_same(service: Service, binary: bool)
         assert all(np.array_equal(found[name][index], small[name][0]) for name in OUTPUTS)
 
 
-def test_a_large_answer_may_be_half_binary(service: Service) -> None:
-    """Its JSON is long then, and its length told before it is made once more."""
+def test_large_response_can_mix_json_and_binary_outputs(service: Service) -> None:
+    """Large response can mix JSON and binary outputs."""
     many = [[index, *range(1, POSITIONS)] for index in range(36)]
     outputs = [{"name": "sequence_output"}, {"name": "pooled_output", "parameters": {"binary_data": True}}]
     response = infer(service, ids(many, [36, POSITIONS]), outputs=outputs)
@@ -742,8 +746,8 @@ def test_a_large_answer_may_be_half_binary(service: Service) -> None:
         assert np.array_equal(found[name], expected[name])
 
 
-def test_the_answer_says_what_it_is_of(service: Service) -> None:
-    """Model and version, and the client's id."""
+def test_response_has_model_metadata(service: Service) -> None:
+    """Response has model metadata."""
     outputs = [{"name": "mean_output"}]
     answer = infer(service, ids(), id="mine", model_name="tiny_en", outputs=outputs).json()
     assert list(answer) == ["model_name", "model_version", "id", "outputs"]
@@ -753,8 +757,8 @@ def test_the_answer_says_what_it_is_of(service: Service) -> None:
     assert versioned.json()["outputs"] == answer["outputs"]
 
 
-def test_answers_carry_id_and_timing(service: Service) -> None:
-    """As on every encoding route."""
+def test_responses_have_request_id_and_timing(service: Service) -> None:
+    """The response has the client's request ID and Server-Timing."""
     response = service.post(INFER, json={"inputs": [ids()]}, headers={"X-Request-Id": "mine-1"})
     assert response.headers["x-request-id"] == "mine-1"
     durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
@@ -762,8 +766,8 @@ def test_answers_carry_id_and_timing(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_bodies_may_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
-    """The length of the JSON is that of the inflated body."""
+def test_request_bodies_can_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """Request bodies can be compressed."""
     raw = np.array(IDS, "<i8").tobytes()
     body, header = packed({"inputs": [tensor("token_ids", "INT64", [2, 3], binary_data_size=48)]}, raw)
     response = service.post(INFER, content=compress(body), headers={"Content-Encoding": coding, HEADER_LENGTH: header})
@@ -793,8 +797,8 @@ def test_bodies_may_be_compressed(service: Service, coding: str, compress: Calla
         ([], "inputs: "),
     ],
 )
-def test_invalid_input_names_the_place(service: Service, inputs: list[dict[str, Any]], start: str) -> None:
-    """422, with the way to what is wrong."""
+def test_invalid_input_has_a_location(service: Service, inputs: list[dict[str, Any]], start: str) -> None:
+    """Invalid input has a location."""
     assert error(infer(service, *inputs), 422).startswith(start)
 
 
@@ -806,22 +810,22 @@ def test_ids_beyond_32_bits_do_not_wrap_around(service: Service) -> None:
     assert message == f"inputs[0] token_ids[0][0]: token id 4294967301 is outside [0, {VOCABULARY})"
 
 
-def test_the_name_in_the_body_is_that_of_the_path(service: Service) -> None:
-    """Which was meant cannot be known."""
+def test_model_name_in_the_body_must_match_the_path(service: Service) -> None:
+    """Model name in the body must match the path."""
     assert error(infer(service, ids(), model_name="other"), 422).startswith("model_name: ")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
-def test_bad_requests_are_told_in_the_protocols_words(service: Service, body: bytes) -> None:
-    """400: no JSON, and headers that make no sense."""
+def test_bad_requests_have_the_format_of_the_protocol(service: Service, body: bytes) -> None:
+    """Bad requests have the format of the protocol."""
     assert error(service.post(INFER, content=body), 400).startswith("the body is not valid JSON: ")
     assert HEADER_LENGTH in error(service.post(INFER, content=body, headers={HEADER_LENGTH: "10"}), 400)
     assert "Timeout" in error(service.post(INFER, content=body, headers={"X-Request-Timeout": "soon"}), 400)
 
 
 @pytest.mark.parametrize("path", ["", "/models/tiny_en", "/models/tiny_en/ready", "/health/live", "/health/ready"])
-def test_unknown_paths_and_methods_are_told_in_the_protocols_words(service: Service, path: str) -> None:
-    """404 and 405 anywhere below `/v2`."""
+def test_unknown_paths_and_methods_have_the_format_of_the_protocol(service: Service, path: str) -> None:
+    """All paths below `/v2` are covered."""
     error(service.get(f"/v2{path}/nothing"), 404)
     response = service.post(f"/v2{path}", json={})
     error(response, 405)
@@ -829,8 +833,8 @@ def test_unknown_paths_and_methods_are_told_in_the_protocols_words(service: Serv
     error(service.get(INFER), 405)
 
 
-def test_a_slash_too_many_is_told_in_the_protocols_words(service: Service) -> None:
-    """It is another path, and nobody is sent elsewhere with what he asked."""
+def test_trailing_slash_has_the_format_of_the_protocol(service: Service) -> None:
+    """It is another path, without a redirect."""
     for path in (f"{INFER}/", "/v2/models/tiny_en/versions/7/infer/"):
         error(service.post(path, json={}), 404)
     for path in ("/v2/", "/v2/health/ready/", "/v2/models/tiny_en/"):
@@ -838,8 +842,8 @@ def test_a_slash_too_many_is_told_in_the_protocols_words(service: Service) -> No
 
 
 @pytest.mark.parametrize("model", ["tiny", "TINY_EN", "tiny_en%20", "tiny_en/versions/1", "tiny_en/versions/07", "..."])
-def test_an_unknown_model_or_version_is_not_found(service: Service, model: str) -> None:
-    """404, and the message says what there is."""
+def test_unknown_model_or_version_is_not_found(service: Service, model: str) -> None:
+    """The message names the served model or version."""
     for response in (
         service.get(f"/v2/models/{model}"),
         service.get(f"/v2/models/{model}/ready"),
@@ -848,13 +852,13 @@ def test_an_unknown_model_or_version_is_not_found(service: Service, model: str) 
         assert error(response, 404).endswith(("this server serves tiny_en", "this server serves version 7"))
 
 
-def test_a_body_has_a_limit(service: Service) -> None:
-    """413."""
+def test_body_size_is_limited(service: Service) -> None:
+    """The response is 413."""
     error(service.post(INFER, content=b" " * ((1 << 20) + 1)), 413)
 
 
-def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlockedService) -> None:
-    """401 without, 200 with."""
+def test_configured_api_keys_are_required(make_blocked_service: MakeBlockedService) -> None:
+    """A request without a key gets 401 and with a key 200."""
     held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = infer(held, ids())
@@ -864,8 +868,8 @@ def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlocked
     assert held.post(INFER, json={"inputs": [ids()]}, headers=headers).status_code == 200
 
 
-def test_a_full_queue_and_the_clients_timeout(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """429 with Retry-After; 504 once the request's own microseconds are over, and its place is free."""
+def test_full_queue_and_client_timeout(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
+    """429 has Retry-After; after 504 the queue capacity is free."""
     held, gate = make_blocked_service(max_queue_tokens=64)
 
     async def crowd() -> None:
@@ -888,8 +892,8 @@ def test_a_full_queue_and_the_clients_timeout(make_blocked_service: MakeBlockedS
     held.run(crowd())
 
 
-def test_a_timeout_can_only_lower_the_services_own(service: Service) -> None:
-    """A microsecond is over at once, for ids and for texts; 0 and an hour leave it as it is."""
+def test_timeout_parameter_can_only_lower_the_timeout(service: Service) -> None:
+    """A microsecond times out; 0 and an hour do not change the timeout."""
     for made in (ids(), texts("a")):
         error(infer(service, made, parameters={"timeout": 1}), 504)
         for timeout in (0, 3_600_000_000, 2**63):
@@ -899,13 +903,13 @@ def test_a_timeout_can_only_lower_the_services_own(service: Service) -> None:
         error(service.post(INFER, json=body, headers=headers), 504)
 
 
-def test_an_output_that_is_not_finite_is_told(service: Service) -> None:
-    """500, in words."""
+def test_non_finite_output_is_an_error(service: Service) -> None:
+    """Only the request with such an input gets 500."""
     assert "not finite" in error(infer(service, ids([[1, POISON]], [1, 2])), 500)
 
 
-def test_the_server_describes_itself(service: Service) -> None:
-    """Name, version, and the binary extension; alive and ready."""
+def test_server_metadata(service: Service) -> None:
+    """Server metadata."""
     described = service.get("/v2").json()
     assert described == {"name": "FNet Encode", "version": __version__, "extensions": ["binary_tensor_data"]}
     for path, answer in (("/v2/health/live", {"live": True}), ("/v2/health/ready", {"ready": True})):
@@ -914,8 +918,8 @@ def test_the_server_describes_itself(service: Service) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/versions/7"])
-def test_the_model_describes_itself(service: Service, version: str) -> None:
-    """Shapes as they are, -1 for what varies."""
+def test_model_metadata(service: Service, version: str) -> None:
+    """Model metadata."""
     assert service.get(f"/v2/models/tiny_en{version}").json() == {
         "name": "tiny_en",
         "versions": ["7"],
@@ -935,8 +939,8 @@ def test_the_model_describes_itself(service: Service, version: str) -> None:
     assert (response.status_code, response.json()) == (200, {"name": "tiny_en", "ready": True})
 
 
-def test_a_preset_without_tokenizer_and_version(make_blocked_service: MakeBlockedService) -> None:
-    """It takes no texts, and says so; its version is the first."""
+def test_preset_without_tokenizer_and_version(make_blocked_service: MakeBlockedService) -> None:
+    """It has no input for texts, and its version is the default."""
     held, gate = make_blocked_service()
     gate.opened.set()
     loaded = held.engine.loaded
@@ -950,8 +954,8 @@ def test_a_preset_without_tokenizer_and_version(make_blocked_service: MakeBlocke
     assert error(infer(held, texts("a")), 422).startswith("texts: the preset tiny_en has no tokenizer")
 
 
-def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service: Service) -> None:
-    """503: no model is known yet, whatever its name; the server itself is."""
+def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service) -> None:
+    """Requests get 503 and the probes report the state."""
     young = type(service)(create_app(tiny_settings), service._runner)
     for response in (
         infer(young, ids()),
@@ -970,8 +974,8 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
     young.run(young.http.aclose())
 
 
-def test_a_draining_or_dead_service_says_so(make_blocked_service: MakeBlockedService) -> None:
-    """503 to requests and probes; what the model is stays known."""
+def test_draining_or_failed_service_is_not_ready(make_blocked_service: MakeBlockedService) -> None:
+    """Requests and probes get 503; model metadata remains available."""
     held, gate = make_blocked_service()
     gate.opened.set()
     for state, live in (("draining", 200), ("failed", 503)):
@@ -989,8 +993,8 @@ def test_a_draining_or_dead_service_says_so(make_blocked_service: MakeBlockedSer
         )
 
 
-def test_the_description_has_the_request_and_the_errors(service: Service) -> None:
-    """OpenAPI: bodies of both forms, the header, and this protocol's errors alone."""
+def test_openapi_describes_requests_and_errors(service: Service) -> None:
+    """OpenAPI describes requests and errors."""
     description = service.get("/openapi.json").json()
     paths = {path: methods for path, methods in description["paths"].items() if path.startswith("/v2")}
     assert len(paths) == 9

@@ -37,7 +37,7 @@ from service.core.errors import (
     UnauthorizedError,
 )
 from service.core.inputs import Text
-from service.protocols.openai import EmbeddingsRequest, ParsedRequest, parse, refuse_unserved, render, render_error
+from service.protocols.openai import EmbeddingsRequest, ParsedRequest, check_supported, parse, render, render_error
 from service.web.statuses import STATUSES
 from tests.support.bundled import POISON, VOCABULARY
 
@@ -87,26 +87,26 @@ def refusal(body: Any) -> list[tuple[list[str | int], str]]:
         ([[]], None, [[]], [("input", 0)]),
     ],
 )
-def test_an_input_has_four_forms(
+def test_input_has_four_forms(
     given_: Any, texts: list[str] | None, token_ids: list[list[int]] | None, places: list[tuple[str | int, ...]]
 ) -> None:
-    """Texts or ids, bare or in a list; each sequence is called what the client would call it."""
+    """Input has four forms."""
     made = call(input=given_)
     assert made.texts == (None if texts is None else [Text(text) for text in texts])
     assert made.token_ids == token_ids
     assert [made.locate(index) for index in range(len(places))] == places
 
 
-def test_defaults_are_those_of_openai() -> None:
-    """Numbers, all dimensions; what is null is not there."""
+def test_defaults_match_openai() -> None:
+    """Numbers and all dimensions; null fields are omitted fields."""
     assert call(input="a").wire == call(input="a", encoding_format=None, dimensions=None, user=None).wire
     wire = call(input="a").wire
     assert (wire.encoding_format, wire.dimensions, wire.user) == (None, None, None)
 
 
 @pytest.mark.parametrize("value", [5, 1.5, None, True, {}, {"text": "a"}])
-def test_an_input_of_no_form_is_refused_in_plain_words(value: Any) -> None:
-    """All four forms are named."""
+def test_input_of_another_type_is_rejected(value: Any) -> None:
+    """The message names all four forms."""
     assert refusal({"input": value, "model": MODEL}) == [
         (["input"], "expected a text, a list of texts, a list of token ids or a list of such lists")
     ]
@@ -131,8 +131,8 @@ def test_an_input_of_no_form_is_refused_in_plain_words(value: Any) -> None:
         ([[5, 1 << 70]], ["input", 0, 1]),
     ],
 )
-def test_a_mixed_or_empty_input_is_refused_by_its_place(value: Any, loc: list[str | int]) -> None:
-    """The first entry that does not fit the others is named."""
+def test_mixed_or_empty_input_is_rejected_with_its_location(value: Any, loc: list[str | int]) -> None:
+    """The first entry that does not match the others is named."""
     ((found, message),) = refusal({"input": value, "model": MODEL})
     assert (found, bool(message)) == (loc, True)
 
@@ -156,35 +156,35 @@ def test_a_mixed_or_empty_input_is_refused_by_its_place(value: Any, loc: list[st
         ({"text": "a"}, ["text"]),
     ],
 )
-def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], loc: list[str | int]) -> None:
-    """A bad value and an unknown name alike; nothing passes unnoticed."""
+def test_invalid_field_is_named(fields: dict[str, Any], loc: list[str | int]) -> None:
+    """Invalid values and unknown fields are rejected."""
     assert [found for found, _ in refusal({"input": "a", "model": MODEL, **fields})] == [loc]
 
 
 @pytest.mark.parametrize("field", ["input", "model"])
 def test_input_and_model_are_required(field: str) -> None:
-    """There is no default for either."""
+    """Neither has a default."""
     body = {"input": "a", "model": MODEL}
     del body[field]
     assert refusal(body) == [([field], "Field required")]
 
 
 @pytest.mark.parametrize("body", [[], "input", 5, None, True, [{"input": "a"}]])
-def test_a_body_that_is_no_object_is_refused_in_plain_words(body: Any) -> None:
-    """The whole body is at fault."""
+def test_body_that_is_not_an_object_is_rejected(body: Any) -> None:
+    """The message contains no internal names."""
     assert refusal(body) == [([], "expected a JSON object")]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"NaN", b'{"input": "\xff"}', b"[" * 200_000])
-def test_what_is_no_json_is_a_bad_request(body: bytes) -> None:
-    """Broken text and nesting without end are no JSON."""
+def test_invalid_json_is_a_bad_request(body: bytes) -> None:
+    """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError):
         parse(body, MOST)
 
 
 @pytest.mark.parametrize("one", ["a", [5]])
-def test_too_many_sequences_are_their_own_error(one: Any) -> None:
-    """The limit is counted before the engine is asked; one sequence of ids may be as long as it likes."""
+def test_too_many_sequences_have_their_own_error(one: Any) -> None:
+    """Too many sequences have their own error."""
     assert call(input=[one] * MOST)
     with pytest.raises(TooManySequencesError) as caught:
         call(input=[one] * (MOST + 1))
@@ -194,8 +194,8 @@ def test_too_many_sequences_are_their_own_error(one: Any) -> None:
     assert call(input=[5] * (MOST + 1)).token_ids == [[5] * (MOST + 1)]
 
 
-def test_a_flood_of_unknown_fields_is_cut_short() -> None:
-    """Some of them are enough to know."""
+def test_number_of_reported_unknown_fields_is_limited() -> None:
+    """Number of reported unknown fields is limited."""
     body = {"input": "a", "model": MODEL, **{f"field{n}": n for n in range(1000)}}
     assert len(refusal(body)) == MAX_PROBLEMS
 
@@ -213,8 +213,8 @@ INPUTS = VALUES | st.lists(st.text(max_size=4) | st.integers() | st.lists(st.int
     | st.dictionaries(FIELDS, VALUES, max_size=5)
     | st.fixed_dictionaries({"input": INPUTS, "model": st.just(MODEL)}, optional={"dimensions": st.integers() | VALUES})
 )
-def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
-    """Nothing that a client can write makes the parser fail in any other way, and any refusal can be told."""
+def test_any_json_is_parsed_or_rejected(value: Any) -> None:
+    """The parser raises no other error."""
     try:
         made = parse(json.dumps(value).encode(), MOST)
         assert (made.texts is None) != (made.token_ids is None)
@@ -225,8 +225,8 @@ def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
 
 
 @given(body=st.binary(max_size=40))
-def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
-    """Not even noise does."""
+def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
+    """The parser raises no other error."""
     with pytest.raises(ServiceError):
         parse(body, MOST)
 
@@ -242,8 +242,8 @@ def embeddings(count: int) -> Array:
     return np.stack([normalized(row) for row in rows])
 
 
-def test_numbers_survive_json_to_the_last_bit() -> None:
-    """The answer is OpenAI's to the letter, and its numbers read as float32 are the very rows."""
+def test_json_numbers_are_bit_identical() -> None:
+    """Reading the numbers as float32 gives equal arrays."""
     rows = embeddings(3)
     document = orjson.loads(b"".join(render(call(input=["a", "b", "c"]), MODEL, rows, 11)))
     assert list(document) == ["object", "data", "model", "usage"]
@@ -256,7 +256,7 @@ def test_numbers_survive_json_to_the_last_bit() -> None:
 
 
 def test_base64_is_little_endian_float32() -> None:
-    """One string a row."""
+    """The response has one string per row."""
     rows = embeddings(2)
     document = orjson.loads(b"".join(render(call(input=["a", "b"], encoding_format="base64"), MODEL, rows, 11)))
     for item, row in zip(document["data"], rows, strict=True):
@@ -300,10 +300,10 @@ def told(response: Any, status: int, code: str, param: str | None = None) -> str
         (DrainingError("no", retry_after=3), 503, "server_error", None),
     ],
 )
-def test_an_error_has_a_kind_and_the_place_that_is_to_blame(
+def test_error_has_a_type_and_the_invalid_location(
     error: ServiceError, status: int, kind: str, param: str | None
 ) -> None:
-    """The code is the same as on any other route, and so are the headers."""
+    """Error has a type and the invalid location."""
     response = render_error(error)
     assert response.status_code == status
     document = orjson.loads(response.body)["error"]
@@ -349,16 +349,16 @@ def encoded(service: Service, output: str = "pooled_output", **request: Any) -> 
 TEXTS = ["a small dog", "", "interest rates rose again last week", "Zürich 東京 🦆"]
 
 
-def test_embeddings_are_those_of_the_native_protocol_to_the_bit(service: Service) -> None:
-    """Normalised pooled outputs, in the order of the input."""
+def test_embeddings_are_bit_identical_to_the_native_protocol(service: Service) -> None:
+    """They are normalized pooled outputs, in input order."""
     found = rows_of(embed(service, input=TEXTS))
     assert found.shape == (len(TEXTS), HIDDEN)
     assert np.array_equal(found, encoded(service, texts=TEXTS))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
 
 
-def test_the_answer_counts_tokens_and_names_its_model(service: Service, tokenizer: FNetTokenizer) -> None:
-    """The same count as the native protocol's; it is timed like any other encoding."""
+def test_response_has_usage_and_model(service: Service, tokenizer: FNetTokenizer) -> None:
+    """The usage equals that of the native protocol."""
     response = embed(service, input=TEXTS, user="somebody")
     answer = response.json()
     tokens = sum(len(tokenizer.encode(text).token_ids) for text in TEXTS)
@@ -371,16 +371,16 @@ def test_the_answer_counts_tokens_and_names_its_model(service: Service, tokenize
     assert response.headers["x-request-id"]
 
 
-def test_an_empty_text_is_its_special_tokens(service: Service, tokenizer: FNetTokenizer) -> None:
-    """`[CLS] [SEP]` is an input like any other."""
+def test_empty_text_has_only_special_tokens(service: Service, tokenizer: FNetTokenizer) -> None:
+    """`[CLS] [SEP]` is a valid input."""
     assert len(tokenizer.encode("").token_ids) == 2
     answer = embed(service, input="")
     assert answer.json()["usage"]["prompt_tokens"] == 2
     assert np.array_equal(rows_of(answer), encoded(service, texts=""))
 
 
-def test_ids_are_taken_as_they_are(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Nothing is put around them: a text's own ids give the text's embedding, and others their own."""
+def test_ids_are_encoded_unchanged(service: Service, tokenizer: FNetTokenizer) -> None:
+    """No special tokens are added."""
     ids = list(tokenizer.encode("a small dog").token_ids)
     whole = rows_of(embed(service, input=["a small dog"]))
     assert np.array_equal(rows_of(embed(service, input=ids)), whole)
@@ -389,16 +389,16 @@ def test_ids_are_taken_as_they_are(service: Service, tokenizer: FNetTokenizer) -
     assert np.array_equal(rows_of(answer), encoded(service, token_ids=[ids, [7], [5, 6]]))
 
 
-def test_base64_holds_the_same_numbers(service: Service) -> None:
-    """To the last bit."""
+def test_base64_contains_equal_numbers(service: Service) -> None:
+    """The values are bit-identical to those in JSON."""
     numbers = rows_of(embed(service, input=TEXTS, encoding_format="float"))
     strings = embed(service, input=TEXTS, encoding_format="base64").json()
     for item, row in zip(strings["data"], numbers, strict=True):
         assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"], validate=True), "<f4"), row)
 
 
-def test_texts_are_padded_as_the_preset_was_trained(make_blocked_service: MakeBlockedService) -> None:
-    """OpenAI's protocol has no word for padding: the preset's own counts, as on the native route."""
+def test_texts_are_padded_as_the_preset_says(make_blocked_service: MakeBlockedService) -> None:
+    """OpenAI's protocol has no padding field, so the preset's padding applies."""
     held, gate = make_blocked_service()
     gate.opened.set()
     serve(held, padding=16)
@@ -408,8 +408,8 @@ def test_texts_are_padded_as_the_preset_was_trained(make_blocked_service: MakeBl
     assert not np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"], padding="none"))
 
 
-def test_the_embedding_is_the_output_that_pooling_names(make_blocked_service: MakeBlockedService) -> None:
-    """The setting's choice."""
+def test_pooling_selects_the_output(make_blocked_service: MakeBlockedService) -> None:
+    """The setting overrides the preset."""
     held, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
     assert np.array_equal(rows_of(embed(held, input=TEXTS)), encoded(held, "mean_output", texts=TEXTS))
@@ -421,8 +421,8 @@ def serve(held: Service, **fields: Any) -> None:
     held.engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **fields))
 
 
-def test_a_matryoshka_preset_gives_fewer_dimensions(make_blocked_service: MakeBlockedService) -> None:
-    """The leading components, of length 1 again."""
+def test_matryoshka_preset_supports_fewer_dimensions(make_blocked_service: MakeBlockedService) -> None:
+    """The leading dimensions are normalized again."""
     held, gate = make_blocked_service()
     gate.opened.set()
     serve(held, matryoshka=True)
@@ -437,16 +437,16 @@ def test_a_matryoshka_preset_gives_fewer_dimensions(make_blocked_service: MakeBl
     assert message == f"dimensions: {HIDDEN + 1} dimensions exceed the {HIDDEN} of {MODEL}"
 
 
-def test_other_presets_give_all_dimensions_or_refuse(service: Service) -> None:
-    """A part of an embedding that was not trained for it is no embedding."""
+def test_other_presets_reject_fewer_dimensions(service: Service) -> None:
+    """A part of such an embedding is meaningless."""
     assert np.array_equal(rows_of(embed(service, input="a", dimensions=HIDDEN)), rows_of(embed(service, input="a")))
     message = told(embed(service, input="a", dimensions=8), 422, "invalid_input", "dimensions")
     assert message == f"dimensions: 8 dimensions are not supported by {MODEL}; use {HIDDEN} or omit the field"
     told(embed(service, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
 
 
-def test_bodies_need_no_content_type(service: Service) -> None:
-    """A JSON body is one by its content."""
+def test_bodies_require_no_content_type(service: Service) -> None:
+    """The content determines that a body is JSON."""
     body = json.dumps({"model": MODEL, "input": "a"}).encode()
     response = service.post("/v1/embeddings", content=body, headers={"Content-Type": "text/plain"})
     assert np.array_equal(rows_of(response), encoded(service, texts="a"))
@@ -473,70 +473,68 @@ def test_bodies_need_no_content_type(service: Service) -> None:
         ({}, "input"),
     ],
 )
-def test_invalid_input_names_the_place_as_the_client_wrote_it(
-    service: Service, request_: dict[str, Any], param: str
-) -> None:
-    """422, in OpenAI's words."""
+def test_invalid_input_has_the_location_in_the_request(service: Service, request_: dict[str, Any], param: str) -> None:
+    """Invalid input has the location in the request."""
     message = told(embed(service, **request_), 422, "invalid_input", param)
     assert message.startswith(f"{param}: ")
 
 
-def test_another_model_is_not_found_whatever_else_is_wrong(service: Service) -> None:
-    """404 that names what is served, before anything is tokenised."""
+def test_unknown_model_precedes_other_errors(service: Service) -> None:
+    """The response is 404 and names the served model."""
     for rest in ({"input": "a"}, {"input": LONG}, {"input": [99_999]}, {"input": "a", "dimensions": 1}):
         response = service.post("/v1/embeddings", json={"model": "text-embedding-3-small", **rest})
         assert MODEL in told(response, 404, "not_found", "model")
 
 
-def test_texts_for_a_preset_without_tokenizer_are_refused(preset: Preset) -> None:
-    """Ids are what it takes."""
+def test_texts_for_a_preset_without_tokenizer_are_rejected(preset: Preset) -> None:
+    """Such a preset accepts token ids only."""
     ids_only = dataclasses.replace(preset, has_tokenizer=False)
-    refuse_unserved(call(input=[1]), ids_only)
+    check_supported(call(input=[1]), ids_only)
     with pytest.raises(InvalidInputError) as caught:
-        refuse_unserved(call(input="a"), ids_only)
+        check_supported(call(input="a"), ids_only)
     assert caught.value.detail == f"input: the preset {MODEL} has no tokenizer; send token ids"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
-def test_broken_json_is_told_in_openais_words(service: Service, body: bytes) -> None:
-    """400."""
+def test_invalid_json_has_the_format_of_openai(service: Service, body: bytes) -> None:
+    """The response is 400."""
     told(service.post("/v1/embeddings", content=body), 400, "bad_request")
 
 
-def test_too_many_sequences_are_told_in_openais_words(service: Service) -> None:
-    """422 with its own code."""
+def test_too_many_sequences_have_the_format_of_openai(service: Service) -> None:
+    """The response is 422 with its own code."""
     told(embed(service, input=["a"] * 41), 422, "too_many_sequences", "input")
 
 
-def test_what_no_wait_would_help_is_the_clients_fault(make_blocked_service: MakeBlockedService) -> None:
-    """More tokens than may ever wait: the body is to blame, no field of it."""
+def test_request_larger_than_the_queue_is_invalid(make_blocked_service: MakeBlockedService) -> None:
+    """The location is the complete body."""
     held, _ = make_blocked_service(max_queue_tokens=64)
     response = embed(held, input=[[1] * 33] * 2)
     told(response, 422, "invalid_input")
     assert response.json()["error"]["param"] is None
 
 
-def test_a_large_body_is_told_in_openais_words(service: Service) -> None:
-    """413, before it is read."""
+def test_large_body_has_the_format_of_openai(service: Service) -> None:
+    """The response is 413, before the body is read."""
     told(service.post("/v1/embeddings", content=b"x" * ((1 << 20) + 1)), 413, "body_too_large")
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings/x", "/v1/embeddings/", "/v1/models/a/b", "/v1/models/"])
-def test_an_unknown_path_below_is_told_in_openais_words(service: Service, path: str) -> None:
-    """404."""
+def test_unknown_path_has_the_format_of_openai(service: Service, path: str) -> None:
+    """The response is 404."""
     told(service.get(path), 404, "not_found")
 
 
-def test_another_method_is_told_in_openais_words(service: Service) -> None:
-    """405, with the methods that are there."""
+def test_wrong_method_has_the_format_of_openai(service: Service) -> None:
+    """The response is 405 with the allowed methods."""
     for response, allowed in ((service.get("/v1/embeddings"), "POST"), (service.post("/v1/models"), "GET, HEAD")):
         told(response, 405, "method_not_allowed")
         assert response.headers["allow"] == allowed
     assert service.get("/v1/encode").headers["content-type"] == "application/problem+json"
 
 
-def test_keys_are_asked_for_in_openais_words(make_blocked_service: MakeBlockedService) -> None:
-    """401 without, 200 with."""
+def test_missing_key_has_the_format_of_openai(make_blocked_service: MakeBlockedService) -> None:
+    """A request without a key gets 401 and with a key 200."""
     held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = embed(held, input="a")
@@ -549,8 +547,8 @@ def test_keys_are_asked_for_in_openais_words(make_blocked_service: MakeBlockedSe
     assert held.get(f"/v1/models/{MODEL}", headers=key).status_code == 200
 
 
-def test_a_full_queue_says_when_to_come_back(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """429 with Retry-After, in OpenAI's words."""
+def test_full_queue_returns_retry_after(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
+    """The response is 429 in OpenAI's format."""
     held, gate = make_blocked_service(max_queue_tokens=64)
 
     async def scenario() -> httpx.Response:
@@ -568,14 +566,14 @@ def test_a_full_queue_says_when_to_come_back(make_blocked_service: MakeBlockedSe
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_network_that_overflows_is_a_server_error(service: Service) -> None:
-    """500 for its sender alone."""
+def test_non_finite_output_is_a_server_error(service: Service) -> None:
+    """Only the request with such an input gets 500."""
     told(embed(service, input=[5, POISON]), 500, "non_finite_output")
     assert embed(service, input=[5]).status_code == 200
 
 
-def test_a_deadline_that_passes_is_a_server_error(make_blocked_service: MakeBlockedService) -> None:
-    """504."""
+def test_timeout_is_a_server_error(make_blocked_service: MakeBlockedService) -> None:
+    """The response is 504."""
     held, _ = make_blocked_service()
     body = {"model": MODEL, "input": "a"}
     told(
@@ -588,8 +586,8 @@ def test_a_deadline_that_passes_is_a_server_error(make_blocked_service: MakeBloc
 @pytest.mark.parametrize(
     ("state", "code"), [("loading", "not_ready"), ("compiling", "not_ready"), ("draining", "draining")]
 )
-def test_who_does_not_serve_says_so(make_blocked_service: MakeBlockedService, state: Any, code: str) -> None:
-    """503 with Retry-After on every route; a model that is not served is not listed."""
+def test_unready_service_returns_503(make_blocked_service: MakeBlockedService, state: Any, code: str) -> None:
+    """All routes return Retry-After; the model is not listed."""
     held, _ = make_blocked_service()
     if state == "draining":
         held.engine.drain()
@@ -602,8 +600,8 @@ def test_who_does_not_serve_says_so(make_blocked_service: MakeBlockedService, st
 # === Over HTTP: models ===
 
 
-def test_the_model_is_listed(service: Service) -> None:
-    """One model, and since when this process serves it."""
+def test_served_model_is_listed(service: Service) -> None:
+    """The list has one model with the start time of the process."""
     response = service.get("/v1/models")
     assert response.status_code == 200
     answer = response.json()
@@ -617,8 +615,8 @@ def test_the_model_is_listed(service: Service) -> None:
     assert service.get(f"/v1/models/{MODEL}").json() == listed
 
 
-def test_another_model_is_not_found(service: Service) -> None:
-    """404 that names what is served."""
+def test_unknown_model_is_not_found(service: Service) -> None:
+    """The message names the served model."""
     for name in ("text-embedding-3-small", "tiny", "tiny_en2", "Zürich"):
         assert MODEL in told(service.get(f"/v1/models/{name}"), 404, "not_found", "model")
 
@@ -626,8 +624,8 @@ def test_another_model_is_not_found(service: Service) -> None:
 # === Description ===
 
 
-def test_the_description_tells_types_and_refusals(service: Service) -> None:
-    """Requests, answers and every refusal, each with its schema, and nothing of the framework's own."""
+def test_openapi_describes_types_and_errors(service: Service) -> None:
+    """Each request, response and error has a schema."""
     description = service.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     post = description["paths"]["/v1/embeddings"]["post"]
@@ -646,7 +644,7 @@ def test_the_description_tells_types_and_refusals(service: Service) -> None:
     assert (parameter["name"], parameter["in"]) == ("model", "path")
 
 
-def test_the_examples_of_the_description_work(service: Service) -> None:
-    """Whoever copies one for the model that is served gets an answer."""
+def test_openapi_examples_are_accepted(service: Service) -> None:
+    """Each example gets a response."""
     for example in EmbeddingsRequest.model_json_schema()["examples"]:
         assert embed(service, **{**example, "model": MODEL}).status_code == 200

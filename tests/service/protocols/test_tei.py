@@ -78,12 +78,12 @@ def encoded(service: Service, inputs: list[str | list[int]], output: str, **opti
 
 @pytest.mark.parametrize("path", ["/embed", "/"])
 @pytest.mark.parametrize("normalize", [None, True, False])
-def test_vectors_are_those_of_the_native_route(
+def test_vectors_equal_those_of_the_native_protocol(
     service: Service,
     path: str,
     normalize: bool | None,  # noqa: FBT001 - a parameter of the table
 ) -> None:
-    """Texts and ids, mixed: the same numbers to the last bit, of length 1 by default."""
+    """Vectors equal those of the native protocol."""
     options = {} if normalize is None else {"normalize": normalize}
     output = f"{service.engine.pooling}_output"
     expected = encoded(service, MIXED, output, normalize=normalize is not False)
@@ -91,23 +91,23 @@ def test_vectors_are_those_of_the_native_route(
 
 
 @pytest.mark.parametrize("inputs", ["a dog", [4, 25, 5]])
-def test_a_bare_input_is_answered_two_deep(service: Service, inputs: str | list[int]) -> None:
-    """A text or a list of ids is a batch of one."""
+def test_bare_input_is_a_batch_of_one(service: Service, inputs: str | list[int]) -> None:
+    """The response is a list of one vector."""
     answer = respond(service, "/embed", inputs=inputs)
     assert answer == respond(service, "/embed", inputs=[inputs])
     assert np.shape(answer) == (1, HIDDEN)
 
 
-def test_fields_may_be_null_where_tei_lets_them(service: Service) -> None:
-    """And are as if left out; numbers are what there is anyway."""
+def test_optional_fields_can_be_null(service: Service) -> None:
+    """Null is the same as an omitted field; `float` is accepted."""
     plain = respond(service, "/embed", inputs="a")
     nulls = {"prompt_name": None, "truncate": None, "dimensions": None, "encoding_format": None}
     assert respond(service, "/embed", inputs="a", **nulls) == plain
     assert respond(service, "/embed", inputs="a", encoding_format="float", dimensions=HIDDEN) == plain
 
 
-def test_fields_may_stand_in_parameters(service: Service) -> None:
-    """Some releases of huggingface_hub put all but the inputs there, and send the object even when it is empty."""
+def test_fields_can_be_in_parameters(service: Service) -> None:
+    """Some releases of huggingface_hub send them there, and send the object even if it is empty."""
     plain, raw = respond(service, "/embed", inputs="a"), respond(service, "/embed", inputs="a", normalize=False)
     assert plain != raw
     assert respond(service, "/embed", inputs="a", parameters={}) == plain
@@ -122,24 +122,24 @@ def test_fields_may_stand_in_parameters(service: Service) -> None:
         assert message.startswith(loc)
 
 
-def test_each_token_is_embedded(service: Service) -> None:
-    """Three deep, special tokens included, never normalised."""
+def test_embed_all_returns_one_vector_per_token(service: Service) -> None:
+    """Special tokens are included, and the vectors are not normalized."""
     answer = respond(service, "/embed_all", inputs=MIXED)
     assert answer == encoded(service, MIXED, "sequence_output")
     assert respond(service, "/embed_all", inputs="a dog") == encoded(service, ["a dog"], "sequence_output")
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed_all"])
-def test_what_is_too_long_is_refused_by_default(service: Service, path: str) -> None:
-    """Naming the input as the client wrote it."""
+def test_long_input_is_rejected_by_default(service: Service, path: str) -> None:
+    """The message has the location and the limit."""
     for inputs, loc in ((LONG, "inputs"), (["a", LONG], "inputs[1]"), ([[1], [1] * 65], "inputs[1]")):
         message = error(service.post(path, json={"inputs": inputs}), 422, "Validation")
         assert re.fullmatch(rf'{re.escape(loc)}: \d+ tokens exceed the maximum of 64; set "truncate": true', message)
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed_all"])
-def test_what_is_too_long_is_cut_where_asked(service: Service, tokenizer: FNetTokenizer, path: str) -> None:
-    """Texts keep their special tokens, ids lose their end or their beginning."""
+def test_long_input_is_truncated_on_request(service: Service, tokenizer: FNetTokenizer, path: str) -> None:
+    """Texts keep their special tokens; ids lose their end or beginning."""
     ids = list(range(10, 10 + POSITIONS + 9))
     words = tokenizer.tokenize(LONG)
     kept = POSITIONS - 2
@@ -153,8 +153,8 @@ def test_what_is_too_long_is_cut_where_asked(service: Service, tokenizer: FNetTo
     assert ends != beginnings
 
 
-def test_what_fits_is_not_cut(service: Service) -> None:
-    """Whatever the direction."""
+def test_short_input_is_not_truncated(service: Service) -> None:
+    """The direction has no effect."""
     plain = respond(service, "/embed", inputs=MIXED)
     for direction in ("left", "right"):
         cut = respond(service, "/embed", inputs=MIXED, truncate=True, truncation_direction=direction)
@@ -192,8 +192,8 @@ def test_texts_are_padded_as_the_preset_says(service: Service, tokenizer: FNetTo
     assert error(refusal, 422, "Validation").startswith("inputs[0]: ")
 
 
-def test_leading_components_are_given_where_the_preset_was_trained_for_it(service: Service) -> None:
-    """With a length of their own."""
+def test_matryoshka_preset_supports_fewer_dimensions(service: Service) -> None:
+    """The leading dimensions are normalized again."""
     plain = np.array(respond(service, "/embed", inputs=MIXED, normalize=False), np.float32)
     with with_preset(service, matryoshka=True):
         raw = respond(service, "/embed", inputs=MIXED, normalize=False, dimensions=5)
@@ -205,15 +205,15 @@ def test_leading_components_are_given_where_the_preset_was_trained_for_it(servic
     assert message.startswith(f"dimensions: {HIDDEN + 1} dimensions exceed")
 
 
-def test_leading_components_are_refused_elsewhere(service: Service) -> None:
-    """They would mean nothing."""
+def test_other_presets_reject_fewer_dimensions(service: Service) -> None:
+    """A part of such an embedding is meaningless."""
     for dimensions in (1, HIDDEN - 1, HIDDEN + 1):
         message = error(service.post("/embed", json={"inputs": "a", "dimensions": dimensions}), 422, "Validation")
         assert message.startswith(f"dimensions: {dimensions} dimensions ")
 
 
-def test_timings_are_told(service: Service) -> None:
-    """As on every route that encodes."""
+def test_responses_have_server_timing(service: Service) -> None:
+    """Responses have server timing."""
     for path in ("/embed", "/", "/embed_all"):
         response = service.post(path, json={"inputs": "a"})
         durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
@@ -223,8 +223,8 @@ def test_timings_are_told(service: Service) -> None:
 # === Tokens ===
 
 
-def test_texts_are_tokenised_in_teis_shape(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Special tokens have a name and no place; others the text that they were made of."""
+def test_texts_are_tokenized_in_the_format_of_tei(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Special tokens have names and no offsets."""
     text = "A small DOG"
     answer = respond(service, "/tokenize", inputs=text)
     assert len(answer) == 1
@@ -237,8 +237,8 @@ def test_texts_are_tokenised_in_teis_shape(service: Service, tokenizer: FNetToke
     assert "".join(token["text"] for token in middle) == text
 
 
-def test_places_are_counted_in_code_points(service: Service) -> None:
-    """`text[start:stop]` is the token's text, whatever the text is written in."""
+def test_offsets_count_code_points(service: Service) -> None:
+    """`text[start:stop]` is the text of the token in any script."""
     for text in ("Caf\xe9 au lait", "日本 \U0001f600 a", "stra\xdfe \ufb01 ½ e\u0301"):
         (tokens,) = respond(service, "/tokenize", inputs=[text], add_special_tokens=False)
         for token in tokens:
@@ -246,8 +246,8 @@ def test_places_are_counted_in_code_points(service: Service) -> None:
         assert tokens[-1]["stop"] == len(text)
 
 
-def test_tokens_are_those_that_are_embedded(service: Service) -> None:
-    """With special tokens by default, without where asked."""
+def test_tokenize_returns_the_embedded_tokens(service: Service) -> None:
+    """Special tokens are included by default."""
     texts = ["a small dog", "", LONG]
     answer = respond(service, "/tokenize", inputs=texts, prompt_name=None)
     ids = [[token["id"] for token in tokens] for tokens in answer]
@@ -258,7 +258,7 @@ def test_tokens_are_those_that_are_embedded(service: Service) -> None:
 
 
 def test_ids_are_decoded(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Always to a list of texts; special tokens are shown on request."""
+    """The response is a list of texts; special tokens are included on request."""
     ids = [tokenizer.encode("a small dog").token_ids, []]
     assert respond(service, "/decode", ids=ids) == ["a small dog", ""]
     assert respond(service, "/decode", ids=ids[0]) == ["a small dog"]
@@ -269,16 +269,18 @@ def test_ids_are_decoded(service: Service, tokenizer: FNetTokenizer) -> None:
     ("ids", "loc"),
     [([1, 10**6], "ids[1]"), ([[1], [2, -1]], "ids[1][1]"), ([2**33], "ids[0]"), ([[1.5]], "ids[0][0]")],
 )
-def test_ids_outside_the_vocabulary_are_refused_by_their_place(service: Service, ids: list[Any], loc: str) -> None:
-    """Nothing is decoded to a guess."""
+def test_ids_outside_the_vocabulary_are_rejected_with_their_location(
+    service: Service, ids: list[Any], loc: str
+) -> None:
+    """Ids outside the vocabulary are rejected with their location."""
     assert error(service.post("/decode", json={"ids": ids}), 422, "Validation").startswith(f"{loc}: ")
 
 
 # === What is served ===
 
 
-def test_info_is_true(service: Service, tiny_settings: Settings) -> None:
-    """TEI's fields, null where there is no such limit."""
+def test_info_describes_the_server(service: Service, tiny_settings: Settings) -> None:
+    """It has the fields of TEI; limits that do not exist are null."""
     info = service.get("/info").json()
     native = service.get("/v1/info").json()
     assert info == {
@@ -300,8 +302,8 @@ def test_info_is_true(service: Service, tiny_settings: Settings) -> None:
     }
 
 
-def test_info_tells_of_another_pooling(service: Service, make_blocked_service: MakeBlockedService) -> None:
-    """And the embedding is that output."""
+def test_info_reports_the_pooling_setting(service: Service, make_blocked_service: MakeBlockedService) -> None:
+    """The embeddings use the same pooling."""
     held, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
     assert held.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
@@ -336,10 +338,8 @@ def test_info_tells_of_another_pooling(service: Service, make_blocked_service: M
         ({"inputs": "a", "input": "b"}, "input"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_its_place(
-    service: Service, path: str, request_: dict[str, Any], loc: str
-) -> None:
-    """Nothing is accepted and ignored."""
+def test_invalid_request_has_a_location(service: Service, path: str, request_: dict[str, Any], loc: str) -> None:
+    """Invalid request has a location."""
     assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{loc}: ")
 
 
@@ -365,8 +365,8 @@ def test_what_makes_no_sense_is_refused_by_its_place(
         ("/decode", [1], "the body"),
     ],
 )
-def test_each_route_has_its_own_fields(service: Service, path: str, request_: Any, loc: str) -> None:
-    """And no other."""
+def test_routes_reject_fields_of_other_routes(service: Service, path: str, request_: Any, loc: str) -> None:
+    """Routes reject fields of other routes."""
     assert error(service.post(path, json=request_), 422, "Validation").startswith(f"{loc}: ")
 
 
@@ -374,8 +374,8 @@ def test_each_route_has_its_own_fields(service: Service, path: str, request_: An
     ("path", "field"),
     [("/embed", "inputs"), ("/", "inputs"), ("/embed_all", "inputs"), ("/tokenize", "inputs"), ("/decode", "ids")],
 )
-def test_limits_are_told_in_teis_words(service: Service, path: str, field: str) -> None:
-    """An empty list has a word of its own; statuses are those of the one table."""
+def test_limits_have_the_format_of_tei(service: Service, path: str, field: str) -> None:
+    """An empty list has its own error type."""
     entry: Any = [5] if field == "ids" else "a"
     assert error(service.post(path, json={field: []}), 422, "Empty").startswith(f"{field}: ")
     assert "41 sequences" in error(service.post(path, json={field: [entry] * 41}), 422, "Validation")
@@ -386,8 +386,8 @@ def test_limits_are_told_in_teis_words(service: Service, path: str, field: str) 
     error(service.post(path, json={}, headers={"X-Request-Timeout": "soon"}), 400, "Validation")
 
 
-def test_too_many_pieces_are_refused(service: Service) -> None:
-    """An answer weighs many times what was sent."""
+def test_too_many_tokens_are_rejected(service: Service) -> None:
+    """The response is much larger than the request."""
     most = service.engine.options.max_queue_tokens
     message = error(service.post("/tokenize", json={"inputs": ["a", "a " * most]}), 422, "Validation")
     assert message.startswith("inputs[1]: ")
@@ -395,8 +395,8 @@ def test_too_many_pieces_are_refused(service: Service) -> None:
     assert message.startswith("inputs: ")
 
 
-def test_paths_below_are_teis_and_others_are_not(service: Service) -> None:
-    """`/` stands for itself alone."""
+def test_protocol_owns_its_paths(service: Service) -> None:
+    """`/` matches only itself."""
     error(service.post("/embed/more"), 404, "Validation")
     error(service.post("/embed/", json={"inputs": "a"}), 404, "Validation")
     error(service.get("/info/"), 404, "Validation")
@@ -404,8 +404,8 @@ def test_paths_below_are_teis_and_others_are_not(service: Service) -> None:
     assert service.get("/elsewhere").headers["content-type"] == "application/problem+json"
 
 
-def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_blocked_service: MakeBlockedService) -> None:
-    """With the scheme in a header."""
+def test_missing_key_has_the_format_of_tei(tiny_settings: Settings, make_blocked_service: MakeBlockedService) -> None:
+    """The response names the scheme in a header."""
     held, _ = make_blocked_service(api_keys=["secret"])
     response = held.post("/embed", json={"inputs": "a"})
     error(response, 401, "Validation")
@@ -413,8 +413,8 @@ def test_keys_are_asked_for_in_teis_words(tiny_settings: Settings, make_blocked_
     assert held.post("/decode", json={"ids": [5]}, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
-def test_a_full_queue_is_overload(make_blocked_service: MakeBlockedService) -> None:
-    """With the time to wait."""
+def test_full_queue_is_overloaded(make_blocked_service: MakeBlockedService) -> None:
+    """The response has Retry-After."""
     held, gate = make_blocked_service(max_queue_tokens=64)
     # All different: equal ones would be computed once, and wait as one.
     bodies = [json.dumps({"inputs": [list(range(first, first + 32)) for first in (i, i + 8)]}) for i in range(8)]
@@ -433,8 +433,8 @@ def test_a_full_queue_is_overload(make_blocked_service: MakeBlockedService) -> N
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_an_unhealthy_service_says_so(make_blocked_service: MakeBlockedService) -> None:
-    """On every route but `/info`, which tells of the model as long as there is one."""
+def test_unready_service_is_unhealthy(make_blocked_service: MakeBlockedService) -> None:
+    """`/info` still describes a loaded model."""
     held, _ = make_blocked_service()
     held.engine.drain()
     for path in ("/embed", "/", "/embed_all", "/tokenize", "/decode"):
@@ -446,26 +446,26 @@ def test_an_unhealthy_service_says_so(make_blocked_service: MakeBlockedService) 
     error(held.get("/info"), 503, "Unhealthy")
 
 
-def test_a_deadline_and_a_bad_output_are_the_backends(
+def test_timeout_and_non_finite_output_are_backend_errors(
     service: Service, make_blocked_service: MakeBlockedService
 ) -> None:
-    """The client cannot help it."""
+    """Timeout and non finite output are backend errors."""
     held, _ = make_blocked_service()
     error(held.post("/embed", json={"inputs": "a"}, headers={"X-Request-Timeout": "0.05"}), 504, "Backend")
     error(service.post("/embed_all", json={"inputs": [POISON]}), 500, "Backend")
 
 
 @pytest.mark.parametrize("kind", [each for each in vars(errors).values() if getattr(each, "code", None)], ids=str)
-def test_every_error_has_a_word_of_teis(kind: type[ServiceError]) -> None:
-    """One of those that its clients know."""
+def test_each_error_has_a_type_of_tei(kind: type[ServiceError]) -> None:
+    """Each error has a type of tei."""
     assert kind.code in STATUSES
     assert error_type(kind("why")) in {"Unhealthy", "Backend", "Overloaded", "Validation"}
 
 
-def test_a_preset_without_a_tokenizer_takes_ids(
+def test_preset_without_tokenizer_accepts_ids(
     smallest_preset: Path, runner: asyncio.Runner, make_engine: Callable[..., Engine]
 ) -> None:
-    """Texts, and what is made of them, are refused with TEI's word for it."""
+    """Preset without tokenizer accepts ids."""
     engine = make_engine(smallest_preset)
     tei = protocol(engine, 4)
 
@@ -493,8 +493,8 @@ def test_a_preset_without_a_tokenizer_takes_ids(
 # === Description ===
 
 
-def test_the_routes_are_described(tiny_settings: Settings) -> None:
-    """With what they take, what they answer, and how they refuse."""
+def test_openapi_describes_the_routes(tiny_settings: Settings) -> None:
+    """Requests, responses and errors have schemas."""
     description = create_app(tiny_settings).openapi()
     refusals = {"400", "401", "413", "422", "500", "503", "504"}
     for path, wire, queues in (

@@ -51,8 +51,8 @@ def problems(response: httpx.Response, status: int = 422, code: str = "invalid_i
 # === Tokenising ===
 
 
-def test_the_tokens_are_those_that_are_encoded(service: Service) -> None:
-    """What is answered can be sent to `/v1/encode` and gives what the texts give, to the last bit."""
+def test_tokenize_returns_the_encoded_tokens(service: Service) -> None:
+    """The response, sent to `/v1/encode`, gives outputs bit-identical to those of the texts."""
     texts = ["a small dog", ["who?", "a dog"], "", "Stra\xdfe ½ \U0001f600"]
     answer = tokenized(service, texts=texts)
     by_ids = service.encode(token_ids=answer["token_ids"], segment_ids=answer["segment_ids"]).json()
@@ -60,8 +60,8 @@ def test_the_tokens_are_those_that_are_encoded(service: Service) -> None:
     assert answer["usage"] == by_ids["usage"]
 
 
-def test_pieces_and_places_are_told(service: Service, tokenizer: FNetTokenizer) -> None:
-    """A place is in the text that a piece is from, in code points, and special tokens have none."""
+def test_pieces_and_offsets_are_returned(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Offsets are in code points, within the text of the piece; special tokens have none."""
     first, second = "Caf\xe9 \U0001f600 au lait", "e\u0301 ½"
     answer = tokenized(service, texts=[[first, second]])
     ids, pieces, offsets = (answer[name][0] for name in ("token_ids", "pieces", "offsets"))
@@ -77,13 +77,13 @@ def test_pieces_and_places_are_told(service: Service, tokenizer: FNetTokenizer) 
         assert found[-1][1] == len(text)
 
 
-def test_a_bare_text_is_answered_with_lists_of_one(service: Service) -> None:
-    """As everywhere."""
+def test_bare_text_returns_lists_of_one(service: Service) -> None:
+    """Bare text returns lists of one."""
     assert tokenized(service, texts="a dog") == tokenized(service, texts=["a dog"])
 
 
-def test_a_long_text_is_given_whole_or_cut(service: Service, tokenizer: FNetTokenizer) -> None:
-    """To count its tokens is what many ask for; cut, it is what `/v1/encode` would take."""
+def test_long_text_is_complete_or_truncated(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Truncation gives the tokens that `/v1/encode` would encode."""
     whole = tokenized(service, texts=LONG)
     assert whole["token_ids"] == [tokenizer.encode(LONG).token_ids]
     assert len(whole["token_ids"][0]) > POSITIONS
@@ -99,10 +99,10 @@ def test_a_long_text_is_given_whole_or_cut(service: Service, tokenizer: FNetToke
 
 
 @pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
-def test_texts_are_padded_as_asked_for(
+def test_texts_are_padded_on_request(
     service: Service, tokenizer: FNetTokenizer, padding: str | int | None, length: int
 ) -> None:
-    """Padding has ids, segment 0 and no place."""
+    """Texts are padded on request."""
     answer = tokenized(service, texts="a", padding=padding)
     ids = tokenizer.encode("a").token_ids
     assert answer["token_ids"] == [ids + [tokenizer.pad_token_id] * (length - len(ids))]
@@ -129,17 +129,15 @@ def test_texts_are_padded_as_asked_for(
         ({"texts": [["a", "b"]], "padding": 2, "truncate": True}, ["texts", 0]),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_its_place(
-    service: Service, request_: dict[str, Any], loc: list[str | int]
-) -> None:
-    """In the client's own words."""
+def test_invalid_request_has_a_location(service: Service, request_: dict[str, Any], loc: list[str | int]) -> None:
+    """Invalid request has a location."""
     ((found, message),) = problems(service.post("/v1/tokenize", json=request_))
     assert found == loc
     assert message
 
 
-def test_more_tokens_than_could_ever_wait_are_refused(service: Service) -> None:
-    """An answer weighs many times what was sent."""
+def test_more_tokens_than_the_queue_limit_are_rejected(service: Service) -> None:
+    """The response is much larger than the request."""
     most = service.engine.options.max_queue_tokens
     response = service.post("/v1/tokenize", json={"texts": ["a", "a " * most]})
     ((loc, message),) = problems(response)
@@ -152,8 +150,8 @@ def test_more_tokens_than_could_ever_wait_are_refused(service: Service) -> None:
 # === Detokenising ===
 
 
-def test_ids_become_texts(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Special tokens stand for nothing, or for their names."""
+def test_ids_are_detokenized(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Special tokens are omitted or returned as names."""
     ids = [tokenizer.encode("a small dog").token_ids, tokenizer.encode("who", "me").token_ids, []]
     plain = service.post("/v1/detokenize", json={"token_ids": ids})
     assert plain.json() == {"model": "tiny_en", "texts": ["a small dog", "who me", ""]}
@@ -161,8 +159,8 @@ def test_ids_become_texts(service: Service, tokenizer: FNetTokenizer) -> None:
     assert shown.json()["texts"] == ["[CLS] a small dog[SEP]", "[CLS] who[SEP] me[SEP]", ""]
 
 
-def test_a_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Answered with a list of one."""
+def test_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokenizer) -> None:
+    """The response is a list of one."""
     response = service.post("/v1/detokenize", json={"token_ids": tokenizer.tokenize("a dog")})
     assert response.json()["texts"] == ["a dog"]
 
@@ -181,10 +179,8 @@ def test_a_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokeniz
         ({"token_ids": [[-1] * 30]}, [["token_ids", 0, loc] for loc in range(20)]),
     ],
 )
-def test_ids_that_are_none_are_refused_by_their_place(
-    service: Service, request_: dict[str, Any], places: list[list[str | int]]
-) -> None:
-    """Each of them, up to as many as one reads."""
+def test_invalid_ids_have_a_location(service: Service, request_: dict[str, Any], places: list[list[str | int]]) -> None:
+    """Invalid ids have a location."""
     assert [loc for loc, _ in problems(service.post("/v1/detokenize", json=request_))] == places
 
 
@@ -192,8 +188,8 @@ def test_ids_that_are_none_are_refused_by_their_place(
 
 
 @pytest.mark.parametrize(("path", "field"), [("/v1/tokenize", "texts"), ("/v1/detokenize", "token_ids")])
-def test_limits_and_errors_are_those_of_the_service(service: Service, path: str, field: str) -> None:
-    """In problem documents, with the one table's statuses."""
+def test_limits_and_errors_match_the_native_protocol(service: Service, path: str, field: str) -> None:
+    """Limits and errors match the native protocol."""
     entry: Any = "a" if field == "texts" else [5]
     many = problems(service.post(path, json={field: [entry] * 41}), 422, "too_many_sequences")
     assert many == [([field], "41 sequences exceed the maximum of 40 per request; split the request")]
@@ -203,8 +199,10 @@ def test_limits_and_errors_are_those_of_the_service(service: Service, path: str,
     assert problems(service.post(f"{path}/more"), 404, "not_found") == []
 
 
-def test_nothing_enters_the_queue(make_blocked_service: Callable[..., tuple[Service, BlockingRunner]]) -> None:
-    """They are answered while the network is busy, and say so when there is none."""
+def test_tokenization_does_not_enter_the_queue(
+    make_blocked_service: Callable[..., tuple[Service, BlockingRunner]],
+) -> None:
+    """Requests are answered while the network is busy."""
     held, gate = make_blocked_service()
     assert held.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
     assert held.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
@@ -216,17 +214,17 @@ def test_nothing_enters_the_queue(make_blocked_service: Callable[..., tuple[Serv
         assert response.headers["retry-after"]
 
 
-def test_a_preset_without_a_tokenizer_has_no_tokens_to_give(
+def test_preset_without_tokenizer_rejects_tokenization(
     make_engine: Callable[..., Engine], smallest_preset: Path
 ) -> None:
-    """It takes ids only, and says so."""
+    """Preset without tokenizer rejects tokenization."""
     loaded = make_engine(smallest_preset).require_ready()
     with pytest.raises(InvalidInputError, match=r"^texts: the preset smallest_en has no tokenizer"):
         tokenizer_of(loaded, "texts")
 
 
-def test_the_routes_are_described(service: Service) -> None:
-    """With what they take, what they answer, and how they refuse."""
+def test_openapi_describes_the_routes(service: Service) -> None:
+    """Requests, responses and errors have schemas."""
     description = service.get("/openapi.json").json()
     for path, wire in (("/v1/tokenize", "TokenizeRequest"), ("/v1/detokenize", "DetokenizeRequest")):
         route = description["paths"][path]["post"]

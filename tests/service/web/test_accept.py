@@ -35,8 +35,8 @@ JSON, NPZ = "application/json", "application/x-npz"
         f", ,{NPZ},,",
     ],
 )
-def test_it_is_wanted(accept: str) -> None:
-    """It weighs more than the default, or as much and is named itself."""
+def test_offered_type_is_preferred(accept: str) -> None:
+    """The offered type has a larger weight, or an equal weight and an explicit name."""
     assert prefers(accept, NPZ, JSON)
 
 
@@ -65,20 +65,20 @@ def test_it_is_wanted(accept: str) -> None:
         f";{NPZ}",
     ],
 )
-def test_the_default_is_given(accept: str) -> None:
-    """It weighs as much or more, or neither is accepted: 0 is a refusal, and a name within a name is none."""
+def test_default_type_is_preferred(accept: str) -> None:
+    """A weight of 0 excludes a type, and a name within another name does not match."""
     assert not prefers(accept, NPZ, JSON)
 
 
 @pytest.mark.parametrize("weight", ["2", "-1", "x", "", "1.5", "0,5", "nan", "0x1", "1e0"])
-def test_what_has_no_sensible_weight_is_not_there(weight: str) -> None:
-    """The rest of the header still holds."""
+def test_element_with_invalid_weight_is_ignored(weight: str) -> None:
+    """The other elements of the header remain valid."""
     assert not prefers(f"{NPZ};q={weight}", NPZ, JSON)
     assert prefers(f"{JSON};q={weight}, {NPZ}", NPZ, JSON)
 
 
 @given(accept=st.text(alphabet='ap/*;,q=01."\\ \t', max_size=40))
-def test_any_header_is_read(accept: str) -> None:
-    """Nothing that a client may send is an error."""
+def test_any_header_is_accepted(accept: str) -> None:
+    """No header value raises an error."""
     assert prefers(accept, NPZ, JSON) in (True, False)
     assert prefers(f"{accept}, {NPZ}", NPZ, JSON) in (True, False)

@@ -79,8 +79,8 @@ bodies = st.one_of(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_any_body_is_answered_or_refused(service: Service, route: str) -> None:
-    """Never a 500; an error has the form of its protocol and names nothing of ours."""
+def test_any_body_is_answered_or_rejected(service: Service, route: str) -> None:
+    """No body causes a 500; errors have the format of their protocol and no internal names."""
 
     @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(content=bodies)
@@ -104,7 +104,7 @@ def test_any_body_is_answered_or_refused(service: Service, route: str) -> None:
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_any_split_of_a_binary_body(service: Service, header: str, content: bytes, tensors: bytes) -> None:
-    """The header that says where JSON ends may lie, and so may the sizes of tensors."""
+    """The JSON size in the header and the sizes of tensors may be wrong."""
     headers = {"Inference-Header-Content-Length": header}
     response = service.post("/v2/models/tiny_en/infer", content=content + tensors, headers=headers)
     assert response.status_code == 200 or response.status_code in CLIENTS_FAULT, response.text

@@ -40,20 +40,20 @@ def let_in(ring: ApiKeys, clock: Clock, *keys: str) -> list[bool]:
     return [ring.is_valid([key]) for key in keys]
 
 
-def test_comments_and_empty_lines_are_no_keys(file: Path) -> None:
-    """Nor is white space around a key part of it."""
+def test_comments_and_empty_lines_are_ignored(file: Path) -> None:
+    """White space around a key is ignored as well."""
     file.write_text("# first\n\n  second  \nthird\n")
     assert read_keys(file) == {"second", "third"}
 
 
-def test_without_keys_everybody_is_let_in() -> None:
-    """The ring says so, and is then not asked."""
+def test_no_keys_means_not_required() -> None:
+    """No keys means not required."""
     assert not ApiKeys().required
     assert ApiKeys(["one"]).required
 
 
-def test_any_key_presented_is_enough(file: Path) -> None:
-    """A client may present several, and keys come from both places."""
+def test_one_valid_key_is_sufficient(file: Path) -> None:
+    """A client may send several keys, and keys come from both sources."""
     ring = ApiKeys(["fixed"], file)
     assert ring.is_valid(["wrong", "fixed"])
     assert ring.is_valid(["first"])
@@ -62,16 +62,16 @@ def test_any_key_presented_is_enough(file: Path) -> None:
     assert not ring.is_valid(["schlüssel", "\u4e2d"])
 
 
-def test_a_file_that_changes_is_read_anew(file: Path, clock: Clock) -> None:
-    """Within a second or two; the old keys are no keys then."""
+def test_changed_file_is_reloaded(file: Path, clock: Clock) -> None:
+    """The previous keys become invalid within two seconds."""
     ring = ApiKeys((), file, clock)
     assert let_in(ring, clock, "first", "second") == [True, False]
     file.write_text("second\n")
     assert let_in(ring, clock, "first", "second") == [False, True]
 
 
-def test_a_file_that_is_replaced_is_read_anew(file: Path, clock: Clock, tmp_path: Path) -> None:
-    """As Kubernetes does with mounted secrets: another file of the same name."""
+def test_replaced_file_is_reloaded(file: Path, clock: Clock, tmp_path: Path) -> None:
+    """Kubernetes replaces the file of a mounted secret."""
     ring = ApiKeys((), file, clock)
     (tmp_path / "new").write_text("other\n")
     (tmp_path / "new").replace(file)
@@ -79,8 +79,8 @@ def test_a_file_that_is_replaced_is_read_anew(file: Path, clock: Clock, tmp_path
 
 
 @pytest.mark.parametrize("slip", [b"", b"# nothing\n", b"\xff\xfe", None], ids=["empty", "comment", "no text", "gone"])
-def test_a_slip_of_the_hand_changes_nothing(file: Path, clock: Clock, slip: bytes | None) -> None:
-    """The keys that held go on to hold, until there are others."""
+def test_invalid_file_keeps_the_previous_keys(file: Path, clock: Clock, slip: bytes | None) -> None:
+    """The previous keys remain valid until the file contains keys again."""
     ring = ApiKeys((), file, clock)
     if slip is None:
         file.unlink()
@@ -92,8 +92,8 @@ def test_a_slip_of_the_hand_changes_nothing(file: Path, clock: Clock, slip: byte
     assert let_in(ring, clock, "first", "second") == [False, True]
 
 
-def test_the_file_is_not_looked_at_for_every_request(file: Path, clock: Clock) -> None:
-    """Once a second at most."""
+def test_file_is_checked_at_most_once_per_second(file: Path, clock: Clock) -> None:
+    """File is checked at most once per second."""
     ring = ApiKeys((), file, clock)
     file.write_text("second\n")
     assert [ring.is_valid([key]) for key in ("first", "second")] == [True, False]

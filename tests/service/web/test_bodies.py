@@ -37,8 +37,8 @@ Parse = Callable[[bytes], Any]
     ],
     ids=["native", "openai", "oip", "tei embed", "tei embed_all"],
 )
-def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
-    """Two at once would keep everybody else from the interpreter; a small one waits for none."""
+def test_large_bodies_are_parsed_one_at_a_time(parse: Parse) -> None:
+    """Two large bodies do not run in parallel; a small body waits for none."""
     begun, done = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -58,8 +58,8 @@ def test_large_bodies_are_read_one_at_a_time(parse: Parse) -> None:
     thread.join(TIMEOUT)
 
 
-def test_the_collector_rests_while_a_large_body_is_read() -> None:
-    """It would look through all objects again and again; and it is back afterwards, whatever came of the body."""
+def test_garbage_collector_is_disabled_while_a_large_body_is_parsed() -> None:
+    """The garbage collector is enabled again afterwards, also after an error."""
     with exclusive_if_large(b"{}"):
         assert gc.isenabled()
     with suppress(ServiceError), exclusive_if_large(LARGE):
@@ -68,8 +68,8 @@ def test_the_collector_rests_while_a_large_body_is_read() -> None:
     assert gc.isenabled()
 
 
-def test_a_flat_list_that_begins_with_a_huge_integer_is_one_sequence() -> None:
-    """However many ids it has, it is refused for that one and not for their number."""
+def test_flat_list_that_starts_with_a_huge_integer_is_one_sequence() -> None:
+    """The error is about the integer and not about the number of sequences."""
     with pytest.raises(ServiceError, match="64 bits"):
         openai.parse(json.dumps({"model": "m", "input": [1 << 64, *[5] * MOST]}).encode(), MOST)
 
@@ -92,8 +92,10 @@ def test_a_flat_list_that_begins_with_a_huge_integer_is_one_sequence() -> None:
         ),
     ],
 )
-def test_an_integer_of_more_than_64_bits_is_one(service: Service, path: str, body: dict[str, Any], value: int) -> None:
-    """Refused for its size, not as something else than an integer."""
+def test_integer_beyond_64_bits_is_reported_as_too_large(
+    service: Service, path: str, body: dict[str, Any], value: int
+) -> None:
+    """The error is about its size and not about its type."""
     written = json.dumps(body)
     place = written.rindex("0]")
     answer = service.post(path, content=written[:place] + str(value) + written[place + 1 :])
@@ -102,7 +104,7 @@ def test_an_integer_of_more_than_64_bits_is_one(service: Service, path: str, bod
     assert "integer" not in answer.text
 
 
-def test_what_is_no_integer_is_told_so(service: Service) -> None:
-    """A number with a fraction is none, however it is written."""
+def test_number_with_fraction_is_not_an_integer(service: Service) -> None:
+    """A float is rejected in any notation."""
     for value in (1.0, 1.5, 1e15):
         assert "token_ids[0]: Input should be a valid integer" in service.encode(token_ids=[value]).text

@@ -198,13 +198,13 @@ def refused(answer: bytes, status: int) -> str:
     return str(problem["detail"])
 
 
-def test_a_silent_connection_is_closed(start: Start) -> None:
-    """One that never says anything holds a place for seconds only."""
+def test_silent_connection_is_closed(start: Start) -> None:
+    """A connection without input is closed after the head timeout."""
     assert "0.3 s" in refused(all_of(start(head_seconds=0.3)()), 408)
 
 
-def test_a_head_that_trickles_is_refused(start: Start) -> None:
-    """However steadily: its time begins with its first byte, on a used connection too."""
+def test_slow_head_is_rejected(start: Start) -> None:
+    """The timeout of a head starts with its first byte, also on a reused connection."""
     connection = start(head_seconds=0.5)()
     connection.sendall(GET + b"\r\n")
     answer = b""
@@ -222,8 +222,8 @@ def test_a_head_that_trickles_is_refused(start: Start) -> None:
 
 @pytest.mark.parametrize("ended", [b"", b"\r\n\r\n"], ids=["without an end", "whole"])
 @pytest.mark.parametrize("kind", [b"X-Many: %d\r\n", b"X-Long: %d", b"/?%d"])
-def test_a_head_that_swells_is_refused(start: Start, kind: bytes, ended: bytes) -> None:
-    """By many headers, a long one, or a long address."""
+def test_large_head_is_rejected(start: Start, kind: bytes, ended: bytes) -> None:
+    """Many headers, one long header and a long target are limited."""
     connection = start(head_bytes=4_096)()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         flood = b"".join(kind % number for number in range(2_000))
@@ -231,15 +231,15 @@ def test_a_head_that_swells_is_refused(start: Start, kind: bytes, ended: bytes) 
     assert "4096 bytes" in refused(all_of(connection), 431)
 
 
-def test_a_large_body_is_no_large_head(start: Start) -> None:
-    """Only the head is counted."""
+def test_large_body_does_not_count_as_head(start: Start) -> None:
+    """The limit applies to the head only."""
     connection = start(head_bytes=1_000)()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000))
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_is_used_again_after_a_large_body(start: Start) -> None:
-    """What a message is counted for is forgotten with it."""
+def test_connection_is_reused_after_a_large_body(start: Start) -> None:
+    """The counters are reset for each message."""
     connection = start()()
     head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
     for size in (1 << 20, 3, 1 << 20, 0, 3):
@@ -253,8 +253,8 @@ def test_a_connection_is_used_again_after_a_large_body(start: Start) -> None:
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_trailers_without_end_are_not_kept(start: Start) -> None:
-    """Headers behind a chunked body are read by nobody; too many of them end the connection."""
+def test_endless_trailers_close_the_connection(start: Start) -> None:
+    """Trailers are ignored, and too many of them close the connection."""
     connection = start(head_bytes=4_096)()
     head = b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
     with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - which of many sends fails
@@ -265,16 +265,16 @@ def test_trailers_without_end_are_not_kept(start: Start) -> None:
                 asyncio.run(asyncio.sleep(0.005))
 
 
-def test_small_chunks_are_no_attack(start: Start) -> None:
-    """A body in chunks of one byte is taken."""
+def test_chunks_of_one_byte_are_accepted(start: Start) -> None:
+    """A body in chunks of one byte is valid."""
     connection = start(head_bytes=1_000)()
     connection.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
     connection.sendall(b"1\r\na\r\n" * 5_000 + b"0\r\n\r\n")
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
-def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(start: Start) -> None:
-    """Its answer is there; whoever goes on to trickle is left."""
+def test_slow_rest_of_a_rejected_body_closes_the_connection(start: Start) -> None:
+    """The response is complete, so a slow body is not read any longer."""
     connection = start(head_seconds=0.5)()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -284,8 +284,8 @@ def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(start: Start) -> 
             asyncio.run(asyncio.sleep(0.05))
 
 
-def test_a_reader_that_does_not_read_is_left(start: Start) -> None:
-    """The answer is given up, and its buffers with it."""
+def test_stalled_client_is_disconnected(start: Start) -> None:
+    """The response is aborted and its buffers are freed."""
     connection = start(stall_seconds=0.3)()
     connection.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
     asyncio.run(asyncio.sleep(1.0))
@@ -295,8 +295,8 @@ def test_a_reader_that_does_not_read_is_left(start: Start) -> None:
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["closed", "kept"])
-def test_who_does_not_read_the_little_that_is_left_is_left(start: Start, *, last: bool) -> None:
-    """An answer that is written to its end holds its connection no longer than one that is not."""
+def test_stall_timeout_applies_to_final_bytes(start: Start, *, last: bool) -> None:
+    """The timeout also applies after the complete response is written."""
     connection = start(stall_seconds=0.3, idle=1, kernel=4_096)()
     connection.sendall(b"GET /little HTTP/1.1\r\nHost: here\r\n" + b"Connection: close\r\n" * last + b"\r\n")
     asyncio.run(asyncio.sleep(2.0 if last else 3.5))
@@ -307,10 +307,10 @@ def test_who_does_not_read_the_little_that_is_left_is_left(start: Start, *, last
 
 @pytest.mark.parametrize("behind", [b"", GET], ids=["nothing", "half a head"])
 @pytest.mark.parametrize("framed", [(b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"0\r\n\r\n")])
-def test_an_idle_connection_is_closed_though_its_body_came_after_its_answer(
+def test_idle_connection_is_closed_if_the_body_followed_the_response(
     start: Start, framed: tuple[bytes, bytes], behind: bytes
 ) -> None:
-    """What was refused early and came in whole nevertheless holds no place for ever."""
+    """Idle connection is closed if the body followed the response."""
     connection = start(head_seconds=0.5, idle=1)()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\n" + framed[0] + b"\r\n\r\n")
     answer = b""
@@ -324,15 +324,15 @@ def test_an_idle_connection_is_closed_though_its_body_came_after_its_answer(
         assert not rest
 
 
-def test_a_slow_answer_is_waited_for(start: Start) -> None:
-    """The time for a head does not run while a request is answered, whatever its client has sent behind it."""
+def test_head_timeout_does_not_apply_during_a_response(start: Start) -> None:
+    """A pipelined head does not time out while a request runs."""
     connection = start(head_seconds=0.2)()
     connection.sendall(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n" + GET)
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
-def test_there_are_only_so_many_connections(start: Start) -> None:
-    """One more is told so, and let in when another has gone."""
+def test_number_of_connections_is_limited(start: Start) -> None:
+    """A rejected client can connect after another connection is closed."""
     connect = start(connections=2)
     first, second = connect(), connect()
     for connection in (first, second):
@@ -369,8 +369,8 @@ SMUGGLED = b"GET /echo?smuggled HTTP/1.1\r\nHost: here\r\n\r\n"
     ids=["h2c", "websocket", "two lines", "capitals"],
 )
 @pytest.mark.parametrize("framed", [SIZED, CHUNKED], ids=["sized", "chunked"])
-def test_an_offer_of_another_protocol_is_ignored(start: Start, offer: bytes, framed: tuple[bytes, bytes]) -> None:
-    """The request keeps its body, in however many segments it comes (RFC 9110, section 7.8)."""
+def test_upgrade_header_is_ignored(start: Start, offer: bytes, framed: tuple[bytes, bytes]) -> None:
+    """The request keeps its body, in any number of segments (RFC 9110, section 7.8)."""
     connect = start()
     head, body = POST + offer + framed[0], framed[1]
     message = head + body
@@ -382,8 +382,8 @@ def test_an_offer_of_another_protocol_is_ignored(start: Start, offer: bytes, fra
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_requests_with_offers_follow_each_other(start: Start, *, at_once: bool) -> None:
-    """Each is one request, whatever has a body."""
+def test_requests_with_upgrade_can_be_pipelined(start: Start, *, at_once: bool) -> None:
+    """Each is one request, with and without a body."""
     connect = start()
     messages = [
         POST + OFFER + b"".join(SIZED),
@@ -396,8 +396,8 @@ def test_requests_with_offers_follow_each_other(start: Start, *, at_once: bool) 
     assert echoed(connect, *([b"".join(messages)] if at_once else messages)) == [post, get, get, post, post]
 
 
-def test_a_body_behind_an_offer_is_no_request(start: Start) -> None:
-    """Though it looks like one, in the head's segment or the next."""
+def test_body_after_upgrade_is_not_parsed_as_a_request(start: Start) -> None:
+    """The body may look like a request, in the same segment or the next."""
     head = POST + OFFER + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED)
     expected = [b"POST /echo? " + SMUGGLED]
     connect = start()
@@ -405,20 +405,20 @@ def test_a_body_behind_an_offer_is_no_request(start: Start) -> None:
     assert echoed(connect, head + SMUGGLED) == expected
 
 
-def test_an_offer_may_end_its_connection(start: Start) -> None:
-    """What the head says beside its offer holds."""
+def test_connection_close_is_respected_with_upgrade(start: Start) -> None:
+    """The other headers of the head remain valid."""
     answer = asked(start(), POST + b"Connection: close, upgrade\r\nUpgrade: h2c\r\n" + b"".join(SIZED) + SMUGGLED)
     assert answer.count(b"HTTP/1.1 200 ") == 1
     assert answer.endswith(b"<POST /echo? abc>")
 
 
-def test_many_offers_at_once_are_answered(start: Start) -> None:
-    """As many as fit into a segment."""
+def test_many_pipelined_upgrades_are_answered(start: Start) -> None:
+    """One segment contains many requests."""
     assert len(echoed(start(), (ECHO + OFFER + b"\r\n") * 2_000)) == 2_000
 
 
-def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
-    """One connection's requests become objects a few at a time, and all are answered in their order."""
+def test_pipelined_requests_are_buffered_as_bytes(start: Start) -> None:
+    """A few requests are parsed at a time, and all are answered in order."""
     count = 20_000
     flood = b"".join(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % number for number in range(count))
     connection = start()()
@@ -437,8 +437,8 @@ def test_a_flood_of_requests_is_kept_as_bytes(start: Start) -> None:
     assert most < 200
 
 
-def test_many_requests_with_bodies_may_come_at_once(start: Start) -> None:
-    """The heads of those before it are not taken for what stands around the last one's body."""
+def test_many_requests_with_bodies_can_be_pipelined(start: Start) -> None:
+    """Earlier heads do not count as chunk framing of the last body."""
     asked = b"POST /echo HTTP/1.1\r\nHost: here\r\nPadding: %s\r\nContent-Length: 30\r\n\r\n%s" % (
         b"p" * 200,
         b"x" * 30,
@@ -454,21 +454,21 @@ def test_many_requests_with_bodies_may_come_at_once(start: Start) -> None:
         came += part
 
 
-def test_a_head_with_an_offer_is_bounded(start: Start) -> None:
-    """As any other is."""
+def test_head_with_upgrade_is_limited(start: Start) -> None:
+    """The limit of a head applies."""
     connect = start(head_bytes=1_000)
     for end in (b"", b"\r\n\r\n"):
         assert "1000 bytes" in refused(asked(connect, POST + OFFER + b"X: " + b"x" * 1_000 + end), 431)
 
 
-def test_a_tunnel_is_refused(start: Start) -> None:
-    """What comes behind the head is not read as requests."""
+def test_connect_method_is_rejected(start: Start) -> None:
+    """Bytes after the head are not parsed as requests."""
     told = "method CONNECT is not supported: this server is not a proxy"
     assert refused(asked(start(), b"CONNECT here:80 HTTP/1.1\r\nHost: here:80\r\n\r\n" + SMUGGLED), 400) == told
 
 
-def test_a_slow_reader_is_waited_for(start: Start) -> None:
-    """However long the whole takes, as long as something is taken."""
+def test_slow_client_is_not_disconnected(start: Start) -> None:
+    """The total duration is unlimited while the client makes progress."""
     connection = start(stall_seconds=1.0)()
     connection.sendall(b"GET /one HTTP/1.1\r\nHost: here\r\n\r\n")
     received = 0
@@ -481,8 +481,8 @@ def test_a_slow_reader_is_waited_for(start: Start) -> None:
 
 @pytest.mark.parametrize("behind", [GET + b"\r\n", POST + SIZED[0], GET])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_client_that_leaves_is_noticed_whatever_it_sent_behind(start: Start, behind: bytes, *, at_once: bool) -> None:
-    """The request that is being answered is told so, not the one that waits."""
+def test_disconnect_is_detected_with_pipelined_input(start: Start, behind: bytes, *, at_once: bool) -> None:
+    """The running request gets the disconnect, not the waiting one."""
     connection = start()()
     wait = b"POST /wait HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
     connection.sendall(wait + behind if at_once else wait)
@@ -494,8 +494,8 @@ def test_a_client_that_leaves_is_noticed_whatever_it_sent_behind(start: Start, b
     assert left.acquire(timeout=TIMEOUT)
 
 
-def test_an_open_body_behind_an_answered_request_is_waited_for(start: Start) -> None:
-    """Only the rest of a body whose request is answered already has a few seconds."""
+def test_open_body_of_a_pipelined_request_is_awaited(start: Start) -> None:
+    """The timeout applies only to a body whose response is complete."""
     connection = start(head_seconds=0.3)()
     connection.sendall(ECHO + b"\r\n" + POST + SIZED[0])
     time.sleep(1.0)
@@ -508,8 +508,8 @@ def test_an_open_body_behind_an_answered_request_is_waited_for(start: Start) -> 
 
 
 @pytest.mark.parametrize("asks", [b"", b"Connection: keep-alive\r\n"])
-def test_an_old_version_gets_no_chunks(start: Start, asks: bytes) -> None:
-    """An answer of unknown length ends with its connection (RFC 9112, section 6.1)."""
+def test_http_1_0_gets_no_chunked_encoding(start: Start, asks: bytes) -> None:
+    """The end of the connection delimits a response of unknown length (RFC 9112, section 6.1)."""
     head, _, body = asked(start(), b"GET /two HTTP/1.0\r\n" + asks + b"\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"transfer-encoding" not in head
@@ -517,8 +517,8 @@ def test_an_old_version_gets_no_chunks(start: Start, asks: bytes) -> None:
     assert body == b"two parts"
 
 
-def test_an_old_version_gets_an_answer_of_known_length_as_it_is(start: Start) -> None:
-    """Whole, or the head alone where that is asked for."""
+def test_http_1_0_gets_a_response_of_known_length_unchanged(start: Start) -> None:
+    """HEAD gets the head only."""
     connect = start()
     answers = [asked(connect, method + b" / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n") for method in (b"GET", b"HEAD")]
     assert answers[0][2] == b"here /"
@@ -526,7 +526,7 @@ def test_an_old_version_gets_an_answer_of_known_length_as_it_is(start: Start) ->
     assert all(b"content-length: 6" in head for head, _, _ in answers)
 
 
-def test_an_old_version_gets_no_interim_answer(start: Start) -> None:
+def test_http_1_0_gets_no_interim_response(start: Start) -> None:
     """`100 Continue` is for HTTP/1.1 (RFC 9110, section 10.1.1)."""
     head = b"POST /echo HTTP/%b\r\nHost: here\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
     connect = start()
@@ -548,15 +548,15 @@ def test_an_old_version_gets_no_interim_answer(start: Start) -> None:
         (b"GET http://here:99999/ HTTP/1.1\r\nHost: here\r\n\r\n", "not a valid URL"),
     ],
 )
-def test_what_is_no_request_is_told_why(start: Start, message: bytes, said: str) -> None:
-    """As a problem document with an id, like any other refusal; and it is counted by its code."""
+def test_malformed_request_gets_a_problem_document(start: Start, message: bytes, said: str) -> None:
+    """The document has a request ID, and the rejection is counted by code."""
     told: list[str] = []
     assert said in refused(asked(start(told.append), message + SMUGGLED), 400)
     assert told == ["bad_request"]
 
 
-def test_an_empty_host_is_one(start: Start) -> None:
-    """A client without an authority says so (RFC 9112, section 3.2)."""
+def test_empty_host_header_is_valid(start: Start) -> None:
+    """A client without an authority sends an empty header (RFC 9112, section 3.2)."""
     assert echoed(start(), b"GET /echo HTTP/1.1\r\nHost:\r\n\r\n") == [b"GET /echo? "]
 
 
@@ -564,14 +564,14 @@ def test_an_empty_host_is_one(start: Start) -> None:
     ("target", "path"),
     [(b"http://here", b"/"), (b"http://here/", b"/"), (b"http://here?a=b", b"/"), (b"http://here/slow", b"/slow")],
 )
-def test_a_target_may_name_its_host(start: Start, target: bytes, path: bytes) -> None:
-    """As one for a proxy does; without a path it is `/` (RFC 9112, section 3.2.2)."""
+def test_absolute_target_is_accepted(start: Start, target: bytes, path: bytes) -> None:
+    """A target without a path is `/` (RFC 9112, section 3.2.2)."""
     answer = asked(start(), b"GET %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n" % target)
     assert answer.endswith(b"\r\n\r\nhere " + path)
 
 
-def test_what_is_refused_behind_a_request_does_not_harm_it(start: Start) -> None:
-    """Its answer is whole and the last of its connection."""
+def test_rejected_head_does_not_affect_the_previous_request(start: Start) -> None:
+    """The previous response is complete and the last one of the connection."""
     answer = asked(start(), b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED) + b"too much\r\n\r\n" + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -579,8 +579,8 @@ def test_what_is_refused_behind_a_request_does_not_harm_it(start: Start) -> None
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_body_that_breaks_off_is_told_to_its_request(start: Start, *, at_once: bool) -> None:
-    """Which answers in its own words, as the last of its connection; nothing behind it is read."""
+def test_invalid_chunked_body_is_an_error_of_its_request(start: Start, *, at_once: bool) -> None:
+    """The error response is the last one of the connection."""
     told: list[str] = []
     segments = [POST + CHUNKED[0] + b"1\r\na\r\n", b"no size\r\n" + SMUGGLED]
     answer = asked(start(told.append), *([b"".join(segments)] if at_once else segments))
@@ -591,8 +591,8 @@ def test_a_body_that_breaks_off_is_told_to_its_request(start: Start, *, at_once:
     assert told == []  # the application counts it
 
 
-def test_a_body_that_breaks_off_behind_a_request_does_not_harm_it(start: Start) -> None:
-    """Each gets its own answer."""
+def test_invalid_chunked_body_does_not_affect_the_previous_request(start: Start) -> None:
+    """Each request gets its own response."""
     late = b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED)
     answer = asked(start(), late + POST + CHUNKED[0] + b"no size\r\n" + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -601,8 +601,8 @@ def test_a_body_that_breaks_off_behind_a_request_does_not_harm_it(start: Start) 
     assert answer.endswith(b"header declares>")
 
 
-def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(start: Start) -> None:
-    """Whoever was refused before the body had come gets no second answer."""
+def test_invalid_chunked_body_after_its_response_closes_the_connection(start: Start) -> None:
+    """A request gets no second response."""
     answer = asked(start(), b"POST / HTTP/1.1\r\nHost: here\r\n" + CHUNKED[0], b"no size\r\n" + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nhere /")
@@ -613,8 +613,8 @@ def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(start: Sta
     ("message", "status", "code"),
     [(GET, 408, "head_timeout"), (GET + b"X: " + b"x" * 2_000, 431, "head_too_large")],
 )
-def test_refusals_are_counted_by_their_code(start: Start, message: bytes, status: int, code: str) -> None:
-    """Of connections as of requests."""
+def test_rejected_connections_are_counted_by_code(start: Start, message: bytes, status: int, code: str) -> None:
+    """The codes are those of the metrics."""
     told: list[str] = []
     refused(asked(start(told.append, head_seconds=0.3, head_bytes=1_000), message), status)
     assert told == [code]

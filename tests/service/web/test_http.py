@@ -92,8 +92,8 @@ def close_to(found: Any, expected: Array) -> None:
 # === Encoding ===
 
 
-def test_ids_are_encoded_each_as_if_alone(service: Service, reference: FNetBackbone) -> None:
-    """Lists of different lengths, with segments: both default outputs are the backbone's."""
+def test_each_sequence_equals_its_separate_encoding(service: Service, reference: FNetBackbone) -> None:
+    """Both default outputs equal those of the backbone for sequences of different lengths."""
     ids = [[5, 6, 7], [8], list(range(POSITIONS))]
     segments = [[0, 1, 2], [2], [1] * POSITIONS]
     response = service.encode(token_ids=ids, segment_ids=segments)
@@ -108,15 +108,15 @@ def test_ids_are_encoded_each_as_if_alone(service: Service, reference: FNetBackb
         close_to(answer["pooled_output"][index], pooled_output)
 
 
-def test_segments_are_zeros_by_default(service: Service) -> None:
-    """Leaving them out is writing zeros, and other segments give other outputs."""
+def test_segment_ids_default_to_zeros(service: Service) -> None:
+    """Other segment ids change the outputs."""
     plain = service.encode(token_ids=[[5, 6]]).json()
     assert service.encode(token_ids=[[5, 6]], segment_ids=[[0, 0]]).json() == plain
     assert service.encode(token_ids=[[5, 6]], segment_ids=[[0, 1]]).json() != plain
 
 
 def test_texts_are_encoded_as_their_tokens(service: Service, tokenizer: FNetTokenizer) -> None:
-    """A text is its ids between special tokens; a pair has two segments."""
+    """A text is surrounded by special tokens; a pair has two segments."""
     texts = ["a small dog", ["who?", "a dog"]]
     tokens = [tokenizer.encode("a small dog"), tokenizer.encode("who?", "a dog")]
     by_text = service.encode(texts=texts).json()
@@ -128,28 +128,28 @@ def test_texts_are_encoded_as_their_tokens(service: Service, tokenizer: FNetToke
 
 
 @pytest.mark.parametrize("request_", [{"token_ids": [5, 6, 7]}, {"texts": "a dog"}])
-def test_a_bare_input_is_answered_with_lists_of_one(service: Service, request_: dict[str, Any]) -> None:
-    """The answer has the same shape as for a list of one."""
+def test_bare_input_returns_lists_of_one(service: Service, request_: dict[str, Any]) -> None:
+    """The response has the same shape as for a list of one."""
     ((name, value),) = request_.items()
     assert service.encode(**request_).json() == service.encode(**{name: [value]}).json()
     assert len(service.encode(**request_).json()["pooled_output"]) == 1
 
 
-def test_the_mean_is_that_of_the_sequence_output(service: Service) -> None:
+def test_mean_output_is_the_mean_of_the_sequence_output(service: Service) -> None:
     """It is computed on request only."""
     answer = service.encode(texts="a small dog", outputs=["mean_output", "sequence_output"]).json()
     assert "pooled_output" not in answer
     close_to(answer["mean_output"][0], np.array(answer["sequence_output"][0], np.float32).mean(axis=0))
 
 
-def test_outputs_come_in_the_order_asked_for(service: Service) -> None:
-    """In JSON the order is the client's."""
+def test_outputs_are_in_request_order(service: Service) -> None:
+    """The JSON fields have the order of the request."""
     answer = service.encode(texts="a", outputs=["mean_output", "pooled_output"]).json()
     assert list(answer) == ["model", "hidden_dim", "mean_output", "pooled_output", "usage"]
 
 
-def test_rows_are_normalised_on_request(service: Service) -> None:
-    """Pooled and mean rows get length 1, sequence outputs stay."""
+def test_outputs_are_normalized_on_request(service: Service) -> None:
+    """Pooled and mean outputs get length 1; sequence outputs are unchanged."""
     plain = service.encode(texts=["a", "b"], outputs=OUTPUTS).json()
     scaled = service.encode(texts=["a", "b"], outputs=OUTPUTS, normalize=True).json()
     assert scaled["sequence_output"] == plain["sequence_output"]
@@ -158,8 +158,8 @@ def test_rows_are_normalised_on_request(service: Service) -> None:
         close_to(scaled[name], before / np.linalg.norm(before, axis=1, keepdims=True))
 
 
-def test_base64_holds_the_same_numbers(service: Service) -> None:
-    """Little-endian float32, one string a sequence, equal to the numbers to the last bit."""
+def test_base64_contains_equal_numbers(service: Service) -> None:
+    """The values are bit-identical to those in JSON."""
     request = {"texts": ["a dog", "b"], "outputs": OUTPUTS}
     numbers, strings = service.encode(**request).json(), service.encode(**request, encoding_format="base64").json()
     for name in OUTPUTS:
@@ -170,8 +170,8 @@ def test_base64_holds_the_same_numbers(service: Service) -> None:
     assert strings["usage"] == numbers["usage"]
 
 
-def test_an_archive_holds_the_same_numbers(service: Service) -> None:
-    """Sequences end to end, `lengths` beside them."""
+def test_archive_contains_equal_numbers(service: Service) -> None:
+    """Sequence outputs are concatenated and `lengths` has the tokens per sequence."""
     request = {"token_ids": [[5, 6, 7], [8], [9, 10]], "outputs": OUTPUTS}
     numbers = service.encode(**request).json()
     response = service.post("/v1/encode", json=request, headers={"Accept": "application/x-npz"})
@@ -187,8 +187,8 @@ def test_an_archive_holds_the_same_numbers(service: Service) -> None:
     assert all(arrays[name].dtype == np.float32 for name in OUTPUTS)
 
 
-def test_an_archive_is_given_to_who_prefers_it(service: Service) -> None:
-    """Case is nothing, 0 is a refusal, and a header in several lines is one; caches are told what it hung on."""
+def test_accept_header_selects_the_archive(service: Service) -> None:
+    """The header is case-insensitive, may span lines, and sets Vary."""
     for accept, archive in (
         (["application/x-npz;q=0, application/json"], False),
         (["APPLICATION/X-NPZ"], True),
@@ -200,8 +200,8 @@ def test_an_archive_is_given_to_who_prefers_it(service: Service) -> None:
         assert response.headers["content-type"] == ("application/x-npz" if archive else "application/json")
 
 
-def test_a_large_archive_is_streamed_and_its_length_told(service: Service) -> None:
-    """What was sent is what the header said, and the numbers are those of small answers."""
+def test_large_archive_is_streamed_with_content_length(service: Service) -> None:
+    """The body has the announced size and the values of small responses."""
     ids = [[index, *range(1, POSITIONS)] for index in range(36)]
     request = {"token_ids": ids, "outputs": OUTPUTS}
     response = service.post("/v1/encode", json=request, headers={"Accept": "application/x-npz"})
@@ -269,10 +269,10 @@ BINARY = {"binary_data": True}
     ],
     ids=["npz", "json", "base64", "tei", "oip", "oip binary", "oip half binary"],
 )
-def test_no_piece_of_a_large_answer_is_large(
+def test_chunks_of_a_large_response_are_small(
     service: Service, path: str, request_: dict[str, Any], accept: str
 ) -> None:
-    """A client that does not read holds a quarter of a megabyte, or a sequence, in whatever form it asked for it."""
+    """Chunks of a large response are small."""
     sizes = pieces(service, path, request_, accept)
     assert sum(sizes) > 36 * POSITIONS * HIDDEN * 4
     assert max(sizes) <= (1 << 18) + POSITIONS * HIDDEN * 14
@@ -288,10 +288,8 @@ def test_no_piece_of_a_large_answer_is_large(
         ("/embed_all", {"inputs": [[5]] * 2100}),
     ],
 )
-def test_many_rows_are_streamed_too(
-    make_blocked_service: MakeBlockedService, path: str, request_: dict[str, Any]
-) -> None:
-    """Not only the outputs of tokens are large: the answer's length is not known when it begins."""
+def test_many_rows_are_streamed(make_blocked_service: MakeBlockedService, path: str, request_: dict[str, Any]) -> None:
+    """Many rows are streamed."""
     held, gate = make_blocked_service(max_sequences=2100)
     gate.opened.set()
     assert 2100 * HIDDEN > 65_536
@@ -304,8 +302,8 @@ def test_many_rows_are_streamed_too(
     assert all(row["embedding"] == rows[0]["embedding"] if "embedding" in row else row == rows[0] for row in rows)
 
 
-def test_what_is_too_long_is_cut_on_request(service: Service, tokenizer: FNetTokenizer) -> None:
-    """Ids lose their end, texts keep their last special token."""
+def test_long_inputs_are_truncated_on_request(service: Service, tokenizer: FNetTokenizer) -> None:
+    """Ids lose their end; texts keep their last special token."""
     ids = list(range(1, POSITIONS + 20))
     cut = service.encode(token_ids=ids, truncate=True).json()
     assert cut == service.encode(token_ids=ids[:POSITIONS]).json()
@@ -316,18 +314,18 @@ def test_what_is_too_long_is_cut_on_request(service: Service, tokenizer: FNetTok
 
 
 @pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
-def test_texts_are_padded_as_asked_for(
+def test_texts_are_padded_on_request(
     service: Service, tokenizer: FNetTokenizer, padding: str | int | None, length: int
 ) -> None:
-    """The padding is part of the input, and counted."""
+    """Texts are padded on request."""
     ids = tokenizer.encode("a").token_ids
     padded = service.encode(texts="a", padding=padding).json()
     assert padded["usage"]["tokens"] == length
     assert padded == service.encode(token_ids=ids + [tokenizer.pad_token_id] * (length - len(ids))).json()
 
 
-def test_a_large_answer_is_streamed_and_the_same(service: Service) -> None:
-    """In pieces or whole, a sequence's numbers do not differ."""
+def test_large_response_is_streamed_with_equal_values(service: Service) -> None:
+    """Streaming does not change the values."""
     ids = [[index, *range(1, POSITIONS)] for index in range(36)]
     assert 36 * POSITIONS * HIDDEN > 65_536
     large = service.encode(token_ids=ids, outputs=OUTPUTS)
@@ -344,17 +342,17 @@ def test_a_large_answer_is_streamed_and_the_same(service: Service) -> None:
     ("coding", "compress"),
     [("gzip", gzip.compress), ("deflate", zlib.compress)],
 )
-def test_bodies_may_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
-    """The answer is the same."""
+def test_request_bodies_can_be_compressed(service: Service, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """Request bodies can be compressed."""
     body = json.dumps({"texts": "a dog"}).encode()
     response = service.post("/v1/encode", content=compress(body), headers={"Content-Encoding": coding})
     assert response.json() == service.encode(texts="a dog").json()
 
 
-def test_concurrent_requests_get_what_each_gets_alone(
+def test_concurrent_requests_equal_separate_requests(
     service: Service, random_ids: Callable[..., list[list[int]]]
 ) -> None:
-    """32 requests of mixed lengths at once: every number is equal to the last bit."""
+    """Concurrent requests equal separate requests."""
     requests: list[dict[str, Any]] = [
         {"token_ids": random_ids([1 + (7 * n) % 63] + [1 + (11 * n) % 30] * (n % 3), seed=n), "outputs": OUTPUTS}
         for n in range(32)
@@ -372,8 +370,8 @@ def test_concurrent_requests_get_what_each_gets_alone(
         assert response.json() == service.encode(**request).json()
 
 
-def test_answers_carry_id_and_timing(service: Service) -> None:
-    """The client's own id comes back, and Server-Timing tells queue, compute and total."""
+def test_responses_have_request_id_and_timing(service: Service) -> None:
+    """The response has the client's request ID and Server-Timing."""
     response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Id": "mine-1"})
     assert response.headers["x-request-id"] == "mine-1"
     durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
@@ -405,30 +403,30 @@ def test_answers_carry_id_and_timing(service: Service) -> None:
         ({}, ["token_ids"]),
     ],
 )
-def test_invalid_input_names_the_place_as_the_client_wrote_it(
+def test_invalid_input_has_the_location_in_the_request(
     service: Service, request_: dict[str, Any], loc: list[str | int]
 ) -> None:
-    """422, with the way to what is wrong."""
+    """Invalid input has the location in the request."""
     document = problem(service.encode(**request_), 422, "invalid_input")
     assert [error["loc"] for error in document["errors"]] == [loc]
     assert all(error["msg"] for error in document["errors"])
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'\xef\xbb\xbf{"texts": "a"}'])
-def test_what_is_no_json_is_a_bad_request(service: Service, body: bytes) -> None:
-    """400, in the protocol's own words."""
+def test_invalid_json_is_a_bad_request(service: Service, body: bytes) -> None:
+    """Invalid JSON is a bad request."""
     problem(service.post("/v1/encode", content=body), 400, "bad_request")
 
 
 @pytest.mark.parametrize("headers", [{"X-Request-Timeout": "soon"}, {"Content-Encoding": "br"}])
-def test_a_header_that_makes_no_sense_is_a_bad_request(service: Service, headers: dict[str, str]) -> None:
-    """400, naming the header."""
+def test_invalid_header_is_a_bad_request(service: Service, headers: dict[str, str]) -> None:
+    """The message names the header."""
     document = problem(service.post("/v1/encode", json={"texts": "a"}, headers=headers), 400, "bad_request")
     assert next(iter(headers)) in document["detail"]
 
 
-def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlockedService) -> None:
-    """401 without, 200 with, and health is for everybody."""
+def test_configured_api_keys_are_required(make_blocked_service: MakeBlockedService) -> None:
+    """A request without a key gets 401 and with a key 200."""
     held, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
     refused = held.encode(texts="a")
@@ -440,8 +438,8 @@ def test_keys_are_asked_for_where_they_are_set(make_blocked_service: MakeBlocked
     assert held.get("/health").status_code == held.get("/metrics").status_code == 200
 
 
-def test_what_is_refused_before_its_route_counts_under_it(make_blocked_service: MakeBlockedService) -> None:
-    """A request without a key, or with too large a body, is one of the route that it was sent to."""
+def test_requests_rejected_by_middleware_have_their_route_label(make_blocked_service: MakeBlockedService) -> None:
+    """Requests without a key and with a large body are counted under their route."""
     held, _ = make_blocked_service(api_keys=["first"], max_body_bytes=100)
     held.encode(texts="a")
     held.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
@@ -450,21 +448,21 @@ def test_what_is_refused_before_its_route_counts_under_it(make_blocked_service: 
         assert f'fnet_requests_total{{route="/v1/encode",status="{status}"}} 1.0' in exposition
 
 
-def test_an_unknown_route_is_not_found(service: Service) -> None:
-    """404 for any method."""
+def test_unknown_route_is_not_found(service: Service) -> None:
+    """Any method gets 404."""
     problem(service.get("/nothing"), 404, "not_found")
     problem(service.post("/v1/encode/x", json={}), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/v1/encode/", "/v1/encode%2f", "/v1/encode//", "/v1/tokenize/"])
-def test_a_slash_too_many_is_another_path(service: Service, path: str) -> None:
-    """A redirect would go to where the process believes it is, behind TLS without it, and the body with it."""
+def test_trailing_slash_is_not_redirected(service: Service, path: str) -> None:
+    """Behind TLS a redirect would have a wrong scheme."""
     problem(service.post(path, json={"texts": "a"}), 404, "not_found")
     problem(service.get("/health/"), 404, "not_found")
 
 
-def test_a_route_has_its_methods(service: Service) -> None:
-    """405, and the right ones in Allow."""
+def test_wrong_method_returns_allowed_methods(service: Service) -> None:
+    """The response is 405 with an Allow header."""
     response = service.get("/v1/encode")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
@@ -476,14 +474,14 @@ def test_a_route_has_its_methods(service: Service) -> None:
     assert (put.status_code, put.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_without_the_page_there_is_nothing_to_get_at_its_path(make_blocked_service: MakeBlockedService) -> None:
-    """`/` is then a protocol's alone."""
+def test_disabled_page_returns_method_not_allowed(make_blocked_service: MakeBlockedService) -> None:
+    """`/` is then a protocol route only."""
     held, _ = make_blocked_service(ui=False)
     assert held.get("/").headers["allow"] == "POST"
 
 
-def test_a_head_is_answered_like_a_get(service: Service) -> None:
-    """Wherever there is one (RFC 9110, section 9.3.2); what checks a health route often asks so."""
+def test_head_equals_get_without_body(service: Service) -> None:
+    """HEAD works for each GET route (RFC 9110, section 9.3.2)."""
     for path in ("/health", "/health/live", "/health/ready", "/metrics", "/v1/info", "/v1/models", "/v2/health/ready"):
         response = service.run(service.http.head(path))
         assert (path, response.status_code) == (path, 200)
@@ -491,8 +489,8 @@ def test_a_head_is_answered_like_a_get(service: Service) -> None:
     assert service.run(service.http.head("/v1/encode")).status_code == 405
 
 
-def test_every_refusal_is_counted(make_blocked_service: MakeBlockedService) -> None:
-    """By its code, those of the framework among them."""
+def test_rejected_requests_are_counted_by_code(make_blocked_service: MakeBlockedService) -> None:
+    """Errors of the framework are included."""
     held, _ = make_blocked_service()
     held.get("/nothing")
     held.get("/v1/encode")
@@ -503,8 +501,8 @@ def test_every_refusal_is_counted(make_blocked_service: MakeBlockedService) -> N
         assert f'fnet_rejected_total{{reason="{code}"}} 1.0' in exposition
 
 
-def test_a_body_has_a_limit_however_it_comes(service: Service) -> None:
-    """413 by its length, in pieces, and inflated."""
+def test_body_size_is_limited(service: Service) -> None:
+    """The limit applies to Content-Length, chunked and inflated bodies."""
     large = b'{"texts": "' + b"a" * (1 << 20) + b'"}'
 
     async def pieces() -> Any:
@@ -517,15 +515,15 @@ def test_a_body_has_a_limit_however_it_comes(service: Service) -> None:
     problem(service.post("/v1/encode", content=packed, headers={"Content-Encoding": "gzip"}), 413, "body_too_large")
 
 
-def test_a_request_has_so_many_sequences(service: Service) -> None:
-    """422 with a code of its own."""
+def test_number_of_sequences_is_limited(service: Service) -> None:
+    """The response is 422 with its own code."""
     assert service.encode(texts=["a"] * 40, outputs=["pooled_output"]).status_code == 200
     document = problem(service.encode(texts=["a"] * 41), 422, "too_many_sequences")
     assert document["errors"][0]["loc"] == ["texts"]
 
 
-def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
-    """422: no later time would be better."""
+def test_request_larger_than_the_queue_is_invalid(service: Service) -> None:
+    """The response is 422, because a retry would not help."""
     document = problem(service.encode(token_ids=[[1] * POSITIONS] * 37), 422, "invalid_input")
     assert "exceed the queue size" in document["detail"]
 
@@ -533,7 +531,7 @@ def test_a_request_that_can_never_wait_is_invalid(service: Service) -> None:
 def test_requests_for_different_outputs_of_one_text_share_a_run(
     service: Service, make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
-    """Whatever protocol each comes by; the answers are those of each alone."""
+    """Requests for different outputs of one text share a run."""
     held, gate = make_blocked_service()
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
@@ -560,8 +558,8 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
         assert answer.json() == service.post(path, json=body).json()
 
 
-def test_a_full_queue_refuses_whole_requests(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """429 with Retry-After; nothing of a refused request stays, and what fits is taken."""
+def test_full_queue_rejects_complete_requests(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
+    """The response is 429 with Retry-After; a smaller request still fits."""
     held, gate = make_blocked_service(max_queue_tokens=128)
 
     async def crowd() -> None:
@@ -586,14 +584,14 @@ def test_a_full_queue_refuses_whole_requests(make_blocked_service: MakeBlockedSe
     assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "overloaded"}) == 1
 
 
-def test_an_output_that_is_not_finite_is_told(service: Service) -> None:
-    """500, for whoever sent such an input."""
+def test_non_finite_output_is_an_error(service: Service) -> None:
+    """Only the request with such an input gets 500."""
     problem(service.encode(token_ids=[1, POISON]), 500, "non_finite_output")
     assert service.encode(token_ids=[1, 2]).status_code == 200
 
 
-def test_a_defect_is_an_internal_error(make_blocked_service: MakeBlockedService) -> None:
-    """500 without a word of the inside, and the service goes on."""
+def test_unexpected_error_is_an_internal_error(make_blocked_service: MakeBlockedService) -> None:
+    """The response is 500 without internal details, and the service continues."""
     held, gate = make_blocked_service()
     gate.death = KeyError("internal_name")
     gate.opened.set()
@@ -607,14 +605,14 @@ def test_a_defect_is_an_internal_error(make_blocked_service: MakeBlockedService)
     assert held.encode(texts="a").status_code == 200
 
 
-def test_a_request_that_runs_out_of_time_is_told(service: Service) -> None:
-    """504."""
+def test_request_timeout_is_reported(service: Service) -> None:
+    """The response is 504 with the timeout."""
     response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Timeout": "0.000001"})
     problem(response, 504, "deadline_exceeded")
 
 
-def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service: Service) -> None:
-    """503 with Retry-After, how far it is, and all the same alive."""
+def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service) -> None:
+    """Requests get 503 and the probes report the state."""
     young = type(service)(create_app(tiny_settings), service._runner)
     for response in (young.encode(texts="a"), young.get("/v1/info")):
         problem(response, 503, "not_ready")
@@ -641,10 +639,10 @@ def test_before_it_is_ready_the_service_says_so(tiny_settings: Settings, service
         ("/embed_all", {"inputs": "a"}),
     ],
 )
-def test_a_draining_service_takes_nothing_new(
+def test_draining_service_rejects_new_requests(
     make_blocked_service: MakeBlockedService, path: str, body: dict[str, Any]
 ) -> None:
-    """503, the connection closed, and what it had accepted is answered, in every protocol."""
+    """Draining service rejects new requests."""
     held, gate = make_blocked_service()
 
     async def drain() -> None:
@@ -664,8 +662,10 @@ def test_a_draining_service_takes_nothing_new(
     held.run(drain())
 
 
-def test_a_dead_worker_is_told_by_everything(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """503 to whoever waited and whoever comes, and the process is not alive any more."""
+def test_failed_worker_is_reported_by_all_routes(
+    make_blocked_service: MakeBlockedService, wait_until: WaitUntil
+) -> None:
+    """Running and new requests get 503, and liveness fails."""
     held, gate = make_blocked_service()
     gate.death = SystemExit("the thread ends")
     gate.opened.set()
@@ -700,8 +700,8 @@ def scope_of(path: str) -> dict[str, Any]:
     }
 
 
-def test_before_it_leaves_the_service_says_so_and_takes_work(make_blocked_service: MakeBlockedService) -> None:
-    """Readiness is off, with the time after which to ask again, while balancers notice."""
+def test_shutdown_delay_reports_not_ready_and_accepts_requests(make_blocked_service: MakeBlockedService) -> None:
+    """Readiness fails with Retry-After, so that load balancers deregister the replica."""
     held, gate = make_blocked_service()
     gate.opened.set()
     held.engine.mark_unready()
@@ -712,10 +712,10 @@ def test_before_it_leaves_the_service_says_so_and_takes_work(make_blocked_servic
     assert held.encode(texts="a").status_code == 200
 
 
-def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
+def test_disconnect_during_rejection_is_counted_once(
     make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
-    """As one who left: nobody heard of the refusal."""
+    """Disconnect during rejection is counted once."""
     held, gate = make_blocked_service()
     left = asyncio.Event()
     messages = [{"type": "http.request", "body": json.dumps({"token_ids": [[POISON]]}).encode(), "more_body": False}]
@@ -743,8 +743,8 @@ def test_a_client_that_leaves_in_the_moment_of_its_refusal_is_counted_once(
     assert samples("fnet_rejected_total", {"reason": "non_finite_output"}) == 0
 
 
-def test_a_client_that_leaves_frees_its_place(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
-    """Its tokens leave the queue at once, it is counted, and its sequences never run."""
+def test_disconnect_frees_queue_capacity(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
+    """Its tokens leave the queue at once, and its sequences never run."""
     held, gate = make_blocked_service()
 
     async def leave() -> None:
@@ -779,16 +779,16 @@ def test_a_client_that_leaves_frees_its_place(make_blocked_service: MakeBlockedS
 # === What is told ===
 
 
-def test_a_ready_service_says_so(service: Service) -> None:
-    """Both health routes, and the count of row lengths."""
+def test_ready_service_reports_ready(service: Service) -> None:
+    """Both readiness routes return the number of row lengths."""
     assert service.get("/health/live").json() == {"alive": True}
     for path in ("/health", "/health/ready"):
         response = service.get(path)
         assert (response.status_code, response.json()) == (200, {"state": "ready", "done": 6, "of": 6})
 
 
-def test_info_describes_what_is_served(service: Service) -> None:
-    """Preset, digest, dtype, devices, limits, shapes, invariance as measured, version."""
+def test_info_describes_the_served_model(service: Service) -> None:
+    """Info describes the served model."""
     info = service.get("/v1/info").json()
     expected = {
         "version": __version__,
@@ -828,10 +828,10 @@ def test_info_describes_what_is_served(service: Service) -> None:
     assert info["ready_seconds"] > 0
 
 
-def test_random_weights_are_no_trained_ones(
+def test_random_weights_are_not_reported_as_trained(
     smallest_preset: Path, runner: asyncio.Runner, service: Service, wait_until: WaitUntil
 ) -> None:
-    """Without the preset's weights, the description has no digest and says untrained."""
+    """Random weights are not reported as trained."""
     settings = Settings.model_validate({"preset": str(smallest_preset), "load_weights": False, "max_batch_tokens": 16})
     other = type(service)(create_app(settings), runner)
 
@@ -883,8 +883,8 @@ def scrape(service: Service) -> Scrape:
     return samples
 
 
-def test_all_metrics_of_the_contract_are_exposed(service: Service) -> None:
-    """As Prometheus's text by default, as OpenMetrics on request."""
+def test_all_documented_metrics_are_exposed(service: Service) -> None:
+    """The format is Prometheus text by default and OpenMetrics on request."""
     service.encode(texts="a")
     service.get("/nothing")
     service.encode(texts=[])
@@ -899,7 +899,7 @@ def test_all_metrics_of_the_contract_are_exposed(service: Service) -> None:
 
 
 def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scrape) -> None:
-    """One encoding is one request, its tokens and its time; one refusal is one of its reason."""
+    """Encoded requests, tokens, durations and rejections are counted."""
     before = scrape()
     service.encode(texts=["a", "b"])
     service.encode(texts=[])
@@ -932,8 +932,8 @@ def test_requests_are_counted_by_route_and_status(service: Service, scrape: Scra
     }
 
 
-def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
-    """Whatever paths and methods come, they add no new label but the one for all that is unknown."""
+def test_metric_labels_are_bounded(service: Service, scrape: Scrape) -> None:
+    """Unknown paths and methods share one label."""
     service.get("/nothing")
     scrape()
     before = set(scrape())
@@ -953,8 +953,8 @@ def test_labels_are_bounded(service: Service, scrape: Scrape) -> None:
     assert {dict(labels)["route"] for name, labels in before if name == "fnet_requests_total"} <= templates
 
 
-def test_serving_compiles_nothing(service: Service, random_ids: Callable[..., list[list[int]]]) -> None:
-    """However long sequences are and however they share rows; and a compilation would be counted."""
+def test_serving_does_not_compile(service: Service, random_ids: Callable[..., list[list[int]]]) -> None:
+    """No sequence length causes a compilation, and compilations are counted."""
     counted = service.app.state.metrics.registry.get_sample_value
     before = counted("fnet_compilations_total")
     for length in range(1, POSITIONS + 1):
@@ -966,8 +966,8 @@ def test_serving_compiles_nothing(service: Service, random_ids: Callable[..., li
     assert counted("fnet_compilations_total") > before
 
 
-def test_the_description_has_the_request_and_no_loose_end(service: Service) -> None:
-    """OpenAPI: every reference leads somewhere, the request has its fields and examples."""
+def test_openapi_describes_requests_without_dangling_references(service: Service) -> None:
+    """Each reference resolves, and requests have fields and examples."""
     description = service.get("/openapi.json").json()
     assert description["openapi"].startswith("3.1")
     assert description["info"] == {
@@ -1023,15 +1023,15 @@ def test_the_description_has_the_request_and_no_loose_end(service: Service) -> N
     assert sorted(set(names)) == sorted(names)
 
 
-def test_the_examples_of_the_description_work(service: Service) -> None:
-    """Whoever copies one gets an answer."""
+def test_openapi_examples_are_accepted(service: Service) -> None:
+    """Each example gets a response."""
     description = service.get("/openapi.json").json()
     for example in description["components"]["schemas"]["EncodeRequest"]["examples"]:
         assert service.encode(**example).status_code == 200
 
 
-def test_web_pages_may_call_where_they_are_allowed(make_blocked_service: MakeBlockedService) -> None:
-    """A preflight is answered without a key, and the answer says who may read it."""
+def test_cors_allows_configured_origins(make_blocked_service: MakeBlockedService) -> None:
+    """A preflight requires no key, and responses allow the origin."""
     held, gate = make_blocked_service(cors_origins=["http://page"], api_keys=["first"])
     gate.opened.set()
     asked = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
@@ -1054,10 +1054,10 @@ def test_web_pages_may_call_where_they_are_allowed(make_blocked_service: MakeBlo
         ({"Origin": "http://page", "Access-Control-Request-Method": "PUT"}, "Disallowed CORS method"),
     ],
 )
-def test_a_preflight_is_refused_in_the_protocols_words(
+def test_rejected_preflight_has_the_format_of_the_protocol(
     make_blocked_service: MakeBlockedService, headers: dict[str, str], said: str
 ) -> None:
-    """And counted, like any other refusal."""
+    """Rejected preflight has the format of the protocol."""
     held, _ = make_blocked_service(cors_origins=["http://page"])
 
     def preflight(path: str) -> httpx.Response:
@@ -1069,8 +1069,8 @@ def test_a_preflight_is_refused_in_the_protocols_words(
     assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
 
 
-def test_a_page_may_ask_for_heads(make_blocked_service: MakeBlockedService) -> None:
-    """A preflight allows them, as they are answered."""
+def test_preflight_allows_head(make_blocked_service: MakeBlockedService) -> None:
+    """Preflight allows head."""
     held, _ = make_blocked_service(cors_origins=["http://page"])
     headers = {"Origin": "http://page", "Access-Control-Request-Method": "HEAD"}
     assert held.run(held.http.options("/v1/info", headers=headers)).status_code == 200

@@ -108,29 +108,29 @@ def code(response: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("given", ["a", "a-b_c.d:e/f+g=h", "0" * 128, "4bf92f3577b34da6a3ce929d0e0e4736"])
-def test_a_sane_request_id_is_kept(ask: Ask, given: str) -> None:
-    """A client finds its own id in the answer."""
+def test_valid_request_id_is_returned(ask: Ask, given: str) -> None:
+    """The response has the client's request ID."""
     assert ask(in_context(echo), headers={"X-Request-Id": given}).headers["x-request-id"] == given
 
 
 @pytest.mark.parametrize(
     "given", ["", " ", "a b", "0" * 129, "a\r\nSet-Cookie: x", "a\x1b[31m", "<script>", '"', "a\n", "é", "{}"]
 )
-def test_an_id_that_could_break_a_header_or_a_log_line_is_replaced(ask: Ask, given: str) -> None:
-    """The answer has an id of our own."""
+def test_invalid_request_id_is_replaced(ask: Ask, given: str) -> None:
+    """The response has a generated request ID."""
     headers = [(b"x-request-id", given.encode())]
     response = ask(in_context(echo), headers=headers)
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
     assert "set-cookie" not in response.headers
 
 
-def test_every_request_without_id_gets_another_one(ask: Ask) -> None:
-    """Ids tell requests apart."""
+def test_generated_request_ids_are_unique(ask: Ask) -> None:
+    """Generated request ids are unique."""
     app = in_context(echo)
     assert len({ask(app).headers["x-request-id"] for _ in range(10)}) == 10
 
 
-def test_posts_say_where_the_time_went(ask: Ask) -> None:
+def test_post_responses_have_server_timing(ask: Ask) -> None:
     """Server-Timing has queue, compute and total in milliseconds."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -142,8 +142,8 @@ def test_posts_say_where_the_time_went(ask: Ask) -> None:
     assert "server-timing" not in ask(in_context(app), "GET").headers
 
 
-def test_another_method_of_what_takes_a_post_is_timed_too(ask: Ask) -> None:
-    """Every answer of such a route says where the time went."""
+def test_method_not_allowed_response_has_server_timing(ask: Ask) -> None:
+    """Method not allowed response has server timing."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await answer(send, status=405)
@@ -151,8 +151,8 @@ def test_another_method_of_what_takes_a_post_is_timed_too(ask: Ask) -> None:
     assert "server-timing" in ask(in_context(app), "PUT").headers
 
 
-def test_failures_have_an_id_and_a_timing_too(ask: Ask) -> None:
-    """A client can report them."""
+def test_error_responses_have_request_id_and_timing(ask: Ask) -> None:
+    """Error responses have request id and timing."""
     response = ask(in_context(failing(OverloadedError("full", retry_after=4))), headers={"X-Request-Id": "mine"})
     assert (response.status_code, code(response)) == (429, "overloaded")
     assert response.headers["retry-after"] == "4"
@@ -161,10 +161,10 @@ def test_failures_have_an_id_and_a_timing_too(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(None, 59, 60), ("5", 4, 5), ("1e9", 59, 60), ("0.5", 0, 0.5)])
-def test_a_client_can_shorten_its_time_but_not_lengthen_it(
+def test_request_timeout_header_can_only_lower_the_timeout(
     ask: Ask, asked: str | None, least: float, most: float
 ) -> None:
-    """The setting is the cap."""
+    """The setting is the maximum."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await answer(send, str(scope["state"]["time_left"]()).encode())
@@ -174,15 +174,15 @@ def test_a_client_can_shorten_its_time_but_not_lengthen_it(
 
 
 @pytest.mark.parametrize("asked", ["", "x", "0", "-1", "nan", "inf", "-inf", "1s", "1,5"])
-def test_a_timeout_that_makes_no_sense_is_refused(ask: Ask, asked: str) -> None:
-    """Guessing would serve nobody."""
+def test_invalid_timeout_header_is_rejected(ask: Ask, asked: str) -> None:
+    """Invalid timeout header is rejected."""
     response = ask(in_context(echo), headers={"X-Request-Timeout": asked})
     assert (response.status_code, code(response)) == (400, "bad_request")
     assert "X-Request-Timeout" in response.json()["detail"]
 
 
-def test_the_deadline_covers_the_whole_request(ask: Ask) -> None:
-    """Whatever a request waits for, a body that trickles in for example, its time ends."""
+def test_deadline_covers_the_complete_request(ask: Ask) -> None:
+    """The deadline also applies to a slow body."""
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         await asyncio.Event().wait()
@@ -191,8 +191,8 @@ def test_the_deadline_covers_the_whole_request(ask: Ask) -> None:
     assert (response.status_code, code(response)) == (504, "deadline_exceeded")
 
 
-def test_an_answer_in_the_moment_of_the_deadline_is_sent(ask: Ask) -> None:
-    """The end of a wait can come together with what was waited for, which then is the answer."""
+def test_response_that_starts_at_the_deadline_is_completed(ask: Ask) -> None:
+    """Response that starts at the deadline is completed."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -203,8 +203,8 @@ def test_an_answer_in_the_moment_of_the_deadline_is_sent(ask: Ask) -> None:
     assert (response.status_code, response.content) == (200, b"here")
 
 
-def test_an_answer_that_has_begun_is_finished(ask: Ask) -> None:
-    """The deadline is for the wait: who is being answered is not cut off."""
+def test_started_response_is_completed_after_the_deadline(ask: Ask) -> None:
+    """Started response is completed after the deadline."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -215,8 +215,8 @@ def test_an_answer_that_has_begun_is_finished(ask: Ask) -> None:
     assert (response.status_code, response.text) == (200, "whole")
 
 
-def test_a_defect_shows_nothing_of_the_inside(ask: Ask) -> None:
-    """The client gets a problem document and an id, the log gets the trace under the same id."""
+def test_unexpected_error_reveals_no_details(ask: Ask) -> None:
+    """The client gets a problem document, and the log has the traceback with the same request ID."""
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
         response = ask(in_context(failing(RuntimeError("secret/path.py line 3"))), headers={"X-Request-Id": "mine"})
     assert (response.status_code, code(response)) == (500, "internal_error")
@@ -226,8 +226,8 @@ def test_a_defect_shows_nothing_of_the_inside(ask: Ask) -> None:
     assert (defect["request_id"], defect["exc_info"]) == ("mine", True)
 
 
-def test_a_defect_in_the_middle_of_an_answer_ends_it(ask: Ask) -> None:
-    """Half an answer must not look like a whole one."""
+def test_unexpected_error_during_a_response_aborts_it(ask: Ask) -> None:
+    """An incomplete response must not look complete."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -240,8 +240,8 @@ def test_a_defect_in_the_middle_of_an_answer_ends_it(ask: Ask) -> None:
     assert seen == [("unmatched", 200)]
 
 
-def test_answers_are_counted_by_template(ask: Ask) -> None:
-    """A path that no route has counts as one, whatever it is."""
+def test_responses_are_counted_by_route_template(ask: Ask) -> None:
+    """All unknown paths share one label."""
 
     class Route:
         path = "/things/{name}"
@@ -257,8 +257,8 @@ def test_answers_are_counted_by_template(ask: Ask) -> None:
     assert seen == [("/things/{name}", 404)] * 2 + [("unmatched", 404)] * 2
 
 
-def test_requests_are_logged_without_path_or_query(ask: Ask) -> None:
-    """A log line has the template; what a client wrote may be private."""
+def test_log_contains_no_path_or_query(ask: Ask) -> None:
+    """The log has the route template, because paths may contain private data."""
     with structlog.testing.capture_logs() as logs:
         ask(in_context(echo), path="/private?key=secret", content=b"private text")
     (line,) = logs
@@ -289,8 +289,8 @@ KEYS = frozenset({"first", "second-é"})
         {"Authorization": "Bearer -", "X-API-Key": "first"},
     ],
 )
-def test_a_key_lets_in(ask: Ask, headers: dict[str, Any]) -> None:
-    """As a bearer token, or in a header of its own."""
+def test_valid_key_is_accepted(ask: Ask, headers: dict[str, Any]) -> None:
+    """The key is a bearer token or in X-API-Key."""
     assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers).status_code == 200
 
 
@@ -309,8 +309,8 @@ def test_a_key_lets_in(ask: Ask, headers: dict[str, Any]) -> None:
         {"Authorization": "Bearer wrong", "X-API-Key": "second"},
     ],
 )
-def test_without_the_right_key_nobody_comes_in(ask: Ask, headers: dict[str, str]) -> None:
-    """The answer names the scheme and repeats nothing."""
+def test_missing_or_invalid_key_is_rejected(ask: Ask, headers: dict[str, str]) -> None:
+    """The response names the scheme and does not repeat the key."""
     response = ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers)
     assert (response.status_code, code(response)) == (401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
@@ -318,19 +318,19 @@ def test_without_the_right_key_nobody_comes_in(ask: Ask, headers: dict[str, str]
 
 
 @pytest.mark.parametrize("path", sorted({*HEALTH_ROUTES, METRICS_ROUTE}))
-def test_machines_that_ask_for_health_need_no_key(ask: Ask, path: str) -> None:
-    """Probes and scrapers hold none."""
+def test_probes_and_metrics_require_no_key(ask: Ask, path: str) -> None:
+    """Probes and metrics require no key."""
     assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), "GET", path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/encode", "/v1/info", "/health/", "/health/../v1/encode", "/metrics/x"])
-def test_every_other_path_needs_one(ask: Ask, path: str) -> None:
-    """Only the very paths are open."""
+def test_other_paths_require_a_key(ask: Ask, path: str) -> None:
+    """Only exact paths are open."""
     assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), "GET", path).status_code == 401
 
 
-def test_without_keys_everybody_comes_in(ask: Ask) -> None:
-    """That is the default."""
+def test_authentication_is_disabled_without_keys(ask: Ask) -> None:
+    """Authentication is disabled without keys."""
     assert ask(in_context(ApiKeyMiddleware(echo, ApiKeys()))).status_code == 200
 
 
@@ -352,16 +352,16 @@ def compressed(body: bytes, bits: int) -> bytes:
 CODINGS = [("gzip", 31), ("GZIP", 31), ("x-gzip", 31), ("deflate", 15), ("deflate", -15)]
 
 
-def test_a_body_within_the_limit_passes(ask: Ask) -> None:
-    """The limit itself is within, in one piece or in many."""
+def test_body_within_the_limit_is_accepted(ask: Ask) -> None:
+    """The limit is inclusive, for one part and for many."""
     app = in_context(RequestBodyMiddleware(echo, LIMIT))
     assert ask(app, content=b"x" * LIMIT).content == b"x" * LIMIT
     assert ask(app, content=chunks(*[b"x" * 100] * 10)).content == b"x" * LIMIT
     assert ask(app, content=b"").content == b""
 
 
-def test_a_length_over_the_limit_is_refused_unread(ask: Ask) -> None:
-    """What the header says is enough."""
+def test_content_length_over_the_limit_is_rejected_without_reading(ask: Ask) -> None:
+    """Content length over the limit is rejected without reading."""
     reached = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -373,8 +373,8 @@ def test_a_length_over_the_limit_is_refused_unread(ask: Ask) -> None:
     assert not reached
 
 
-def test_pieces_over_the_limit_are_refused_when_they_pass_it(ask: Ask) -> None:
-    """No more is read of an endless body than the limit and a piece."""
+def test_chunked_body_is_rejected_when_it_exceeds_the_limit(ask: Ask) -> None:
+    """Chunked body is rejected when it exceeds the limit."""
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -400,24 +400,24 @@ def test_compressed_bodies_are_inflated(ask: Ask, coding: str, bits: int) -> Non
 
 
 @pytest.mark.parametrize(("coding", "bits"), CODINGS)
-def test_the_limit_holds_for_inflated_bytes(ask: Ask, coding: str, bits: int) -> None:
-    """One byte more than the limit is too many."""
+def test_limit_applies_to_inflated_bytes(ask: Ask, coding: str, bits: int) -> None:
+    """Limit applies to inflated bytes."""
     sent = compressed(b"x" * (LIMIT + 1), bits)
     assert len(sent) < LIMIT
     response = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=sent, headers={"Content-Encoding": coding})
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
-def test_the_limit_holds_for_compressed_bytes(ask: Ask) -> None:
-    """They count as sent, whatever they would inflate to."""
+def test_limit_applies_to_compressed_bytes(ask: Ask) -> None:
+    """Limit applies to compressed bytes."""
     app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     assert ask(app, content=b"x" * (LIMIT + 1), headers=headers).status_code == 413
     assert ask(app, content=chunks(b"x" * LIMIT, b"x"), headers=headers).status_code == 413
 
 
-def test_a_bomb_takes_no_memory(ask: Ask) -> None:
-    """A hundred megabytes in a hundred kilobytes are refused after the limit's worth of work."""
+def test_compression_bomb_uses_bounded_memory(ask: Ask) -> None:
+    """A hundred megabytes of zeros are rejected after inflating the limit."""
     bomb = gzip.compress(bytes(100 << 20), compresslevel=9)
     most = 1 << 20
     assert len(bomb) < most
@@ -432,8 +432,8 @@ def test_a_bomb_takes_no_memory(ask: Ask) -> None:
     assert peak < 8 * most
 
 
-def test_gzip_may_come_in_members(ask: Ask) -> None:
-    """As block compressors and `cat` write it; all of them together are under the limit, and there are not too many."""
+def test_gzip_members_are_inflated(ask: Ask) -> None:
+    """The limit applies to all members, and their number is limited."""
     app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     assert (
@@ -446,8 +446,8 @@ def test_gzip_may_come_in_members(ask: Ask) -> None:
     assert ask(wide, content=gzip.compress(b"") * 20_000, headers=headers).status_code == 400
 
 
-def test_gzip_may_be_filled_up_with_zeros(ask: Ask) -> None:
-    """As blocks of tapes and disks are: gzip's own tools pass over them."""
+def test_gzip_zero_padding_is_ignored(ask: Ask) -> None:
+    """Gzip zero padding is ignored."""
     app = in_context(RequestBodyMiddleware(echo, LIMIT))
     headers = {"Content-Encoding": "gzip"}
     one, two = gzip.compress(b"one "), gzip.compress(b"two")
@@ -461,8 +461,8 @@ def test_gzip_may_be_filled_up_with_zeros(ask: Ask) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("damage", ["cut", "noise", "plain", "empty", "more"])
-def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> None:
-    """What does not inflate to its end and no further is not what its header says."""
+def test_damaged_compressed_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> None:
+    """Damaged compressed body is a bad request."""
     whole = compressed(b"a text that is compressed", 31 if coding == "gzip" else 15)
     sent = {"cut": whole[:-5], "noise": whole[:12] + b"\xff" * 9, "plain": b"{}", "empty": b"", "more": whole + b"x"}
     response = ask(
@@ -473,15 +473,15 @@ def test_a_damaged_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> 
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x"])
-def test_an_unknown_coding_is_a_bad_request(ask: Ask, coding: str) -> None:
-    """The known ones are told."""
+def test_unknown_content_encoding_is_a_bad_request(ask: Ask, coding: str) -> None:
+    """The message lists the supported encodings."""
     response = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=b"x", headers={"Content-Encoding": coding})
     assert (response.status_code, code(response)) == (400, "bad_request")
     assert "gzip, deflate" in response.json()["detail"]
 
 
-def test_no_coding_at_all_may_be_said_aloud(ask: Ask) -> None:
-    """`identity` is the body as it is, and so is the name of none."""
+def test_identity_encoding_is_accepted(ask: Ask) -> None:
+    """Identity encoding is accepted."""
     empty = ask(in_context(RequestBodyMiddleware(echo, LIMIT)), content=b"x", headers={"Content-Encoding": ""})
     assert (empty.status_code, empty.content) == (200, b"x")
     response = ask(
@@ -540,8 +540,8 @@ def talk(
     return runner.run(run())
 
 
-def test_a_client_that_leaves_ends_its_work(runner: asyncio.Runner) -> None:
-    """The application is cancelled where it waits, and nothing is sent to nobody."""
+def test_disconnect_cancels_the_request(runner: asyncio.Runner) -> None:
+    """The application is cancelled, and nothing is sent."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -567,8 +567,8 @@ def test_a_client_that_leaves_ends_its_work(runner: asyncio.Runner) -> None:
     assert not seen
 
 
-def test_a_client_that_stays_gets_its_answer(runner: asyncio.Runner) -> None:
-    """Watching for its leaving does not take its body or its answer away."""
+def test_connected_client_gets_its_response(runner: asyncio.Runner) -> None:
+    """Watching for a disconnect consumes neither body nor response."""
 
     async def stay(_connection: Connection) -> None:
         pass
@@ -577,8 +577,8 @@ def test_a_client_that_stays_gets_its_answer(runner: asyncio.Runner) -> None:
     assert connection.sent[1]["body"] == b"{}"
 
 
-def test_an_answer_that_has_begun_is_not_cancelled(runner: asyncio.Runner) -> None:
-    """The server finds out by itself that nobody takes it any more."""
+def test_started_response_is_not_cancelled(runner: asyncio.Runner) -> None:
+    """The server handles a later disconnect."""
     begun, left = asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -598,8 +598,8 @@ def test_an_answer_that_has_begun_is_not_cancelled(runner: asyncio.Runner) -> No
     assert connection.sent[-1]["body"] == b"whole"
 
 
-def test_a_limit_that_is_passed_reaches_the_application(runner: asyncio.Runner, ask: Ask) -> None:
-    """An error of the body's outer layer is raised where the body is read, and answered once."""
+def test_body_limit_error_reaches_the_application(runner: asyncio.Runner, ask: Ask) -> None:
+    """The error is raised where the body is read, and rendered once."""
     response = ask(
         in_context(RequestBodyMiddleware(DisconnectMiddleware(echo, nobody_left), LIMIT)),
         content=chunks(*[b"x" * 600] * 3),
@@ -607,8 +607,8 @@ def test_a_limit_that_is_passed_reaches_the_application(runner: asyncio.Runner, 
     assert (response.status_code, code(response)) == (413, "body_too_large")
 
 
-def test_a_defect_in_what_reads_a_body_reaches_the_application(runner: asyncio.Runner) -> None:
-    """Nobody waits until the deadline for a body that cannot come any more."""
+def test_unexpected_error_of_a_body_reader_reaches_the_application(runner: asyncio.Runner) -> None:
+    """The request does not wait until its deadline."""
 
     class Broken(Connection):
         async def receive(self) -> Message:
@@ -630,8 +630,8 @@ def test_a_defect_in_what_reads_a_body_reaches_the_application(runner: asyncio.R
     assert connection.sent[0]["status"] == 500
 
 
-def test_a_client_that_leaves_in_the_moment_of_its_answer_has_left(runner: asyncio.Runner) -> None:
-    """The end of a wait can come together with what was waited for; it is counted as what it is."""
+def test_disconnect_at_the_start_of_a_response_is_counted(runner: asyncio.Runner) -> None:
+    """Disconnect at the start of a response is counted."""
     begun = asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -653,8 +653,8 @@ def test_a_client_that_leaves_in_the_moment_of_its_answer_has_left(runner: async
     assert not seen
 
 
-def test_a_stopped_server_ends_the_work(runner: asyncio.Runner) -> None:
-    """Cancelling the request from outside cancels the application and is not swallowed."""
+def test_cancellation_by_the_server_is_propagated(runner: asyncio.Runner) -> None:
+    """Cancellation by the server is propagated."""
 
     async def run() -> None:
         begun, ended = asyncio.Event(), asyncio.Event()
@@ -683,8 +683,8 @@ async def _run(app: ASGIApp, scope: Scope, connection: Connection) -> None:
     await app(scope, connection.receive, connection.send)
 
 
-def test_what_is_no_http_passes_through(runner: asyncio.Runner) -> None:
-    """Start and stop of the application are nobody's request."""
+def test_non_http_scopes_pass_through(runner: asyncio.Runner) -> None:
+    """Non http scopes pass through."""
     seen: list[str] = []
 
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -699,5 +699,5 @@ def test_what_is_no_http_passes_through(runner: asyncio.Runner) -> None:
 
 
 def test_problem_documents_are_json(ask: Ask) -> None:
-    """Whoever reads the body need not look at the header."""
+    """The body is valid JSON."""
     assert json.loads(ask(in_context(failing(OverloadedError("full")))).content)["code"] == "overloaded"

@@ -45,15 +45,15 @@ def taken(service: Service, pieces: Pieces, most: int | None = None) -> list[byt
     return service.run(read())
 
 
-def test_a_small_answer_is_whole(service: Service) -> None:
-    """And its length is told."""
+def test_small_response_is_not_streamed(service: Service) -> None:
+    """A small response has a Content-Length."""
     response = service.run(respond(service.engine, Pieces(3, 10), LARGE, "text/plain", {"X-Told": "1"}))
     assert response.body == b"".join(Pieces(3, 10))
     assert (response.headers["content-length"], response.headers["x-told"]) == ("30", "1")
 
 
-def test_large_answer_is_made_off_the_event_loop(service: Service) -> None:
-    """A short one is not worth the way to another thread."""
+def test_large_response_is_serialized_off_the_event_loop(service: Service) -> None:
+    """A small response is serialized on the event loop."""
     threads: list[threading.Thread] = []
 
     def pieces() -> Iterator[bytes]:
@@ -65,21 +65,21 @@ def test_large_answer_is_made_off_the_event_loop(service: Service) -> None:
     assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
-def test_a_large_answer_is_the_same_in_pieces(service: Service) -> None:
-    """In their order, none of them empty."""
+def test_large_response_is_streamed_in_order(service: Service) -> None:
+    """The chunks are in order and none is empty."""
     for pieces in (Pieces(0, 1), Pieces(7, 1), Pieces(3, 1 << 18), Pieces(5, (1 << 18) + 1), Pieces(1000, 1000)):
         found = taken(service, pieces)
         assert all(found)
         assert b"".join(found) == b"".join(Pieces(pieces.made, pieces._size))
 
 
-def test_small_pieces_go_together(service: Service) -> None:
-    """Each costs a way to another thread and back."""
+def test_small_pieces_are_joined(service: Service) -> None:
+    """Each chunk costs a switch to a worker thread."""
     assert len(taken(service, Pieces(1000, 1000))) == 4
 
 
-def test_who_does_not_read_holds_no_more_than_a_piece(service: Service) -> None:
-    """What is not sent is not made."""
+def test_stalled_client_buffers_at_most_one_chunk(service: Service) -> None:
+    """Chunks are serialized on demand."""
     large, small = Pieces(100, 1 << 20), Pieces(100_000, 1000)
     taken(service, large, 2)
     taken(service, small, 2)

@@ -77,8 +77,8 @@ def assert_same(found: dict[str, Array], wanted: dict[str, Array], names: list[s
 # === tritonclient ===
 
 
-def test_what_is_there_is_described(server: Server, client: Any) -> None:
-    """Alive, ready, metadata with and without a version."""
+def test_server_and_model_metadata(server: Server, client: Any) -> None:
+    """Liveness, readiness, and metadata with and without a version."""
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(server.model)
@@ -99,8 +99,8 @@ def test_what_is_there_is_described(server: Server, client: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("binary", [True, False])
-def test_ids_in_every_form(server: Server, client: Any, dtype: type[np.signedinteger[Any]], binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    """With segments, every output, each bit as of the native protocol."""
+def test_ids_in_all_formats(server: Server, client: Any, dtype: type[np.signedinteger[Any]], binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    """All outputs are bit-identical to those of the native protocol."""
     wanted = encoded(server, token_ids=IDS, segment_ids=SEGMENTS)
     inputs = [
         tensor("token_ids", np.array(IDS, dtype), binary=binary),
@@ -116,8 +116,8 @@ def test_ids_in_every_form(server: Server, client: Any, dtype: type[np.signedint
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("column", [True, False])
-def test_texts_in_every_form(server: Server, client: Any, binary: bool, column: bool) -> None:  # noqa: FBT001 - parameters of the table
-    """Arrays of objects, as strings and as bytes, in one dimension and as a column."""
+def test_texts_in_all_formats(server: Server, client: Any, binary: bool, column: bool) -> None:  # noqa: FBT001 - parameters of the table
+    """Object arrays of strings and bytes, with one or two dimensions."""
     wanted = encoded(server, texts=TEXTS)
     for values in (TEXTS, [text.encode() for text in TEXTS]):
         array = np.array(values, np.object_)
@@ -125,8 +125,8 @@ def test_texts_in_every_form(server: Server, client: Any, binary: bool, column: 
         assert_same(outputs(client.infer(server.model, [made])), wanted, OUTPUTS[1:])
 
 
-def test_outputs_of_both_forms_and_the_requests_own_words(server: Server, client: Any) -> None:
-    """An id comes back, model and version are told, parameters of this service are honoured."""
+def test_mixed_outputs_and_parameters(server: Server, client: Any) -> None:
+    """The response has the request id, model and version, and the parameters are respected."""
     asked = [
         triton.InferRequestedOutput("mean_output", binary_data=False),
         triton.InferRequestedOutput("sequence_output", binary_data=True),
@@ -155,8 +155,8 @@ def test_compression(server: Server, client: Any, request_: str | None, response
     assert_same(outputs(result), encoded(server, token_ids=IDS), OUTPUTS)
 
 
-def test_a_large_answer(server: Server, client: Any) -> None:
-    """Sent in pieces, put together by the client."""
+def test_large_response(server: Server, client: Any) -> None:
+    """The client joins a streamed response."""
     ids = np.random.default_rng(0).integers(0, 11_000, (200, 64))
     wanted = encoded(server, token_ids=ids.tolist())
     for binary in (True, False):
@@ -164,8 +164,8 @@ def test_a_large_answer(server: Server, client: Any) -> None:
         assert_same(outputs(client.infer(server.model, [tensor("token_ids", ids)], outputs=asked)), wanted, OUTPUTS)
 
 
-def test_a_timeout_counts_microseconds(server: Server, client: Any) -> None:
-    """One is too short, a minute is not, and the server's own goes on without."""
+def test_timeout_is_in_microseconds(server: Server, client: Any) -> None:
+    """A microsecond times out; a minute and no timeout do not."""
     made = [tensor("texts", TEXTS)]
     for timeout in (None, 0, 60_000_000):
         assert outputs(client.infer(server.model, made, timeout=timeout))
@@ -233,8 +233,8 @@ def test_errors_of_outputs_are_readable(server: Server, client: Any) -> None:
         assert caught.value.message().startswith("unknown ")
 
 
-def test_keys_and_large_bodies(start_server: StartServer) -> None:
-    """401 and 413 are the client's own exceptions too, and a key opens."""
+def test_api_keys_and_large_bodies(start_server: StartServer) -> None:
+    """401 and 413 raise the client's exception; a valid key is accepted."""
     with (
         start_server(FNET_API_KEYS="first", FNET_MAX_BODY_BYTES="2000") as server,
         triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=TIMEOUT) as client,
@@ -252,8 +252,8 @@ def test_keys_and_large_bodies(start_server: StartServer) -> None:
         assert "2000 bytes" in caught.value.message()
 
 
-def test_several_requests_at_once(server: Server) -> None:
-    """Triton's `async_infer`: each gets what it gets alone."""
+def test_concurrent_requests(server: Server) -> None:
+    """Each `async_infer` call gets the outputs of a separate request."""
     address = server.url.removeprefix("http://")
     with triton.InferenceServerClient(address, concurrency=4, network_timeout=TIMEOUT) as client:
         texts = [f"{text} {number}" for number in range(4) for text in TEXTS]
@@ -268,8 +268,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, TIMEOUT))
 
 
-def test_the_asynchronous_client(server: Server) -> None:
-    """Triton's client of aiohttp: the same, and errors alike."""
+def test_asynchronous_client(server: Server) -> None:
+    """Triton's aiohttp client gets the same outputs and errors."""
 
     async def use() -> None:
         async with triton_aio.InferenceServerClient(server.url.removeprefix("http://")) as client:
@@ -316,8 +316,8 @@ def arrays(answer: Any) -> dict[str, Array]:
     return {each.name: each.as_numpy() for each in answer.outputs}
 
 
-def test_kserve_sees_what_is_there(server: Server) -> None:
-    """Alive, ready, and no other model."""
+def test_kserve_reads_metadata(server: Server) -> None:
+    """The server is live and ready and has no other model."""
     assert use_kserve(server, lambda client: client.is_server_live(server.url)) is True
     assert use_kserve(server, lambda client: client.is_server_ready(server.url)) is True
     assert use_kserve(server, lambda client: client.is_model_ready(server.url, server.model)) is True
@@ -327,7 +327,7 @@ def test_kserve_sees_what_is_there(server: Server) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("answered", [True, False])
 def test_kserve_infers(server: Server, binary: bool, answered: bool) -> None:  # noqa: FBT001 - parameters of the table
-    """Ids and texts, as bytes and as JSON, and so the answers."""
+    """Ids and texts, as bytes and as JSON."""
     options = {"parameters": {"binary_data_output": answered}, "request_id": "mine-2"}
     inputs = [
         tensor("token_ids", np.array(IDS, np.int64), binary=binary, client=kserve),

@@ -75,8 +75,8 @@ def code_of(error: openai.APIStatusError) -> str:
 # === Embeddings ===
 
 
-def test_the_client_gets_the_native_vectors_to_the_bit(server: Server, client: openai.OpenAI) -> None:
-    """As it asks by default, which is for base64."""
+def test_client_gets_vectors_bit_identical_to_the_native_protocol(server: Server, client: openai.OpenAI) -> None:
+    """The client requests base64 by default."""
     answer = client.embeddings.create(model=server.model, input=TEXTS)
     assert np.array_equal(rows(answer), encoded(server, texts=TEXTS))
     assert (answer.object, answer.model) == ("list", server.model)
@@ -85,14 +85,14 @@ def test_the_client_gets_the_native_vectors_to_the_bit(server: Server, client: o
 
 
 @pytest.mark.parametrize("text", ["a small dog", ""])
-def test_a_bare_text_is_a_list_of_one(server: Server, client: openai.OpenAI, text: str) -> None:
-    """An empty one, too."""
+def test_bare_text_is_a_list_of_one(server: Server, client: openai.OpenAI, text: str) -> None:
+    """An empty text is valid as well."""
     answer = client.embeddings.create(model=server.model, input=text)
     assert np.array_equal(rows(answer), encoded(server, texts=[text]))
 
 
-def test_numbers_and_base64_are_the_same(server: Server, client: openai.OpenAI) -> None:
-    """Both when asked for by name; the client hands out base64 as it came."""
+def test_numbers_and_base64_are_equal(server: Server, client: openai.OpenAI) -> None:
+    """Numbers and base64 are equal."""
     expected = encoded(server, texts=TEXTS)
     numbers = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="float", user="somebody")
     assert np.array_equal(rows(numbers), expected)
@@ -101,8 +101,8 @@ def test_numbers_and_base64_are_the_same(server: Server, client: openai.OpenAI) 
     assert np.array_equal(read, expected)
 
 
-def test_ids_are_taken_as_they_are(server: Server, client: openai.OpenAI) -> None:
-    """Bare and in lists, and counted."""
+def test_ids_are_encoded_unchanged(server: Server, client: openai.OpenAI) -> None:
+    """No special tokens are added."""
     tokenizer = FNetTokenizer.from_preset(server.preset)
     ids = [list(tokenizer.encode(text).token_ids) for text in TEXTS]
     by_text = client.embeddings.create(model=server.model, input=TEXTS)
@@ -116,8 +116,8 @@ def test_ids_are_taken_as_they_are(server: Server, client: openai.OpenAI) -> Non
     assert bare.usage.total_tokens == 3
 
 
-def test_the_asynchronous_client_gets_the_same(server: Server) -> None:
-    """Many at once, each as if alone."""
+def test_asynchronous_client_gets_equal_vectors(server: Server) -> None:
+    """Concurrent requests equal separate requests."""
     texts = [f"text number {n} " + "and so on " * (n % 5) for n in range(24)]
 
     async def together() -> list[Array]:
@@ -131,10 +131,10 @@ def test_the_asynchronous_client_gets_the_same(server: Server) -> None:
     assert np.array_equal(np.concatenate(asyncio.run(together())), encoded(server, texts=texts))
 
 
-def test_fewer_dimensions_need_a_preset_that_was_trained_for_it(
+def test_fewer_dimensions_require_a_matryoshka_preset(
     server: Server, client: openai.OpenAI, start_server: StartServer, make_preset: Callable[..., Path]
 ) -> None:
-    """Refused by one, given by the other: the leading components, of length 1."""
+    """Fewer dimensions require a matryoshka preset."""
     whole = client.embeddings.create(model=server.model, input=TEXTS, dimensions=HIDDEN)
     assert np.array_equal(rows(whole), encoded(server, texts=TEXTS))
     for dimensions in (8, HIDDEN + 1):
@@ -153,7 +153,7 @@ def test_fewer_dimensions_need_a_preset_that_was_trained_for_it(
 
 
 def test_models_are_listed_and_described(server: Server, client: openai.OpenAI) -> None:
-    """The one that is served."""
+    """The list has the served model."""
     (model,) = client.models.list()
     assert (model.id, model.object) == (server.model, "model")
     assert time.time() - 3600 < model.created <= time.time()
@@ -167,8 +167,8 @@ def test_models_are_listed_and_described(server: Server, client: openai.OpenAI) 
 # === Errors ===
 
 
-def test_an_unknown_model_is_not_found(server: Server, client: openai.OpenAI) -> None:
-    """The message names what is served."""
+def test_unknown_model_is_not_found(server: Server, client: openai.OpenAI) -> None:
+    """The message names the served model."""
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model="text-embedding-3-small", input="a")
     assert (code_of(caught.value), caught.value.param) == ("not_found", "model")
@@ -184,23 +184,25 @@ def test_an_unknown_model_is_not_found(server: Server, client: openai.OpenAI) ->
         (["a"] * 2049, "too_many_sequences", "input"),
     ],
 )
-def test_a_bad_input_is_unprocessable(server: Server, client: openai.OpenAI, value: Any, code: str, param: str) -> None:
-    """The place is named as the caller wrote it."""
+def test_invalid_input_is_unprocessable(
+    server: Server, client: openai.OpenAI, value: Any, code: str, param: str
+) -> None:
+    """The error has the location in the request."""
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.embeddings.create(model=server.model, input=value)
     assert (code_of(caught.value), caught.value.param) == (code, param)
     assert caught.value.type == "invalid_request_error"
 
 
-def test_an_unknown_field_is_unprocessable(server: Server, client: openai.OpenAI) -> None:
-    """It is named."""
+def test_unknown_field_is_unprocessable(server: Server, client: openai.OpenAI) -> None:
+    """The error names the field."""
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.embeddings.create(model=server.model, input="a", extra_body={"truncate": True})
     assert (code_of(caught.value), caught.value.param) == ("invalid_input", "truncate")
 
 
-def test_broken_json_and_another_method_are_what_the_client_reads(client: openai.OpenAI) -> None:
-    """400 and 405, in OpenAI's words."""
+def test_client_reads_errors_for_invalid_json_and_wrong_method(client: openai.OpenAI) -> None:
+    """400 and 405 are in OpenAI's format."""
     with pytest.raises(openai.BadRequestError) as bad:
         client.post("/embeddings", cast_to=object, content=b"{")
     assert code_of(bad.value) == "bad_request"
@@ -209,8 +211,8 @@ def test_broken_json_and_another_method_are_what_the_client_reads(client: openai
     assert (method.value.status_code, code_of(method.value)) == (405, "method_not_allowed")
 
 
-def test_a_wrong_key_is_an_authentication_error(start_server: StartServer) -> None:
-    """The right one is let in."""
+def test_wrong_key_is_an_authentication_error(start_server: StartServer) -> None:
+    """A valid key is accepted."""
     with start_server(FNET_API_KEYS="right") as server:
         with connect(server, api_key="wrong") as wrong:
             for ask in (lambda: wrong.embeddings.create(model=server.model, input="a"), wrong.models.list):
@@ -221,8 +223,8 @@ def test_a_wrong_key_is_an_authentication_error(start_server: StartServer) -> No
             assert len(right.embeddings.create(model=server.model, input="a").data) == 1
 
 
-def test_a_client_waits_for_a_server_that_loads(start_server: StartServer) -> None:
-    """503 at first; whoever tries again as he is told gets in."""
+def test_client_retries_while_the_server_loads(start_server: StartServer) -> None:
+    """The client retries after 503 as Retry-After says."""
     with start_server(ready=False) as server:
         with connect(server) as impatient:
             for ask in (lambda: impatient.embeddings.create(model=server.model, input="a"), impatient.models.list):
@@ -236,10 +238,10 @@ def test_a_client_waits_for_a_server_that_loads(start_server: StartServer) -> No
         assert np.array_equal(rows(answer), encoded(server, texts=TEXTS))
 
 
-def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
+def test_client_retries_with_a_full_queue_and_during_shutdown(
     start_server: StartServer, make_preset: Callable[..., Path]
 ) -> None:
-    """429 when full; whoever waits as long as Retry-After says gets in; 503 once the process is draining."""
+    """Client retries with a full queue and during shutdown."""
     slow = make_preset("slow_en", layers=6, hidden_dim=128, positions=512)
     most = 96 * 512
     seen: list[tuple[float, int, float]] = []
@@ -293,8 +295,8 @@ def test_a_client_waits_for_a_full_queue_and_hears_of_its_end(
 # === LangChain ===
 
 
-def test_langchain_gets_the_native_vectors_to_the_bit(server: Server) -> None:
-    """With texts sent as they are: OpenAI's own tokenizer is for OpenAI's models."""
+def test_langchain_gets_vectors_bit_identical_to_the_native_protocol(server: Server) -> None:
+    """Texts are sent as texts, because OpenAI's tokenizer is for OpenAI's models."""
     langchain = OpenAIEmbeddings(
         model=server.model,
         base_url=f"{server.url}/v1",
@@ -313,8 +315,8 @@ def test_langchain_gets_the_native_vectors_to_the_bit(server: Server) -> None:
     assert np.array_equal(asyncio.run(asynchronously()), expected)
 
 
-def test_langchain_passes_errors_on(server: Server) -> None:
-    """As openai-python raises them."""
+def test_langchain_raises_the_errors_of_openai(server: Server) -> None:
+    """Langchain raises the errors of openai."""
     langchain = OpenAIEmbeddings(
         model="text-embedding-3-small",
         base_url=f"{server.url}/v1",

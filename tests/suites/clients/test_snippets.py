@@ -12,13 +12,13 @@ PAGE = (Path(__file__).parents[3] / "docs/clients.md").read_text("utf-8")
 PROGRAMS = re.findall(r"## (.*?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_there_is_one_for_each_client() -> None:
-    """Six of them."""
+def test_each_client_has_a_snippet() -> None:
+    """Each client has a snippet."""
     assert len(PROGRAMS) == 6
 
 
 @pytest.mark.parametrize(("client", "program"), PROGRAMS)
-def test_a_program_prints_what_it_says(
+def test_snippet_prints_the_documented_output(
     client: str,
     program: str,
     served: str,
@@ -26,15 +26,17 @@ def test_a_program_prints_what_it_says(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the comment behind its `print`."""
+    """Snippet prints the documented output."""
     # huggingface_hub takes it for every address.
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert client
     run_program(program, served, tmp_path)
 
 
-def test_the_command_writes_an_archive(served: str, run_shell: Callable[[str, str, Path], str], tmp_path: Path) -> None:
-    """What curl leaves is what NumPy reads."""
+def test_curl_snippet_writes_an_archive(
+    served: str, run_shell: Callable[[str, str, Path], str], tmp_path: Path
+) -> None:
+    """NumPy can read the file."""
     (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     run_shell(command.strip(), served, tmp_path)
     assert (tmp_path / "vectors.npz").read_bytes().startswith(b"PK")

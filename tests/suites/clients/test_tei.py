@@ -52,21 +52,21 @@ def ids(server: Server, text: str) -> list[int]:
 
 @pytest.mark.parametrize("path", ["", "/", "/embed"])
 def test_hub_embeds_a_text(server: Server, path: str) -> None:
-    """At the root or at the route, the vector is that of the native route, to the last bit."""
+    """The vector is bit-identical to that of the native protocol, on both routes."""
     found = InferenceClient(model=server.url + path).feature_extraction(TEXTS[0])
     assert found.shape == (1, HIDDEN)
     assert found.dtype == np.float32
     assert np.array_equal(found, native(server, texts=TEXTS[:1], normalize=True))
 
 
-def test_hub_embeds_texts_as_they_are(server: Server, client: InferenceClient) -> None:
-    """Many at once, normalised or not."""
+def test_hub_embeds_texts(server: Server, client: InferenceClient) -> None:
+    """Many texts at once, normalized or not."""
     assert np.array_equal(client.feature_extraction(TEXTS, normalize=False), native(server, texts=TEXTS))
     found = client.feature_extraction(TEXTS, normalize=True)
     assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
 
 
-def test_hub_cuts_on_either_side(server: Server, client: InferenceClient) -> None:
+def test_hub_truncates_on_either_side(server: Server, client: InferenceClient) -> None:
     """Special tokens are kept."""
     words = ids(server, LONG)
     kept = POSITIONS - 2
@@ -80,7 +80,7 @@ def test_hub_cuts_on_either_side(server: Server, client: InferenceClient) -> Non
         assert np.array_equal(found, native(server, token_ids=[4, *expected, 5]))
 
 
-def test_hub_may_name_what_is_there_anyway(server: Server, client: InferenceClient) -> None:
+def test_hub_can_send_default_values(server: Server, client: InferenceClient) -> None:
     """All dimensions, as numbers."""
     found = client.feature_extraction(TEXTS, dimensions=HIDDEN, encoding_format="float")
     assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
@@ -95,8 +95,8 @@ def test_hub_may_name_what_is_there_anyway(server: Server, client: InferenceClie
         ({"truncate": True, "encoding_format": "base64"}, "encoding_format"),
     ],
 )
-def test_hub_is_told_what_is_wrong(client: InferenceClient, options: dict[str, Any], place: str) -> None:
-    """With the status, and the place in the client's own words."""
+def test_hub_raises_readable_errors(client: InferenceClient, options: dict[str, Any], place: str) -> None:
+    """The error has the status and the location in the request."""
     with pytest.raises(HfHubHTTPError) as caught:
         client.feature_extraction(LONG, **options)
     assert caught.value.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
@@ -106,8 +106,8 @@ def test_hub_is_told_what_is_wrong(client: InferenceClient, options: dict[str, A
     assert place in str(caught.value)
 
 
-def test_hub_works_in_an_event_loop(server: Server) -> None:
-    """Its asynchronous client gets the same."""
+def test_asynchronous_hub_client(server: Server) -> None:
+    """The asynchronous client gets equal vectors."""
 
     async def call() -> npt.NDArray[np.float32]:
         async with AsyncInferenceClient(model=server.url) as client:
@@ -121,7 +121,7 @@ def test_hub_works_in_an_event_loop(server: Server) -> None:
 
 
 def test_llama_index_embeds_queries_and_documents(server: Server) -> None:
-    """One at a time, many in batches, and in an event loop."""
+    """Single texts, batches, and the asynchronous methods."""
     model = TextEmbeddingsInference(
         model_name=server.model,
         base_url=server.url,
@@ -139,8 +139,8 @@ def test_llama_index_embeds_queries_and_documents(server: Server) -> None:
     assert np.array_equal(np.array(later, np.float32), expected)
 
 
-def test_llama_index_cuts_what_is_too_long(server: Server) -> None:
-    """It asks for that by default."""
+def test_llama_index_truncates_by_default(server: Server) -> None:
+    """Llama index truncates by default."""
     model = TextEmbeddingsInference(
         model_name=server.model, base_url=server.url, query_instruction="", text_instruction=""
     )
@@ -151,8 +151,8 @@ def test_llama_index_cuts_what_is_too_long(server: Server) -> None:
 # === Both, with a key ===
 
 
-def test_a_key_opens_the_door(start_server: StartServer) -> None:
-    """Both clients can present one, and are refused without."""
+def test_api_keys_of_both_clients(start_server: StartServer) -> None:
+    """Requests with a key succeed, and those without are rejected."""
     with start_server(FNET_API_KEYS="secret") as server:
         assert InferenceClient(model=server.url, token="secret").feature_extraction("a").shape == (1, HIDDEN)  # noqa: S106
         with pytest.raises(HfHubHTTPError) as caught:
