@@ -505,7 +505,7 @@ def test_row_with_non_finite_output_is_named(encode: Encode, tmp_path: Path) -> 
     objects = [{"token_ids": [4, number, 5]} for number in (7, 8, POISON, 9)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, objects)))
     failed = encode("in.jsonl", "-o", "out.npy", code=1)
-    assert b"in.jsonl: line 3: the network's output for this input is not finite;" in failed.stderr
+    assert b"in.jsonl: line 3: the output for this input is not finite (NaN or infinity);" in failed.stderr
     encode("in.jsonl", "-o", "out.npy", "--on-error", "skip")
     assert np.isnan(array(tmp_path / "out.npy")).any(axis=1).tolist() == [False, False, True, False]
 

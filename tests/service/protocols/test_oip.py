@@ -202,8 +202,8 @@ def test_default_outputs() -> None:
     ],
 )
 def test_parameters_of_an_output_override_those_of_the_request(
-    request_: bool | None,
-    own: bool | None,
+    request_: bool | None,  # noqa: FBT001 - parameters of the table
+    own: bool | None,  # noqa: FBT001 - parameters of the table
     binary: bool,  # noqa: FBT001 - parameters of the table
 ) -> None:
     """Parameters of an output override those of the request."""
