@@ -24,6 +24,7 @@ from service.web.middleware import (
     HEALTH_ROUTES,
     METRICS_ROUTE,
     ApiKeyMiddleware,
+    DeadlineMiddleware,
     DisconnectMiddleware,
     ErrorMiddleware,
     RequestBodyMiddleware,
@@ -93,7 +94,7 @@ def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] 
     def render(_path: str, error: ServiceError) -> Any:
         return render_error(error)
 
-    return RequestContextMiddleware(ErrorMiddleware(app, render, longest), respond)
+    return RequestContextMiddleware(ErrorMiddleware(DeadlineMiddleware(app, longest), render), respond)
 
 
 def code(response: httpx.Response) -> str:
