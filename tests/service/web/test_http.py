@@ -451,7 +451,8 @@ def test_requests_rejected_by_middleware_have_their_route_label(make_blocked_ser
 def test_unknown_route_is_not_found(service: Service) -> None:
     """Any method gets 404."""
     problem(service.get("/nothing"), 404, "not_found")
-    problem(service.post("/v1/encode/x", json={}), 404, "not_found")
+    document = problem(service.post("/v1/encode/x", json={}), 404, "not_found")
+    assert document["detail"] == "unknown route POST /v1/encode/x; see /docs"
 
 
 @pytest.mark.parametrize("path", ["/v1/encode/", "/v1/encode%2f", "/v1/encode//", "/v1/tokenize/"])
@@ -608,7 +609,7 @@ def test_unexpected_error_is_an_internal_error(make_blocked_service: MakeBlocked
 def test_request_timeout_is_reported(service: Service) -> None:
     """The response is 504 with the timeout."""
     response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Timeout": "0.000001"})
-    problem(response, 504, "deadline_exceeded")
+    assert problem(response, 504, "deadline_exceeded")["detail"] == "request timed out after 1e-06 s"
 
 
 def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service) -> None:

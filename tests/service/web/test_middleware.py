@@ -317,6 +317,7 @@ def test_missing_or_invalid_key_is_rejected(ask: Ask, headers: dict[str, str]) -
     response = ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers)
     assert (response.status_code, code(response)) == (401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["detail"] == 'missing or invalid API key (send "Authorization: Bearer KEY")'
     assert "wrong" not in response.text
 
 
