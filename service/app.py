@@ -36,6 +36,7 @@ from service.web.middleware import (
     PAGE_ROUTE,
     ApiKeyMiddleware,
     CorsMiddleware,
+    DeadlineMiddleware,
     DisconnectMiddleware,
     ErrorMiddleware,
     HeadMiddleware,
@@ -43,7 +44,8 @@ from service.web.middleware import (
     RequestContextMiddleware,
 )
 from service.web.middleware.context import route_of
-from service.web.middleware.errors import RenderError, timed_out
+from service.web.middleware.deadline import timed_out
+from service.web.middleware.errors import RenderError
 from service.web.problem import PROBLEM_CONTENT, error_responses
 from service.web.statuses import STATUSES, headers
 from service.web.ui import add_docs, add_page
@@ -171,7 +173,8 @@ def _middleware(
         Middleware(RequestContextMiddleware, metrics.observe_response, routes, is_draining),
         *([tracing.middleware(lambda scope: route_of(scope, routes), untraced)] if tracing is not None else []),
         *([cors] if settings.cors_origins else []),
-        Middleware(ErrorMiddleware, refuse, settings.request_timeout, is_draining),
+        Middleware(ErrorMiddleware, refuse, is_draining),
+        Middleware(DeadlineMiddleware, settings.request_timeout),
         Middleware(ApiKeyMiddleware, api_keys, open_routes),
         Middleware(RequestBodyMiddleware, settings.max_body_bytes),
         Middleware(DisconnectMiddleware, lambda: metrics.observe(RequestCancelled())),

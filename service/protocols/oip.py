@@ -46,7 +46,7 @@ from service.protocols.oip_tensors import (
 from service.protocols.types import PaddingField
 from service.web.bodies import Flag, OneText, check_sequence_counts, exclusive_if_large, message_of, read_json
 from service.web.encoding import Array, json_bytes
-from service.web.middleware.errors import timed_out
+from service.web.middleware.deadline import timed_out
 from service.web.responses import respond, stream_chunks
 from service.web.route import DirectRoute
 from service.web.statuses import headers, status

@@ -1,13 +1,15 @@
 """ASGI middleware, outermost first.
 
-`HeadMiddleware`, `RequestContextMiddleware`, `CorsMiddleware`, `ErrorMiddleware`, `ApiKeyMiddleware`,
-`RequestBodyMiddleware`, `DisconnectMiddleware`. Each is plain ASGI: none reads a body or buffers a response.
+`HeadMiddleware`, `RequestContextMiddleware`, `CorsMiddleware`, `ErrorMiddleware`, `DeadlineMiddleware`,
+`ApiKeyMiddleware`, `RequestBodyMiddleware`, `DisconnectMiddleware`. Each is plain ASGI: none reads a body or buffers a
+response.
 """
 
 from service.web.middleware.api_key import ApiKeyMiddleware
 from service.web.middleware.body import RequestBodyMiddleware
 from service.web.middleware.context import RequestContextMiddleware
 from service.web.middleware.cors import CorsMiddleware
+from service.web.middleware.deadline import DeadlineMiddleware
 from service.web.middleware.disconnect import DisconnectMiddleware
 from service.web.middleware.errors import ErrorMiddleware
 from service.web.middleware.head import HeadMiddleware
@@ -19,6 +21,7 @@ __all__ = [
     "PAGE_ROUTE",
     "ApiKeyMiddleware",
     "CorsMiddleware",
+    "DeadlineMiddleware",
     "DisconnectMiddleware",
     "ErrorMiddleware",
     "HeadMiddleware",

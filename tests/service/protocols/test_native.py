@@ -1,4 +1,4 @@
-"""The native protocol by itself: bytes become a call or an error, encodings become bytes."""
+"""Parsing and rendering of the native protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from service.protocols.native import NPZ, EncodeRequest, ParsedRequest, archive_
 from service.web.encoding import npz, npz_size
 
 HIDDEN = 4
-MOST = 8
+MAX_SEQUENCES = 8
 PRESET = Preset(
     name="tiny",
     directory=Path(),
@@ -54,13 +54,13 @@ PRESET = Preset(
 
 def call(accept: str = "application/json", **request: Any) -> ParsedRequest:
     """Parse a request."""
-    return parse(json.dumps(request).encode(), accept, MOST)
+    return parse(json.dumps(request).encode(), accept, MAX_SEQUENCES)
 
 
 def refusal(body: Any, accept: str = "") -> list[tuple[list[str | int], str]]:
-    """Return each place and message that a body, given as a value, is refused with."""
+    """Return the locations and messages of the error for a JSON body."""
     with pytest.raises(InvalidInputError) as caught:
-        parse(json.dumps(body).encode(), accept, MOST)
+        parse(json.dumps(body).encode(), accept, MAX_SEQUENCES)
     assert caught.value.problems
     assert "EncodeRequest" not in caught.value.detail
     return [(list(problem.loc), problem.msg) for problem in caught.value.problems]
@@ -210,15 +210,15 @@ def test_body_that_is_not_an_object_is_rejected(body: Any) -> None:
 )
 def test_invalid_value_has_its_location_in_the_request(request_: dict[str, Any], loc: list[str | int]) -> None:
     """Invalid value has its location in the request."""
-    ((found, message),) = refusal(request_)
-    assert found == loc
+    ((actual, message),) = refusal(request_)
+    assert actual == loc
     assert message
 
 
 def test_several_errors_are_reported_together() -> None:
     """Each location is reported once."""
-    found = [loc for loc, _ in refusal({"texts": [1, "a", 2], "padding": 0, "x": 1})]
-    assert sorted(found, key=str) == sorted([["texts", 0], ["padding"], ["x"]], key=str)
+    actual = [loc for loc, _ in refusal({"texts": [1, "a", 2], "padding": 0, "x": 1})]
+    assert sorted(actual, key=str) == sorted([["texts", 0], ["padding"], ["x"]], key=str)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_number_of_reported_errors_is_limited(request_: dict[str, Any]) -> None:
 def test_invalid_json_is_a_bad_request(body: bytes) -> None:
     """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError) as caught:
-        parse(body, "", MOST)
+        parse(body, "", MAX_SEQUENCES)
     assert caught.value.detail.startswith("the body is not valid JSON: ")
     assert len(caught.value.detail) < 200
 
@@ -277,9 +277,9 @@ def test_deeply_nested_json_is_rejected_with_its_location() -> None:
 def test_too_many_sequences_have_their_own_error(field: str) -> None:
     """Too many sequences have their own error."""
     one: Any = [1] if field == "token_ids" else "a"
-    assert parse(json.dumps({field: [one] * MOST}).encode(), "", MOST)
+    assert parse(json.dumps({field: [one] * MAX_SEQUENCES}).encode(), "", MAX_SEQUENCES)
     with pytest.raises(TooManySequencesError):
-        parse(json.dumps({field: [one] * (MOST + 1)}).encode(), "", MOST)
+        parse(json.dumps({field: [one] * (MAX_SEQUENCES + 1)}).encode(), "", MAX_SEQUENCES)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ FIELDS = st.sampled_from([*EncodeRequest.model_fields, "text", "batch"])
 def test_any_json_is_parsed_or_rejected(value: Any) -> None:
     """The parser raises no other error."""
     try:
-        assert parse(json.dumps(value).encode(), "", MOST)
+        assert parse(json.dumps(value).encode(), "", MAX_SEQUENCES)
     except ServiceError as error:
         assert error.code in ("bad_request", "invalid_input", "too_many_sequences")  # noqa: PT017 - either outcome is right
 
@@ -329,14 +329,14 @@ def test_any_json_is_parsed_or_rejected(value: Any) -> None:
 def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     """The parser raises no other error."""
     with pytest.raises(ServiceError):
-        parse(body, "", MOST)
+        parse(body, "", MAX_SEQUENCES)
 
 
 # === Render ===
 
 
 def encodings(*lengths: int) -> list[Encoding]:
-    """Return results of awkward float32 values."""
+    """Return encodings with extreme float32 values."""
     random = np.random.default_rng(len(lengths))
     results = []
     for length in lengths:
@@ -352,13 +352,13 @@ def output(encoding: Encoding, name: Output) -> npt.NDArray[np.float32]:
 
 
 def answer(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, Any]:
-    """Render JSON and read it back."""
+    """Render a JSON response and parse it."""
     document: dict[str, Any] = orjson.loads(b"".join(render_json(made, PRESET, results, 11)))
     return document
 
 
 def archive(made: ParsedRequest, results: Sequence[Encoding]) -> dict[str, npt.NDArray[Any]]:
-    """Render an archive and read it back."""
+    """Render an archive and load it."""
     lengths = [len(encoding.sequence_output) for encoding in results]
     content = b"".join(npz(archive_arrays(made, PRESET, results, lengths)))
     assert npz_size(archive_arrays(made, PRESET, results, lengths)) == len(content)
@@ -379,7 +379,7 @@ def test_json_numbers_are_bit_identical() -> None:
         for index, encoding in enumerate(results):
             read = np.array(document[name][index], np.float32)
             assert np.array_equal(read, output(encoding, name))
-    # Python's own parser agrees with the fast one.
+    # The parsers of Python and orjson must agree.
     again = json.loads(b"".join(render_json(call(texts="a", outputs=OUTPUTS), PRESET, results, 11)))
     assert again == document
 
@@ -415,7 +415,7 @@ def test_archive_concatenates_sequences() -> None:
 def test_archive_needs_the_memory_of_one_sequence() -> None:
     """The archive is never complete in memory."""
     (result,) = encodings(20_000)
-    made = call(NPZ, texts=["a"] * MOST, outputs=["sequence_output"])
+    made = call(NPZ, texts=["a"] * MAX_SEQUENCES, outputs=["sequence_output"])
     lengths = [20_000] * 50
     pieces = npz(archive_arrays(made, PRESET, [result] * 50, lengths))
     tracemalloc.start()

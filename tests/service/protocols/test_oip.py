@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: its tensors by themselves, and its routes over HTTP."""
+"""Tensors and routes of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Array = npt.NDArray[np.float32]
 HIDDEN = 32
 POSITIONS = 64
 SEGMENTS = 3
-MOST = 8
+MAX_SEQUENCES = 8
 OUTSIDE = f"token id {VOCABULARY} is outside [0, {VOCABULARY})"
 OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 IDS = [[5, 6, 7], [8, 9, 10]]
@@ -65,34 +65,34 @@ def texts(*data: str) -> dict[str, Any]:
 
 
 def text_bytes(*data: bytes) -> bytes:
-    """Return texts as the protocol writes them."""
-    return b"".join(struct.pack("<I", len(each)) + each for each in data)
+    """Return texts in the binary format of the protocol."""
+    return b"".join(struct.pack("<I", len(item)) + item for item in data)
 
 
 def packed(request: dict[str, Any], *tensors: bytes) -> tuple[bytes, str]:
-    """Return a body with tensors behind its JSON, and the header."""
+    """Return a body of JSON and binary tensors, and the size of the JSON."""
     head = json.dumps(request).encode()
     return head + b"".join(tensors), str(len(head))
 
 
 def call(*inputs: dict[str, Any], **request: Any) -> ParsedRequest:
-    """Parse a request of JSON."""
-    return parse(json.dumps({"inputs": list(inputs), **request}).encode(), None, MOST)
+    """Parse a JSON request."""
+    return parse(json.dumps({"inputs": list(inputs), **request}).encode(), None, MAX_SEQUENCES)
 
 
 def refusal(value: Any) -> str:
-    """Return what a body, given as a value, is refused with."""
+    """Return the error message for a JSON body."""
     with pytest.raises(InvalidInputError) as caught:
-        parse(json.dumps(value).encode(), None, MOST)
+        parse(json.dumps(value).encode(), None, MAX_SEQUENCES)
     assert "Infer" not in caught.value.detail
     return caught.value.detail
 
 
 def binary_refusal(request: dict[str, Any], *tensors: bytes) -> str:
-    """Return what a body with binary tensors is refused with."""
+    """Return the error message for a body with binary tensors."""
     body, header = packed(request, *tensors)
     with pytest.raises(InvalidInputError) as caught:
-        parse(body, header, MOST)
+        parse(body, header, MAX_SEQUENCES)
     return caught.value.detail
 
 
@@ -117,7 +117,7 @@ def test_ids_can_be_bytes(datatype: str, dtype: str) -> None:
         tensor("segment_ids", "INT32", [2, 3], binary_data_size=segments.nbytes),
         tensor("token_ids", datatype, [2, 3], binary_data_size=values.nbytes),
     ]
-    made = parse(*packed({"inputs": inputs}, segments.tobytes(), values.tobytes()), MOST)
+    made = parse(*packed({"inputs": inputs}, segments.tobytes(), values.tobytes()), MAX_SEQUENCES)
     assert made.token_ids is not None
     assert made.segment_ids is not None
     assert made.token_ids.tolist() == IDS
@@ -128,7 +128,7 @@ def test_json_and_binary_inputs_can_be_mixed() -> None:
     """JSON and binary inputs can be mixed."""
     segments = np.ones((2, 3), "<i8")
     inputs = [ids(), tensor("segment_ids", "INT64", [2, 3], binary_data_size=48)]
-    made = parse(*packed({"inputs": inputs}, segments.tobytes()), MOST)
+    made = parse(*packed({"inputs": inputs}, segments.tobytes()), MAX_SEQUENCES)
     assert made.segment_ids is not None
     assert made.segment_ids.tolist() == segments.tolist()
 
@@ -140,7 +140,7 @@ def test_texts_can_be_strings_or_bytes(shape: list[int]) -> None:
     assert call(tensor("texts", "BYTES", shape, data)).texts == data
     raw = text_bytes(*(text.encode() for text in data))
     body = packed({"inputs": [tensor("texts", "BYTES", shape, binary_data_size=len(raw))]}, raw)
-    assert parse(*body, MOST).texts == data
+    assert parse(*body, MAX_SEQUENCES).texts == data
 
 
 def test_texts_can_be_nested() -> None:
@@ -151,19 +151,19 @@ def test_texts_can_be_nested() -> None:
 @pytest.mark.parametrize("header", [None, "0", "", " 0 "])
 def test_complete_body_is_json_without_a_header(header: str | None) -> None:
     """A missing header is the same as 0."""
-    assert parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST).texts == ["a"]
+    assert parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MAX_SEQUENCES).texts == ["a"]
 
 
 def test_header_can_have_the_size_of_the_complete_body() -> None:
     """Header can have the size of the complete body."""
-    assert parse(*packed({"inputs": [texts("a")]}), MOST).texts == ["a"]
+    assert parse(*packed({"inputs": [texts("a")]}), MAX_SEQUENCES).texts == ["a"]
 
 
 @pytest.mark.parametrize("header", ["-1", "+5", "1.0", "1e2", "0x10", "ten", "9999", "9" * 400, "٣", "1 2", "1_0"])
 def test_invalid_json_size_is_a_bad_request(header: str) -> None:
     """The header is not a number, or exceeds the body."""
     with pytest.raises(BadRequestError, match=f"^header {HEADER_LENGTH}: ") as caught:
-        parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MOST)
+        parse(json.dumps({"inputs": [texts("a")]}).encode(), header, MAX_SEQUENCES)
     assert len(caught.value.detail) < 200
 
 
@@ -173,14 +173,14 @@ def test_invalid_json_size_is_a_bad_request(header: str) -> None:
 def test_invalid_json_is_a_bad_request(body: bytes, header: str | None) -> None:
     """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError, match=r"^the body is not valid JSON: "):
-        parse(body, header, MOST)
+        parse(body, header, MAX_SEQUENCES)
 
 
 def test_default_outputs() -> None:
     """All outputs for ids; pooled and mean outputs for texts, as JSON."""
-    assert [(each.name, each.binary) for each in call(ids()).outputs] == [(name, False) for name in OUTPUTS]
-    assert [each.name for each in call(texts("a")).outputs] == ["pooled_output", "mean_output"]
-    assert [each.name for each in call(texts("a"), outputs=[]).outputs] == ["pooled_output", "mean_output"]
+    assert [(item.name, item.binary) for item in call(ids()).outputs] == [(name, False) for name in OUTPUTS]
+    assert [item.name for item in call(texts("a")).outputs] == ["pooled_output", "mean_output"]
+    assert [item.name for item in call(texts("a"), outputs=[]).outputs] == ["pooled_output", "mean_output"]
     parameters = call(ids()).parameters
     assert (parameters.timeout, parameters.normalize, parameters.truncate, parameters.padding) == (
         0,
@@ -209,8 +209,8 @@ def test_parameters_of_an_output_override_those_of_the_request(
     """Parameters of an output override those of the request."""
     parameters = {} if request_ is None else {"binary_data_output": request_}
     output = {"name": "mean_output"} | ({} if own is None else {"parameters": {"binary_data": own}})
-    (wanted,) = call(ids(), parameters=parameters, outputs=[output]).outputs
-    assert (wanted.name, wanted.binary) == ("mean_output", binary)
+    (expected_outputs,) = call(ids(), parameters=parameters, outputs=[output]).outputs
+    assert (expected_outputs.name, expected_outputs.binary) == ("mean_output", binary)
 
 
 def test_null_fields_are_omitted_fields() -> None:
@@ -361,12 +361,12 @@ def test_invalid_text_bytes_are_rejected(raw: bytes, count: int, message: str) -
     assert binary_refusal(request, raw) == message
 
 
-@pytest.mark.parametrize("made", [ids([[1]] * (MOST + 1), [MOST + 1, 1]), ids([], [2**63, 2**63])])
+@pytest.mark.parametrize("made", [ids([[1]] * (MAX_SEQUENCES + 1), [MAX_SEQUENCES + 1, 1]), ids([], [2**63, 2**63])])
 def test_too_many_sequences_have_their_own_error(made: dict[str, Any]) -> None:
     """Too many sequences have their own error."""
     with pytest.raises(TooManySequencesError):
         call(made)
-    assert call(ids([[1]] * MOST, [MOST, 1]))
+    assert call(ids([[1]] * MAX_SEQUENCES, [MAX_SEQUENCES, 1]))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_number_of_reported_errors_is_limited(value: Any) -> None:
 def test_schema_examples_are_valid_requests() -> None:
     """Schema examples are valid requests."""
     for example in InferRequest.model_json_schema()["examples"]:
-        assert parse(json.dumps(example).encode(), None, MOST)
+        assert parse(json.dumps(example).encode(), None, MAX_SEQUENCES)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
@@ -401,8 +401,8 @@ NUMBERS = st.integers(-1, 4) | st.sampled_from([2**31, 2**63, 2**64])
 
 
 def almost(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects of some of these fields, each mostly what it should be."""
-    return st.fixed_dictionaries({}, optional={name: each | VALUES for name, each in fields.items()})
+    """Objects with some of these fields, most of them valid."""
+    return st.fixed_dictionaries({}, optional={name: item | VALUES for name, item in fields.items()})
 
 
 INPUTS = st.fixed_dictionaries(
@@ -431,7 +431,7 @@ def test_any_json_with_any_bytes_is_parsed_or_rejected(value: Any, tail: bytes, 
     head = json.dumps(value).encode()
     header = None if offset is None else str(len(head) + offset)
     try:
-        made = parse(head + tail, header, MOST)
+        made = parse(head + tail, header, MAX_SEQUENCES)
     except ServiceError as error:
         assert (error.code in REFUSALS, bool(error.detail)) == (True, True)  # noqa: PT017 - either outcome is right
     else:
@@ -440,10 +440,10 @@ def test_any_json_with_any_bytes_is_parsed_or_rejected(value: Any, tail: bytes, 
 
 @st.composite
 def integer_tensors(draw: st.DrawFn) -> tuple[dict[str, Any], bytes, list[list[int]]]:
-    """An input in any form, its bytes behind the JSON, and what it holds."""
+    """An input in any format, its bytes after the JSON, and its values."""
     datatype, dtype = draw(st.sampled_from([("INT32", "<i4"), ("INT64", "<i8")]))
     bounds = np.iinfo(dtype)
-    rows, columns = draw(st.integers(1, MOST)), draw(st.integers(1, 4))
+    rows, columns = draw(st.integers(1, MAX_SEQUENCES)), draw(st.integers(1, 4))
     entry = st.integers(int(bounds.min), int(bounds.max))
     row = st.lists(entry, min_size=columns, max_size=columns)
     values = draw(st.lists(row, min_size=rows, max_size=rows))
@@ -458,10 +458,10 @@ def integer_tensors(draw: st.DrawFn) -> tuple[dict[str, Any], bytes, list[list[i
 @given(made=integer_tensors())
 def test_integers_are_preserved_in_all_formats(made: tuple[dict[str, Any], bytes, list[list[int]]]) -> None:
     """Integers are preserved in all formats."""
-    given_, raw, values = made
-    found = parse(*packed({"inputs": [given_]}, raw), MOST).token_ids
-    assert found is not None
-    assert found.tolist() == values
+    input_, raw, values = made
+    actual = parse(*packed({"inputs": [input_]}, raw), MAX_SEQUENCES).token_ids
+    assert actual is not None
+    assert actual.tolist() == values
 
 
 @given(
@@ -470,8 +470,8 @@ def test_integers_are_preserved_in_all_formats(made: tuple[dict[str, Any], bytes
 )
 def test_inconsistent_tensors_are_rejected(made: tuple[dict[str, Any], bytes, list[list[int]]], lie: str) -> None:
     """Inconsistent tensors are rejected."""
-    given_, raw, _ = made
-    rows, columns = given_["shape"]
+    input_, raw, _ = made
+    rows, columns = input_["shape"]
     shapes = {
         "row": [rows + 1, columns],
         "column": [rows, columns + 1],
@@ -479,29 +479,29 @@ def test_inconsistent_tensors_are_rejected(made: tuple[dict[str, Any], bytes, li
         "zero": [rows, 0],
         "huge": [rows, 2**64 + columns],
     }
-    given_["shape"] = shapes.get(lie, given_["shape"])
+    input_["shape"] = shapes.get(lie, input_["shape"])
     if lie == "type":
-        given_["datatype"] = "BYTES"
+        input_["datatype"] = "BYTES"
     elif lie == "bytes" or (lie == "no bytes" and not raw):
         raw += b"x"
     elif lie == "no bytes":
         raw = raw[:-1]
     elif lie in ("entry", "more"):
-        if "data" in given_:
-            given_["data"] = given_["data"][:-1] if lie == "entry" else [*given_["data"], given_["data"][0]]
+        if "data" in input_:
+            input_["data"] = input_["data"][:-1] if lie == "entry" else [*input_["data"], input_["data"][0]]
         else:
             size = len(raw) - 4 if lie == "entry" else len(raw) + 4
             raw = bytes(size)
-            given_["parameters"]["binary_data_size"] = size
+            input_["parameters"]["binary_data_size"] = size
     with pytest.raises((InvalidInputError, TooManySequencesError)):
-        parse(*packed({"inputs": [given_]}, raw), MOST)
+        parse(*packed({"inputs": [input_]}, raw), MAX_SEQUENCES)
 
 
 @given(body=st.binary(max_size=40), header=st.none() | st.text(max_size=4) | st.integers(-2, 50).map(str))
 def test_any_bytes_are_parsed_or_rejected(body: bytes, header: str | None) -> None:
     """The parser raises no other error."""
     with pytest.raises(ServiceError):
-        parse(body, header, MOST)
+        parse(body, header, MAX_SEQUENCES)
 
 
 @given(raw=st.binary(max_size=24), count=st.integers(1, 4))
@@ -509,26 +509,26 @@ def test_any_text_bytes_are_decoded_or_rejected(raw: bytes, count: int) -> None:
     """Any text bytes are decoded or rejected."""
     request = {"inputs": [tensor("texts", "BYTES", [count], binary_data_size=len(raw))]}
     try:
-        made = parse(*packed(request, raw), MOST)
+        made = parse(*packed(request, raw), MAX_SEQUENCES)
     except InvalidInputError:
         return
     assert made.texts is not None
     assert text_bytes(*(text.encode() for text in made.texts)) == raw
 
 
-@given(data=st.lists(st.text(max_size=6), min_size=1, max_size=MOST))
+@given(data=st.lists(st.text(max_size=6), min_size=1, max_size=MAX_SEQUENCES))
 def test_texts_are_preserved_in_both_formats(data: list[str]) -> None:
     """Texts are preserved in both formats."""
     raw = text_bytes(*(text.encode() for text in data))
     request = {"inputs": [tensor("texts", "BYTES", [len(data)], binary_data_size=len(raw))]}
-    assert parse(*packed(request, raw), MOST).texts == call(texts(*data)).texts == data
+    assert parse(*packed(request, raw), MAX_SEQUENCES).texts == call(texts(*data)).texts == data
 
 
 # === Render ===
 
 
 def result(sequences: int, length: int, hidden: int = 4) -> Result:
-    """Return results of awkward float32 values."""
+    """Return encodings with extreme float32 values."""
     random = np.random.default_rng(sequences)
     encodings = []
     for _ in range(sequences):
@@ -542,7 +542,7 @@ def result(sequences: int, length: int, hidden: int = 4) -> Result:
 
 def expected(made: Result, name: str) -> Array:
     """Return an output as one array."""
-    return np.stack([getattr(each, name) for each in made.encodings])
+    return np.stack([getattr(item, name) for item in made.encodings])
 
 
 def test_floats_are_bit_identical_in_json_and_bytes() -> None:
@@ -553,13 +553,13 @@ def test_floats_are_bit_identical_in_json_and_bytes() -> None:
         head = b"".join(render_json(made, "tiny", "1", results))
         document = orjson.loads(head)
         assert list(document) == ["model_name", "model_version", "id", "outputs"]
-        assert [each["name"] for each in document["outputs"]] == OUTPUTS
+        assert [item["name"] for item in document["outputs"]] == OUTPUTS
         raw = b"".join(render_binary(made, results))
         assert len(raw) == binary_size(made, results)
         assert bool(raw) is binary
         for output in document["outputs"]:
-            wanted = expected(results, output["name"])
-            assert (output["shape"], output["datatype"]) == (list(wanted.shape), "FP32")
+            expected_outputs = expected(results, output["name"])
+            assert (output["shape"], output["datatype"]) == (list(expected_outputs.shape), "FP32")
             if binary:
                 size = output["parameters"]["binary_data_size"]
                 values, raw = np.frombuffer(raw[:size], "<f4"), raw[size:]
@@ -567,7 +567,7 @@ def test_floats_are_bit_identical_in_json_and_bytes() -> None:
             else:
                 values = np.array(output["data"], np.float32)
                 assert "parameters" not in output
-            assert np.array_equal(values.reshape(output["shape"]), wanted)
+            assert np.array_equal(values.reshape(output["shape"]), expected_outputs)
         assert not raw
 
 
@@ -582,7 +582,7 @@ def test_json_and_binary_outputs_can_be_mixed() -> None:
     made = call(ids(), outputs=outputs)
     document = orjson.loads(b"".join(render_json(made, "tiny", "1", results)))
     assert "id" not in document
-    assert [list(each) for each in document["outputs"]] == [
+    assert [list(item) for item in document["outputs"]] == [
         ["name", "shape", "datatype", "parameters"],
         ["name", "shape", "datatype", "data"],
         ["name", "shape", "datatype", "parameters"],
@@ -597,7 +597,7 @@ def test_outputs_are_normalized_on_request() -> None:
     results = result(2, 3)
     plain, scaled = call(ids()), call(ids(), parameters={"normalize": True})
     before, after = (
-        orjson.loads(b"".join(render_json(each, "t", "1", results)))["outputs"] for each in (plain, scaled)
+        orjson.loads(b"".join(render_json(item, "t", "1", results)))["outputs"] for item in (plain, scaled)
     )
     assert before[0] == after[0]
     for output in after[1:]:
@@ -609,7 +609,7 @@ def test_outputs_are_normalized_on_request() -> None:
 
 
 def error(response: httpx.Response, status: int) -> str:
-    """Return the message of the error that an answer has to be."""
+    """Check that a response is an error and return its message."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     document = response.json()
     assert set(document) == {"error"}
@@ -619,40 +619,43 @@ def error(response: httpx.Response, status: int) -> str:
 
 
 def arrays(response: httpx.Response) -> dict[str, Array]:
-    """Return all outputs of an answer."""
+    """Return all outputs of a response."""
     assert response.status_code == 200, response.text
     length = response.headers.get(HEADER_LENGTH)
     assert response.headers["content-type"] == ("application/json" if length is None else "application/octet-stream")
     content = response.content
     head, raw = (content, b"") if length is None else (content[: int(length)], content[int(length) :])
-    found = {}
+    actual = {}
     for output in orjson.loads(head)["outputs"]:
         if "data" in output:
             values = np.array(output["data"], np.float32)
         else:
             size = output["parameters"]["binary_data_size"]
             values, raw = np.frombuffer(raw[:size], "<f4"), raw[size:]
-        found[output["name"]] = values.reshape(output["shape"])
+        actual[output["name"]] = values.reshape(output["shape"])
     assert not raw
-    return found
+    return actual
 
 
 def infer(service: Service, *inputs: dict[str, Any], **request: Any) -> httpx.Response:
-    """Send a request of JSON."""
+    """Send a JSON request."""
     return service.post(INFER, json={"inputs": list(inputs), **request})
 
 
 def native(service: Service, **request: Any) -> dict[str, Array]:
-    """Return what the native protocol answers, stacked."""
+    """Return the stacked outputs of the native protocol."""
     answer = service.encode(outputs=OUTPUTS, **request).json()
-    lengths = {len(each) for each in answer["sequence_output"]}
+    lengths = {len(item) for item in answer["sequence_output"]}
     names = OUTPUTS if len(lengths) == 1 else OUTPUTS[1:]
     return {name: np.array(answer[name], np.float32) for name in names}
 
 
-def same(found: dict[str, Array], wanted: dict[str, Array]) -> bool:
-    """Whether all that was found is equal to the last bit."""
-    return all(found[name].shape == wanted[name].shape and np.array_equal(found[name], wanted[name]) for name in found)
+def same(actual: dict[str, Array], expected_outputs: dict[str, Array]) -> bool:
+    """Return whether all outputs are bit-identical."""
+    return all(
+        actual[name].shape == expected_outputs[name].shape and np.array_equal(actual[name], expected_outputs[name])
+        for name in actual
+    )
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -660,47 +663,47 @@ def same(found: dict[str, Array], wanted: dict[str, Array]) -> bool:
 def test_ids_get_the_outputs_of_the_native_protocol(service: Service, datatype: str, dtype: str, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
     """The outputs are bit-identical in all formats."""
     segments = [[0, 1, 2], [2, 2, 0]]
-    wanted = native(service, token_ids=IDS, segment_ids=segments)
+    expected_outputs = native(service, token_ids=IDS, segment_ids=segments)
     inputs = [ids(datatype=datatype), {**ids(segments), "name": "segment_ids"}]
     parameters = {"binary_data_output": binary}
-    found = arrays(infer(service, *inputs, parameters=parameters))
-    assert list(found) == OUTPUTS
-    assert same(found, wanted)
+    actual = arrays(infer(service, *inputs, parameters=parameters))
+    assert list(actual) == OUTPUTS
+    assert same(actual, expected_outputs)
     raw = [np.array(IDS, dtype).tobytes(), np.array(segments, "<i8").tobytes()]
     inputs = [
         tensor("token_ids", datatype, [2, 3], binary_data_size=len(raw[0])),
         tensor("segment_ids", "INT64", [2, 3], binary_data_size=len(raw[1])),
     ]
     body, header = packed({"inputs": inputs, "parameters": parameters}, *raw)
-    found = arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header}))
-    assert list(found) == OUTPUTS
-    assert same(found, wanted)
-    assert not same(arrays(infer(service, ids())), wanted)  # segments matter
+    actual = arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header}))
+    assert list(actual) == OUTPUTS
+    assert same(actual, expected_outputs)
+    assert not same(arrays(infer(service, ids())), expected_outputs)  # segment ids change the outputs
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_texts_get_the_outputs_of_the_native_protocol(service: Service, binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
     """The outputs are bit-identical for texts of different lengths."""
     data = ["a small dog", "b", "", "Grüße"]
-    wanted = native(service, texts=data)
+    expected_outputs = native(service, texts=data)
     parameters = {"binary_data_output": binary}
-    found = arrays(infer(service, texts(*data), parameters=parameters))
-    assert list(found) == ["pooled_output", "mean_output"]
-    assert same(found, wanted)
+    actual = arrays(infer(service, texts(*data), parameters=parameters))
+    assert list(actual) == ["pooled_output", "mean_output"]
+    assert same(actual, expected_outputs)
     raw = text_bytes(*(text.encode() for text in data))
     request = {"inputs": [tensor("texts", "BYTES", [4, 1], binary_data_size=len(raw))], "parameters": parameters}
     body, header = packed(request, raw)
-    assert same(arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header})), wanted)
+    assert same(arrays(service.post(INFER, content=body, headers={HEADER_LENGTH: header})), expected_outputs)
 
 
 def test_options_of_the_native_protocol_are_parameters(service: Service) -> None:
     """Normalising, truncating and padding mean the same."""
     long = " ".join(["word"] * 100)
     options = {"normalize": True, "truncate": True, "padding": 10}
-    wanted = native(service, texts=[long, "a"], **options)
-    found = arrays(infer(service, texts(long, "a"), parameters=options))
-    assert list(found) == OUTPUTS[1:]
-    assert same(found, wanted)
+    expected_outputs = native(service, texts=[long, "a"], **options)
+    actual = arrays(infer(service, texts(long, "a"), parameters=options))
+    assert list(actual) == OUTPUTS[1:]
+    assert same(actual, expected_outputs)
     ids_ = [list(range(POSITIONS + 6))]
     cut = infer(service, ids(ids_, [1, POSITIONS + 6]), parameters={"truncate": True})
     assert same(arrays(cut), native(service, token_ids=ids_, truncate=True))
@@ -711,9 +714,9 @@ def test_texts_of_equal_length_have_a_sequence_output(service: Service) -> None:
     """Texts of different lengths are rejected."""
     outputs = [{"name": "pooled_output"}, {"name": "sequence_output"}]
     for data in (["a"], ["a", "b"]):
-        found = arrays(infer(service, texts(*data), outputs=outputs))
-        assert same(found, native(service, texts=data))
-        assert found["sequence_output"].shape == (len(data), 3, HIDDEN)
+        actual = arrays(infer(service, texts(*data), outputs=outputs))
+        assert same(actual, native(service, texts=data))
+        assert actual["sequence_output"].shape == (len(data), 3, HIDDEN)
     message = error(infer(service, texts("a", "a small dog"), outputs=outputs), 422)
     assert message.startswith("outputs[1] sequence_output: the texts have 3 to 5 tokens")
     padded = arrays(infer(service, texts("a", "a small dog"), outputs=outputs, parameters={"padding": 9}))
@@ -725,13 +728,13 @@ def test_large_response_is_streamed_with_equal_values(service: Service, binary: 
     """Streaming does not change the values."""
     many = [[index, *range(1, POSITIONS)] for index in range(36)]
     response = infer(service, ids(many, [36, POSITIONS]), parameters={"binary_data_output": binary})
-    found = arrays(response)
-    assert found["sequence_output"].size > 65_536
+    actual = arrays(response)
+    assert actual["sequence_output"].size > 65_536
     assert response.headers.get("content-length", str(len(response.content))) == str(len(response.content))
     assert ("content-length" in response.headers) is binary
     for index in (0, 13, 35):
         small = arrays(infer(service, ids([many[index]], [1, POSITIONS])))
-        assert all(np.array_equal(found[name][index], small[name][0]) for name in OUTPUTS)
+        assert all(np.array_equal(actual[name][index], small[name][0]) for name in OUTPUTS)
 
 
 def test_large_response_can_mix_json_and_binary_outputs(service: Service) -> None:
@@ -739,11 +742,11 @@ def test_large_response_can_mix_json_and_binary_outputs(service: Service) -> Non
     many = [[index, *range(1, POSITIONS)] for index in range(36)]
     outputs = [{"name": "sequence_output"}, {"name": "pooled_output", "parameters": {"binary_data": True}}]
     response = infer(service, ids(many, [36, POSITIONS]), outputs=outputs)
-    found, expected = arrays(response), arrays(infer(service, ids(many, [36, POSITIONS])))
-    assert int(response.headers[HEADER_LENGTH]) > 4 * found["sequence_output"].size
+    actual, expected = arrays(response), arrays(infer(service, ids(many, [36, POSITIONS])))
+    assert int(response.headers[HEADER_LENGTH]) > 4 * actual["sequence_output"].size
     assert response.headers["content-length"] == str(len(response.content))
     for name in ("sequence_output", "pooled_output"):
-        assert np.array_equal(found[name], expected[name])
+        assert np.array_equal(actual[name], expected[name])
 
 
 def test_response_has_model_metadata(service: Service) -> None:
@@ -859,37 +862,37 @@ def test_body_size_is_limited(service: Service) -> None:
 
 def test_configured_api_keys_are_required(make_blocked_service: MakeBlockedService) -> None:
     """A request without a key gets 401 and with a key 200."""
-    held, gate = make_blocked_service(api_keys=["first"])
+    blocked, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
-    refused = infer(held, ids())
+    refused = infer(blocked, ids())
     error(refused, 401)
     assert refused.headers["www-authenticate"] == "Bearer"
     headers = {"Authorization": "Bearer first"}
-    assert held.post(INFER, json={"inputs": [ids()]}, headers=headers).status_code == 200
+    assert blocked.post(INFER, json={"inputs": [ids()]}, headers=headers).status_code == 200
 
 
 def test_full_queue_and_client_timeout(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """429 has Retry-After; after 504 the queue capacity is free."""
-    held, gate = make_blocked_service(max_queue_tokens=64)
+    blocked, gate = make_blocked_service(max_queue_tokens=64)
 
-    async def crowd() -> None:
+    async def send_all() -> None:
         def send(tokens: int, **parameters: int) -> asyncio.Task[httpx.Response]:
             body = {"inputs": [ids([1] * tokens, [1, tokens])], "parameters": parameters}
-            return asyncio.ensure_future(held.http.post(INFER, json=body))
+            return asyncio.ensure_future(blocked.http.post(INFER, json=body))
 
         running = send(5)
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         late = send(40, timeout=300_000)
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 40)
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 40)
         full = await send(25)
         error(full, 429)
         assert int(full.headers["retry-after"]) >= 1
-        assert "timed out" in error(await late, 504)
-        assert held.engine.queue_tokens == 0
+        assert error(await late, 504) == "request timed out after 0.3 s"
+        assert blocked.engine.queue_tokens == 0
         gate.opened.set()
         assert (await running).status_code == 200
 
-    held.run(crowd())
+    blocked.run(send_all())
 
 
 def test_timeout_parameter_can_only_lower_the_timeout(service: Service) -> None:
@@ -941,17 +944,17 @@ def test_model_metadata(service: Service, version: str) -> None:
 
 def test_preset_without_tokenizer_and_version(make_blocked_service: MakeBlockedService) -> None:
     """It has no input for texts, and its version is the default."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.opened.set()
-    loaded = held.engine.loaded
+    loaded = blocked.engine.loaded
     assert loaded is not None
     preset = replace(loaded.preset, has_tokenizer=False, version="")
-    held.engine.loaded = replace(loaded, preset=preset, tokenizer=None)
-    described = held.get("/v2/models/tiny_en/versions/1").json()
+    blocked.engine.loaded = replace(loaded, preset=preset, tokenizer=None)
+    described = blocked.get("/v2/models/tiny_en/versions/1").json()
     assert described["versions"] == ["1"]
-    assert [each["name"] for each in described["inputs"]] == ["token_ids", "segment_ids"]
-    assert infer(held, ids()).json()["model_version"] == "1"
-    assert error(infer(held, texts("a")), 422).startswith("texts: the preset tiny_en has no tokenizer")
+    assert [item["name"] for item in described["inputs"]] == ["token_ids", "segment_ids"]
+    assert infer(blocked, ids()).json()["model_version"] == "1"
+    assert error(infer(blocked, texts("a")), 422).startswith("texts: the preset tiny_en has no tokenizer")
 
 
 def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service) -> None:
@@ -976,18 +979,18 @@ def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service)
 
 def test_draining_or_failed_service_is_not_ready(make_blocked_service: MakeBlockedService) -> None:
     """Requests and probes get 503; model metadata remains available."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.opened.set()
     for state, live in (("draining", 200), ("failed", 503)):
-        held.engine.drain()
-        held.engine.state = state  # type: ignore[assignment] # one of its states
-        error(infer(held, ids()), 503)
-        assert held.get("/v2/health/ready").status_code == 503
-        told = held.get("/v2/models/tiny_en/ready").json()
-        assert (told["name"], told["ready"], bool(told["error"])) == ("tiny_en", False, True)
-        error(held.get("/v2/models/other/ready"), 404)
-        assert held.get("/v2/models/tiny_en").status_code == 200
-        assert (held.get("/v2/health/live").status_code, held.get("/v2/health/live").json()["live"]) == (
+        blocked.engine.drain()
+        blocked.engine.state = state  # type: ignore[assignment] # one of its states
+        error(infer(blocked, ids()), 503)
+        assert blocked.get("/v2/health/ready").status_code == 503
+        reported = blocked.get("/v2/models/tiny_en/ready").json()
+        assert (reported["name"], reported["ready"], bool(reported["error"])) == ("tiny_en", False, True)
+        error(blocked.get("/v2/models/other/ready"), 404)
+        assert blocked.get("/v2/models/tiny_en").status_code == 200
+        assert (blocked.get("/v2/health/live").status_code, blocked.get("/v2/health/live").json()["live"]) == (
             live,
             live == 200,
         )
@@ -1005,7 +1008,7 @@ def test_openapi_describes_requests_and_errors(service: Service) -> None:
         assert content["application/json"]["schema"]["$ref"].endswith("/InferRequest")
         assert set(content) == {"application/json", "application/octet-stream"}
         assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
-        assert {each["name"] for each in operation["parameters"]} >= {"model", HEADER_LENGTH}
+        assert {item["name"] for item in operation["parameters"]} >= {"model", HEADER_LENGTH}
         for code in ("400", "401", "404", "413", "422", "429", "500", "503", "504"):
             schema = operation["responses"][code]["content"]["application/json"]["schema"]
             assert schema["$ref"].endswith("/InferError")

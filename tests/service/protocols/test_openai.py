@@ -1,4 +1,4 @@
-"""OpenAI's protocol: bytes become a call or an error, embeddings become bytes, and all of it over HTTP."""
+"""Parsing, rendering and routes of the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 
-MOST = 8
+MAX_SEQUENCES = 8
 HIDDEN = 32
 POSITIONS = 64
 MODEL = "tiny_en"
@@ -58,13 +58,13 @@ LONG = " ".join(["word"] * 100)
 
 def call(**request: Any) -> ParsedRequest:
     """Parse a request."""
-    return parse(json.dumps({"model": MODEL, **request}).encode(), MOST)
+    return parse(json.dumps({"model": MODEL, **request}).encode(), MAX_SEQUENCES)
 
 
 def refusal(body: Any) -> list[tuple[list[str | int], str]]:
-    """Return each place and message that a body, given as a value, is refused with."""
+    """Return the locations and messages of the error for a JSON body."""
     with pytest.raises(InvalidInputError) as caught:
-        parse(json.dumps(body).encode(), MOST)
+        parse(json.dumps(body).encode(), MAX_SEQUENCES)
     assert caught.value.problems
     assert "Request" not in caught.value.detail
     assert "_form(" not in caught.value.detail
@@ -75,7 +75,7 @@ def refusal(body: Any) -> list[tuple[list[str | int], str]]:
 
 
 @pytest.mark.parametrize(
-    ("given_", "texts", "token_ids", "places"),
+    ("input_", "texts", "token_ids", "locations"),
     [
         ("a", ["a"], None, [("input",)]),
         ("", [""], None, [("input",)]),
@@ -88,13 +88,13 @@ def refusal(body: Any) -> list[tuple[list[str | int], str]]:
     ],
 )
 def test_input_has_four_forms(
-    given_: Any, texts: list[str] | None, token_ids: list[list[int]] | None, places: list[tuple[str | int, ...]]
+    input_: Any, texts: list[str] | None, token_ids: list[list[int]] | None, locations: list[tuple[str | int, ...]]
 ) -> None:
     """Input has four forms."""
-    made = call(input=given_)
+    made = call(input=input_)
     assert made.texts == (None if texts is None else [Text(text) for text in texts])
     assert made.token_ids == token_ids
-    assert [made.locate(index) for index in range(len(places))] == places
+    assert [made.locate(index) for index in range(len(locations))] == locations
 
 
 def test_defaults_match_openai() -> None:
@@ -133,8 +133,8 @@ def test_input_of_another_type_is_rejected(value: Any) -> None:
 )
 def test_mixed_or_empty_input_is_rejected_with_its_location(value: Any, loc: list[str | int]) -> None:
     """The first entry that does not match the others is named."""
-    ((found, message),) = refusal({"input": value, "model": MODEL})
-    assert (found, bool(message)) == (loc, True)
+    ((actual, message),) = refusal({"input": value, "model": MODEL})
+    assert (actual, bool(message)) == (loc, True)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_mixed_or_empty_input_is_rejected_with_its_location(value: Any, loc: lis
 )
 def test_invalid_field_is_named(fields: dict[str, Any], loc: list[str | int]) -> None:
     """Invalid values and unknown fields are rejected."""
-    assert [found for found, _ in refusal({"input": "a", "model": MODEL, **fields})] == [loc]
+    assert [actual for actual, _ in refusal({"input": "a", "model": MODEL, **fields})] == [loc]
 
 
 @pytest.mark.parametrize("field", ["input", "model"])
@@ -179,19 +179,19 @@ def test_body_that_is_not_an_object_is_rejected(body: Any) -> None:
 def test_invalid_json_is_a_bad_request(body: bytes) -> None:
     """Invalid JSON is a bad request."""
     with pytest.raises(BadRequestError):
-        parse(body, MOST)
+        parse(body, MAX_SEQUENCES)
 
 
 @pytest.mark.parametrize("one", ["a", [5]])
 def test_too_many_sequences_have_their_own_error(one: Any) -> None:
     """Too many sequences have their own error."""
-    assert call(input=[one] * MOST)
+    assert call(input=[one] * MAX_SEQUENCES)
     with pytest.raises(TooManySequencesError) as caught:
-        call(input=[one] * (MOST + 1))
+        call(input=[one] * (MAX_SEQUENCES + 1))
     assert [problem.loc for problem in caught.value.problems] == [("input",)]
     with pytest.raises(TooManySequencesError):
-        call(input=[one] * MOST + [None], unknown=1)  # before anything else is looked at
-    assert call(input=[5] * (MOST + 1)).token_ids == [[5] * (MOST + 1)]
+        call(input=[one] * MAX_SEQUENCES + [None], unknown=1)  # before validation
+    assert call(input=[5] * (MAX_SEQUENCES + 1)).token_ids == [[5] * (MAX_SEQUENCES + 1)]
 
 
 def test_number_of_reported_unknown_fields_is_limited() -> None:
@@ -205,7 +205,9 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
 FIELDS = st.sampled_from([*EmbeddingsRequest.model_fields, "text", "ids"])
-INPUTS = VALUES | st.lists(st.text(max_size=4) | st.integers() | st.lists(st.integers(), max_size=3), max_size=MOST + 1)
+INPUTS = VALUES | st.lists(
+    st.text(max_size=4) | st.integers() | st.lists(st.integers(), max_size=3), max_size=MAX_SEQUENCES + 1
+)
 
 
 @given(
@@ -216,19 +218,19 @@ INPUTS = VALUES | st.lists(st.text(max_size=4) | st.integers() | st.lists(st.int
 def test_any_json_is_parsed_or_rejected(value: Any) -> None:
     """The parser raises no other error."""
     try:
-        made = parse(json.dumps(value).encode(), MOST)
+        made = parse(json.dumps(value).encode(), MAX_SEQUENCES)
         assert (made.texts is None) != (made.token_ids is None)
-        assert 1 <= len(made.texts or made.token_ids or []) <= MOST
+        assert 1 <= len(made.texts or made.token_ids or []) <= MAX_SEQUENCES
     except ServiceError as error:
         assert error.code in ("bad_request", "invalid_input", "too_many_sequences")  # noqa: PT017 - either outcome is right
-        told(render_error(error), STATUSES[error.code], error.code)
+        reported(render_error(error), STATUSES[error.code], error.code)
 
 
 @given(body=st.binary(max_size=40))
 def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     """The parser raises no other error."""
     with pytest.raises(ServiceError):
-        parse(body, MOST)
+        parse(body, MAX_SEQUENCES)
 
 
 # === Render ===
@@ -266,8 +268,8 @@ def test_base64_is_little_endian_float32() -> None:
 # === Errors in OpenAI's words ===
 
 
-def told(response: Any, status: int, code: str, param: str | None = None) -> str:
-    """Hold an answer to OpenAI's form of an error, and return its message."""
+def reported(response: Any, status: int, code: str, param: str | None = None) -> str:
+    """Check that a response has OpenAI's error format, and return its message."""
     content = response.content if isinstance(response, httpx.Response) else response.body
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     document = orjson.loads(content)
@@ -335,13 +337,13 @@ def embed(service: Service, **request: Any) -> httpx.Response:
 
 
 def rows_of(response: httpx.Response) -> Array:
-    """Return the embeddings of an answer as float32."""
+    """Return the embeddings of a response as float32."""
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     return np.array([item["embedding"] for item in response.json()["data"]], np.float32)
 
 
 def encoded(service: Service, output: str = "pooled_output", **request: Any) -> Array:
-    """Return what the native protocol gives for the same, as float32."""
+    """Return the outputs of the native protocol as float32."""
     answer = service.encode(**request, outputs=[output], normalize=True).json()
     return np.array(answer[output], np.float32)
 
@@ -351,10 +353,10 @@ TEXTS = ["a small dog", "", "interest rates rose again last week", "Zürich 東�
 
 def test_embeddings_are_bit_identical_to_the_native_protocol(service: Service) -> None:
     """They are normalized pooled outputs, in input order."""
-    found = rows_of(embed(service, input=TEXTS))
-    assert found.shape == (len(TEXTS), HIDDEN)
-    assert np.array_equal(found, encoded(service, texts=TEXTS))
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    actual = rows_of(embed(service, input=TEXTS))
+    assert actual.shape == (len(TEXTS), HIDDEN)
+    assert np.array_equal(actual, encoded(service, texts=TEXTS))
+    np.testing.assert_allclose(np.linalg.norm(actual, axis=1), 1, rtol=1e-6)
 
 
 def test_response_has_usage_and_model(service: Service, tokenizer: FNetTokenizer) -> None:
@@ -382,8 +384,8 @@ def test_empty_text_has_only_special_tokens(service: Service, tokenizer: FNetTok
 def test_ids_are_encoded_unchanged(service: Service, tokenizer: FNetTokenizer) -> None:
     """No special tokens are added."""
     ids = list(tokenizer.encode("a small dog").token_ids)
-    whole = rows_of(embed(service, input=["a small dog"]))
-    assert np.array_equal(rows_of(embed(service, input=ids)), whole)
+    complete = rows_of(embed(service, input=["a small dog"]))
+    assert np.array_equal(rows_of(embed(service, input=ids)), complete)
     answer = embed(service, input=[ids, [7], [5, 6]])
     assert answer.json()["usage"]["prompt_tokens"] == len(ids) + 3
     assert np.array_equal(rows_of(answer), encoded(service, token_ids=[ids, [7], [5, 6]]))
@@ -399,50 +401,50 @@ def test_base64_contains_equal_numbers(service: Service) -> None:
 
 def test_texts_are_padded_as_the_preset_says(make_blocked_service: MakeBlockedService) -> None:
     """OpenAI's protocol has no padding field, so the preset's padding applies."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.opened.set()
-    serve(held, padding=16)
-    answer = embed(held, input=["a", "a small dog"])
+    serve(blocked, padding=16)
+    answer = embed(blocked, input=["a", "a small dog"])
     assert answer.json()["usage"]["prompt_tokens"] == 32
-    assert np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"]))
-    assert not np.array_equal(rows_of(answer), encoded(held, texts=["a", "a small dog"], padding="none"))
+    assert np.array_equal(rows_of(answer), encoded(blocked, texts=["a", "a small dog"]))
+    assert not np.array_equal(rows_of(answer), encoded(blocked, texts=["a", "a small dog"], padding="none"))
 
 
 def test_pooling_selects_the_output(make_blocked_service: MakeBlockedService) -> None:
     """The setting overrides the preset."""
-    held, gate = make_blocked_service(pooling="mean")
+    blocked, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
-    assert np.array_equal(rows_of(embed(held, input=TEXTS)), encoded(held, "mean_output", texts=TEXTS))
+    assert np.array_equal(rows_of(embed(blocked, input=TEXTS)), encoded(blocked, "mean_output", texts=TEXTS))
 
 
-def serve(held: Service, **fields: Any) -> None:
-    """Let a held service serve the tiny preset with other fields."""
-    loaded = held.engine.require_ready()
-    held.engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **fields))
+def serve(blocked: Service, **fields: Any) -> None:
+    """Change fields of the preset of a blocked service."""
+    loaded = blocked.engine.require_ready()
+    blocked.engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **fields))
 
 
 def test_matryoshka_preset_supports_fewer_dimensions(make_blocked_service: MakeBlockedService) -> None:
     """The leading dimensions are normalized again."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.opened.set()
-    serve(held, matryoshka=True)
-    whole = rows_of(embed(held, input=TEXTS))
+    serve(blocked, matryoshka=True)
+    complete = rows_of(embed(blocked, input=TEXTS))
     for dimensions in (1, 8, HIDDEN - 1):
-        found = rows_of(embed(held, input=TEXTS, dimensions=dimensions))
-        expected = np.stack([normalized(row[:dimensions]) for row in whole])
-        # They are cut before they are scaled, once instead of twice.
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert np.array_equal(rows_of(embed(held, input=TEXTS, dimensions=HIDDEN)), whole)
-    message = told(embed(held, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
+        actual = rows_of(embed(blocked, input=TEXTS, dimensions=dimensions))
+        expected = np.stack([normalized(row[:dimensions]) for row in complete])
+        # Truncation precedes normalization, which runs once.
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert np.array_equal(rows_of(embed(blocked, input=TEXTS, dimensions=HIDDEN)), complete)
+    message = reported(embed(blocked, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
     assert message == f"dimensions: {HIDDEN + 1} dimensions exceed the {HIDDEN} of {MODEL}"
 
 
 def test_other_presets_reject_fewer_dimensions(service: Service) -> None:
     """A part of such an embedding is meaningless."""
     assert np.array_equal(rows_of(embed(service, input="a", dimensions=HIDDEN)), rows_of(embed(service, input="a")))
-    message = told(embed(service, input="a", dimensions=8), 422, "invalid_input", "dimensions")
+    message = reported(embed(service, input="a", dimensions=8), 422, "invalid_input", "dimensions")
     assert message == f"dimensions: 8 dimensions are not supported by {MODEL}; use {HIDDEN} or omit the field"
-    told(embed(service, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
+    reported(embed(service, input="a", dimensions=HIDDEN + 1), 422, "invalid_input", "dimensions")
 
 
 def test_bodies_require_no_content_type(service: Service) -> None:
@@ -475,7 +477,7 @@ def test_bodies_require_no_content_type(service: Service) -> None:
 )
 def test_invalid_input_has_the_location_in_the_request(service: Service, request_: dict[str, Any], param: str) -> None:
     """Invalid input has the location in the request."""
-    message = told(embed(service, **request_), 422, "invalid_input", param)
+    message = reported(embed(service, **request_), 422, "invalid_input", param)
     assert message.startswith(f"{param}: ")
 
 
@@ -483,7 +485,7 @@ def test_unknown_model_precedes_other_errors(service: Service) -> None:
     """The response is 404 and names the served model."""
     for rest in ({"input": "a"}, {"input": LONG}, {"input": [99_999]}, {"input": "a", "dimensions": 1}):
         response = service.post("/v1/embeddings", json={"model": "text-embedding-3-small", **rest})
-        assert MODEL in told(response, 404, "not_found", "model")
+        assert MODEL in reported(response, 404, "not_found", "model")
 
 
 def test_texts_for_a_preset_without_tokenizer_are_rejected(preset: Preset) -> None:
@@ -498,86 +500,86 @@ def test_texts_for_a_preset_without_tokenizer_are_rejected(preset: Preset) -> No
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
 def test_invalid_json_has_the_format_of_openai(service: Service, body: bytes) -> None:
     """The response is 400."""
-    told(service.post("/v1/embeddings", content=body), 400, "bad_request")
+    reported(service.post("/v1/embeddings", content=body), 400, "bad_request")
 
 
 def test_too_many_sequences_have_the_format_of_openai(service: Service) -> None:
     """The response is 422 with its own code."""
-    told(embed(service, input=["a"] * 41), 422, "too_many_sequences", "input")
+    reported(embed(service, input=["a"] * 41), 422, "too_many_sequences", "input")
 
 
 def test_request_larger_than_the_queue_is_invalid(make_blocked_service: MakeBlockedService) -> None:
     """The location is the complete body."""
-    held, _ = make_blocked_service(max_queue_tokens=64)
-    response = embed(held, input=[[1] * 33] * 2)
-    told(response, 422, "invalid_input")
+    blocked, _ = make_blocked_service(max_queue_tokens=64)
+    response = embed(blocked, input=[[1] * 33] * 2)
+    reported(response, 422, "invalid_input")
     assert response.json()["error"]["param"] is None
 
 
 def test_large_body_has_the_format_of_openai(service: Service) -> None:
     """The response is 413, before the body is read."""
-    told(service.post("/v1/embeddings", content=b"x" * ((1 << 20) + 1)), 413, "body_too_large")
+    reported(service.post("/v1/embeddings", content=b"x" * ((1 << 20) + 1)), 413, "body_too_large")
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings/x", "/v1/embeddings/", "/v1/models/a/b", "/v1/models/"])
 def test_unknown_path_has_the_format_of_openai(service: Service, path: str) -> None:
     """The response is 404."""
-    told(service.get(path), 404, "not_found")
+    reported(service.get(path), 404, "not_found")
 
 
 def test_wrong_method_has_the_format_of_openai(service: Service) -> None:
     """The response is 405 with the allowed methods."""
     for response, allowed in ((service.get("/v1/embeddings"), "POST"), (service.post("/v1/models"), "GET, HEAD")):
-        told(response, 405, "method_not_allowed")
+        reported(response, 405, "method_not_allowed")
         assert response.headers["allow"] == allowed
     assert service.get("/v1/encode").headers["content-type"] == "application/problem+json"
 
 
 def test_missing_key_has_the_format_of_openai(make_blocked_service: MakeBlockedService) -> None:
     """A request without a key gets 401 and with a key 200."""
-    held, gate = make_blocked_service(api_keys=["first"])
+    blocked, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
-    refused = embed(held, input="a")
-    told(refused, 401, "unauthorized")
+    refused = embed(blocked, input="a")
+    reported(refused, 401, "unauthorized")
     assert refused.headers["www-authenticate"] == "Bearer"
-    told(held.get("/v1/models"), 401, "unauthorized")
+    reported(blocked.get("/v1/models"), 401, "unauthorized")
     key = {"Authorization": "Bearer first"}
     body = {"model": MODEL, "input": "a"}
-    assert held.post("/v1/embeddings", json=body, headers=key).status_code == 200
-    assert held.get(f"/v1/models/{MODEL}", headers=key).status_code == 200
+    assert blocked.post("/v1/embeddings", json=body, headers=key).status_code == 200
+    assert blocked.get(f"/v1/models/{MODEL}", headers=key).status_code == 200
 
 
 def test_full_queue_returns_retry_after(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """The response is 429 in OpenAI's format."""
-    held, gate = make_blocked_service(max_queue_tokens=64)
+    blocked, gate = make_blocked_service(max_queue_tokens=64)
 
     async def scenario() -> httpx.Response:
-        first = asyncio.create_task(held.http.post("/v1/embeddings", json={"model": MODEL, "input": [1] * 64}))
+        first = asyncio.create_task(blocked.http.post("/v1/embeddings", json={"model": MODEL, "input": [1] * 64}))
         await asyncio.to_thread(gate.entered.wait, 60)
-        second = asyncio.create_task(held.http.post("/v1/embeddings", json={"model": MODEL, "input": [2] * 64}))
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 64)
-        third = await held.http.post("/v1/embeddings", json={"model": MODEL, "input": [3] * 64})
+        second = asyncio.create_task(blocked.http.post("/v1/embeddings", json={"model": MODEL, "input": [2] * 64}))
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 64)
+        third = await blocked.http.post("/v1/embeddings", json={"model": MODEL, "input": [3] * 64})
         gate.opened.set()
-        assert [(await each).status_code for each in (first, second)] == [200, 200]
+        assert [(await entry).status_code for entry in (first, second)] == [200, 200]
         return third
 
-    refused = held.run(scenario())
-    told(refused, 429, "overloaded")
+    refused = blocked.run(scenario())
+    reported(refused, 429, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
 
 
 def test_non_finite_output_is_a_server_error(service: Service) -> None:
     """Only the request with such an input gets 500."""
-    told(embed(service, input=[5, POISON]), 500, "non_finite_output")
+    reported(embed(service, input=[5, POISON]), 500, "non_finite_output")
     assert embed(service, input=[5]).status_code == 200
 
 
 def test_timeout_is_a_server_error(make_blocked_service: MakeBlockedService) -> None:
     """The response is 504."""
-    held, _ = make_blocked_service()
+    blocked, _ = make_blocked_service()
     body = {"model": MODEL, "input": "a"}
-    told(
-        held.post("/v1/embeddings", json=body, headers={"X-Request-Timeout": "0.2"}),
+    reported(
+        blocked.post("/v1/embeddings", json=body, headers={"X-Request-Timeout": "0.2"}),
         504,
         "deadline_exceeded",
     )
@@ -588,12 +590,12 @@ def test_timeout_is_a_server_error(make_blocked_service: MakeBlockedService) -> 
 )
 def test_unready_service_returns_503(make_blocked_service: MakeBlockedService, state: Any, code: str) -> None:
     """All routes return Retry-After; the model is not listed."""
-    held, _ = make_blocked_service()
+    blocked, _ = make_blocked_service()
     if state == "draining":
-        held.engine.drain()
-    held.engine.state = state
-    for response in (embed(held, input="a"), held.get("/v1/models"), held.get(f"/v1/models/{MODEL}")):
-        told(response, 503, code)
+        blocked.engine.drain()
+    blocked.engine.state = state
+    for response in (embed(blocked, input="a"), blocked.get("/v1/models"), blocked.get(f"/v1/models/{MODEL}")):
+        reported(response, 503, code)
         assert int(response.headers["retry-after"]) >= 1
 
 
@@ -618,7 +620,7 @@ def test_served_model_is_listed(service: Service) -> None:
 def test_unknown_model_is_not_found(service: Service) -> None:
     """The message names the served model."""
     for name in ("text-embedding-3-small", "tiny", "tiny_en2", "Zürich"):
-        assert MODEL in told(service.get(f"/v1/models/{name}"), 404, "not_found", "model")
+        assert MODEL in reported(service.get(f"/v1/models/{name}"), 404, "not_found", "model")
 
 
 # === Description ===

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's routes: its shapes, its words, and the vectors of `/v1/encode`."""
+"""Routes of Text Embeddings Inference: formats, errors, and equality with `/v1/encode`."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def tokenizer(service: Service) -> FNetTokenizer:
 
 
 def respond(service: Service, path: str, **request: Any) -> Any:
-    """Send a request and return its answer."""
+    """Send a request and return the JSON response."""
     response = service.post(path, json=request)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json"), response.text
     return response.json()
 
 
 def error(response: httpx.Response, status: int, kind: str) -> str:
-    """Return the message of an error in TEI's words."""
+    """Check that a response has TEI's error format, and return its message."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text
     document: dict[str, str] = response.json()
     assert list(document) == ["error", "error_type"]
@@ -65,12 +65,12 @@ def error(response: httpx.Response, status: int, kind: str) -> str:
 
 
 def encoded(service: Service, inputs: list[str | list[int]], output: str, **options: Any) -> list[Any]:
-    """Return what `/v1/encode` gives for each of some texts and lists of ids."""
-    found = []
-    for each in inputs:
-        field: dict[str, Any] = {"texts": [each]} if isinstance(each, str) else {"token_ids": [each]}
-        found.append(service.encode(**field, outputs=[output], **options).json()[output][0])
-    return found
+    """Return the outputs of `/v1/encode` for texts and lists of ids."""
+    actual = []
+    for item in inputs:
+        field: dict[str, Any] = {"texts": [item]} if isinstance(item, str) else {"token_ids": [item]}
+        actual.append(service.encode(**field, outputs=[output], **options).json()[output][0])
+    return actual
 
 
 # === Embedding ===
@@ -142,9 +142,9 @@ def test_long_input_is_truncated_on_request(service: Service, tokenizer: FNetTok
     """Texts keep their special tokens; ids lose their end or beginning."""
     ids = list(range(10, 10 + POSITIONS + 9))
     words = tokenizer.tokenize(LONG)
-    kept = POSITIONS - 2
-    ends: list[list[int]] = [[4, *words[:kept], 5], ids[:POSITIONS]]
-    beginnings: list[list[int]] = [[4, *words[-kept:], 5], ids[-POSITIONS:]]
+    remaining = POSITIONS - 2
+    ends: list[list[int]] = [[4, *words[:remaining], 5], ids[:POSITIONS]]
+    beginnings: list[list[int]] = [[4, *words[-remaining:], 5], ids[-POSITIONS:]]
     for directions, expected in (((None, "right", "Right"), ends), (("left", "Left"), beginnings)):
         for direction in directions:
             options = {} if direction is None else {"truncation_direction": direction}
@@ -163,7 +163,7 @@ def test_short_input_is_not_truncated(service: Service) -> None:
 
 @contextmanager
 def with_preset(service: Service, **changes: Any) -> Iterator[None]:
-    """Let the engine have another description of its preset for a while."""
+    """Replace the engine's preset temporarily."""
     engine = service.engine
     loaded = engine.require_ready()
     engine.loaded = dataclasses.replace(loaded, preset=dataclasses.replace(loaded.preset, **changes))
@@ -183,10 +183,10 @@ def test_texts_are_padded_as_the_preset_says(service: Service, tokenizer: FNetTo
         [4, *(words[-8:] if direction == "left" else words[:8]), 5],
     ]
     with with_preset(service, padding=10):
-        found = respond(
+        actual = respond(
             service, "/embed", inputs=["a dog", LONG], truncate=True, truncation_direction=direction, normalize=False
         )
-    assert found == encoded(service, expected, "pooled_output")
+    assert actual == encoded(service, expected, "pooled_output")
     with with_preset(service, padding=1):
         refusal = service.post("/embed", json={"inputs": ["a"], "truncate": True, "truncation_direction": direction})
     assert error(refusal, 422, "Validation").startswith("inputs[0]: ")
@@ -253,7 +253,7 @@ def test_tokenize_returns_the_embedded_tokens(service: Service) -> None:
     ids = [[token["id"] for token in tokens] for tokens in answer]
     assert respond(service, "/embed", inputs=ids[:2]) == respond(service, "/embed", inputs=texts[:2])
     bare = respond(service, "/tokenize", inputs=texts, add_special_tokens=False)
-    assert [[token["id"] for token in tokens] for tokens in bare] == [each[1:-1] for each in ids]
+    assert [[token["id"] for token in tokens] for tokens in bare] == [item[1:-1] for item in ids]
     assert respond(service, "/tokenize", inputs=texts[0]) == answer[:1]
 
 
@@ -304,10 +304,10 @@ def test_info_describes_the_server(service: Service, tiny_settings: Settings) ->
 
 def test_info_reports_the_pooling_setting(service: Service, make_blocked_service: MakeBlockedService) -> None:
     """The embeddings use the same pooling."""
-    held, gate = make_blocked_service(pooling="mean")
+    blocked, gate = make_blocked_service(pooling="mean")
     gate.opened.set()
-    assert held.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
-    assert respond(held, "/embed", inputs=MIXED, normalize=False) == encoded(service, MIXED, "mean_output")
+    assert blocked.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
+    assert respond(blocked, "/embed", inputs=MIXED, normalize=False) == encoded(service, MIXED, "mean_output")
 
 
 # === Errors ===
@@ -381,17 +381,17 @@ def test_limits_have_the_format_of_tei(service: Service, path: str, field: str) 
     assert "41 sequences" in error(service.post(path, json={field: [entry] * 41}), 422, "Validation")
     error(service.post(path, content=b"{"), 400, "Validation")
     error(service.post(path, content=b"x" * (2 << 20)), 413, "Validation")
-    if path != "/":  # where a browser gets a page
+    if path != "/":  # GET returns the page
         error(service.get(path), 405, "Validation")
     error(service.post(path, json={}, headers={"X-Request-Timeout": "soon"}), 400, "Validation")
 
 
 def test_too_many_tokens_are_rejected(service: Service) -> None:
     """The response is much larger than the request."""
-    most = service.engine.options.max_queue_tokens
-    message = error(service.post("/tokenize", json={"inputs": ["a", "a " * most]}), 422, "Validation")
+    maximum = service.engine.options.max_queue_tokens
+    message = error(service.post("/tokenize", json={"inputs": ["a", "a " * maximum]}), 422, "Validation")
     assert message.startswith("inputs[1]: ")
-    message = error(service.post("/tokenize", json={"inputs": "a " * (most + 1)}), 422, "Validation")
+    message = error(service.post("/tokenize", json={"inputs": "a " * (maximum + 1)}), 422, "Validation")
     assert message.startswith("inputs: ")
 
 
@@ -406,27 +406,27 @@ def test_protocol_owns_its_paths(service: Service) -> None:
 
 def test_missing_key_has_the_format_of_tei(tiny_settings: Settings, make_blocked_service: MakeBlockedService) -> None:
     """The response names the scheme in a header."""
-    held, _ = make_blocked_service(api_keys=["secret"])
-    response = held.post("/embed", json={"inputs": "a"})
+    blocked, _ = make_blocked_service(api_keys=["secret"])
+    response = blocked.post("/embed", json={"inputs": "a"})
     error(response, 401, "Validation")
     assert response.headers["www-authenticate"] == "Bearer"
-    assert held.post("/decode", json={"ids": [5]}, headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert blocked.post("/decode", json={"ids": [5]}, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
 def test_full_queue_is_overloaded(make_blocked_service: MakeBlockedService) -> None:
     """The response has Retry-After."""
-    held, gate = make_blocked_service(max_queue_tokens=64)
-    # All different: equal ones would be computed once, and wait as one.
+    blocked, gate = make_blocked_service(max_queue_tokens=64)
+    # The inputs differ, because equal inputs share one queue entry.
     bodies = [json.dumps({"inputs": [list(range(first, first + 32)) for first in (i, i + 8)]}) for i in range(8)]
 
     async def flood() -> list[httpx.Response]:
-        tasks = [asyncio.ensure_future(held.http.post("/embed", content=body)) for body in bodies]
+        tasks = [asyncio.ensure_future(blocked.http.post("/embed", content=body)) for body in bodies]
         done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         gate.opened.set()
         await asyncio.wait(waiting)
         return [task.result() for task in done]
 
-    refused = held.run(flood())
+    refused = blocked.run(flood())
     assert refused
     for response in refused:
         error(response, 429, "Overloaded")
@@ -435,27 +435,27 @@ def test_full_queue_is_overloaded(make_blocked_service: MakeBlockedService) -> N
 
 def test_unready_service_is_unhealthy(make_blocked_service: MakeBlockedService) -> None:
     """`/info` still describes a loaded model."""
-    held, _ = make_blocked_service()
-    held.engine.drain()
+    blocked, _ = make_blocked_service()
+    blocked.engine.drain()
     for path in ("/embed", "/", "/embed_all", "/tokenize", "/decode"):
-        response = held.post(path, json={})
+        response = blocked.post(path, json={})
         error(response, 503, "Unhealthy")
         assert response.headers["retry-after"]
-    assert held.get("/info").status_code == 200
-    held.engine.loaded, held.engine.state = None, "loading"
-    error(held.get("/info"), 503, "Unhealthy")
+    assert blocked.get("/info").status_code == 200
+    blocked.engine.loaded, blocked.engine.state = None, "loading"
+    error(blocked.get("/info"), 503, "Unhealthy")
 
 
 def test_timeout_and_non_finite_output_are_backend_errors(
     service: Service, make_blocked_service: MakeBlockedService
 ) -> None:
     """Timeout and non finite output are backend errors."""
-    held, _ = make_blocked_service()
-    error(held.post("/embed", json={"inputs": "a"}, headers={"X-Request-Timeout": "0.05"}), 504, "Backend")
+    blocked, _ = make_blocked_service()
+    error(blocked.post("/embed", json={"inputs": "a"}, headers={"X-Request-Timeout": "0.05"}), 504, "Backend")
     error(service.post("/embed_all", json={"inputs": [POISON]}), 500, "Backend")
 
 
-@pytest.mark.parametrize("kind", [each for each in vars(errors).values() if getattr(each, "code", None)], ids=str)
+@pytest.mark.parametrize("kind", [item for item in vars(errors).values() if getattr(item, "code", None)], ids=str)
 def test_each_error_has_a_type_of_tei(kind: type[ServiceError]) -> None:
     """Each error has a type of tei."""
     assert kind.code in STATUSES
@@ -469,10 +469,10 @@ def test_preset_without_tokenizer_accepts_ids(
     engine = make_engine(smallest_preset)
     tei = protocol(engine, 4)
 
-    async def tell(_request: Request, failure: ServiceError) -> Response:
+    async def render(_request: Request, failure: ServiceError) -> Response:
         return tei.render_error(failure)
 
-    app = FastAPI(exception_handlers={ServiceError: tell})
+    app = FastAPI(exception_handlers={ServiceError: render})
     app.include_router(tei.routes)
 
     async def ask(path: str, **request: Any) -> httpx.Response:

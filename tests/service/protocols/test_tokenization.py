@@ -1,4 +1,4 @@
-"""Texts to ids and back over HTTP, in the native protocol's words."""
+"""Tokenization routes of the native protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tokenizer(service: Service) -> FNetTokenizer:
 
 
 def tokenized(service: Service, **request: Any) -> dict[str, Any]:
-    """Send a request to `/v1/tokenize` and return its answer."""
+    """Send a request to `/v1/tokenize` and return the response."""
     response = service.post("/v1/tokenize", json=request)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json"), response.text
     answer: dict[str, Any] = response.json()
@@ -41,7 +41,7 @@ def tokenized(service: Service, **request: Any) -> dict[str, Any]:
 
 
 def problems(response: httpx.Response, status: int = 422, code: str = "invalid_input") -> list[tuple[list[Any], str]]:
-    """Return the places and messages of a problem document."""
+    """Return the locations and messages of a problem document."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     document = response.json()
     assert document["code"] == code
@@ -72,9 +72,9 @@ def test_pieces_and_offsets_are_returned(service: Service, tokenizer: FNetTokeni
         "[SEP]",
     ]
     middle = pieces.index("[SEP]")
-    for text, found in ((first, offsets[1:middle]), (second, offsets[middle + 1 : -1])):
-        assert found == [[piece.start, piece.stop] for piece in tokenizer.pieces(text)]
-        assert found[-1][1] == len(text)
+    for text, actual in ((first, offsets[1:middle]), (second, offsets[middle + 1 : -1])):
+        assert actual == [[piece.start, piece.stop] for piece in tokenizer.pieces(text)]
+        assert actual[-1][1] == len(text)
 
 
 def test_bare_text_returns_lists_of_one(service: Service) -> None:
@@ -84,18 +84,18 @@ def test_bare_text_returns_lists_of_one(service: Service) -> None:
 
 def test_long_text_is_complete_or_truncated(service: Service, tokenizer: FNetTokenizer) -> None:
     """Truncation gives the tokens that `/v1/encode` would encode."""
-    whole = tokenized(service, texts=LONG)
-    assert whole["token_ids"] == [tokenizer.encode(LONG).token_ids]
-    assert len(whole["token_ids"][0]) > POSITIONS
+    complete = tokenized(service, texts=LONG)
+    assert complete["token_ids"] == [tokenizer.encode(LONG).token_ids]
+    assert len(complete["token_ids"][0]) > POSITIONS
     cut = tokenized(service, texts=[LONG, [LONG, LONG]], truncate=True)
     expected = [tokenizer.encode_truncated(LONG, pair, POSITIONS) for pair in (None, LONG)]
-    assert cut["token_ids"] == [each.token_ids for each in expected]
-    assert cut["segment_ids"] == [each.segment_ids for each in expected]
+    assert cut["token_ids"] == [element.token_ids for element in expected]
+    assert cut["segment_ids"] == [element.segment_ids for element in expected]
     words = len(expected[1].token_ids) - 3
     assert all(len(cut[name][index]) == POSITIONS for name in FIELDS for index in range(2))
-    places = [loc for loc in cut["offsets"][1] if loc]
-    assert len(places) == words
-    assert [LONG[start:stop].strip() for start, stop in places] == ["word"] * words
+    locations = [loc for loc in cut["offsets"][1] if loc]
+    assert len(locations) == words
+    assert [LONG[start:stop].strip() for start, stop in locations] == ["word"] * words
 
 
 @pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
@@ -131,20 +131,22 @@ def test_texts_are_padded_on_request(
 )
 def test_invalid_request_has_a_location(service: Service, request_: dict[str, Any], loc: list[str | int]) -> None:
     """Invalid request has a location."""
-    ((found, message),) = problems(service.post("/v1/tokenize", json=request_))
-    assert found == loc
+    ((actual, message),) = problems(service.post("/v1/tokenize", json=request_))
+    assert actual == loc
     assert message
 
 
 def test_more_tokens_than_the_queue_limit_are_rejected(service: Service) -> None:
     """The response is much larger than the request."""
-    most = service.engine.options.max_queue_tokens
-    response = service.post("/v1/tokenize", json={"texts": ["a", "a " * most]})
+    maximum = service.engine.options.max_queue_tokens
+    response = service.post("/v1/tokenize", json={"texts": ["a", "a " * maximum]})
     ((loc, message),) = problems(response)
     assert loc == ["texts", 1]
-    assert str(most) in message
+    assert str(maximum) in message
     response = service.post("/v1/tokenize", json={"texts": ["a"] * 37, "padding": "max_length"})
-    assert problems(response) == [(["padding"], f"{37 * POSITIONS} tokens with padding exceed the maximum of {most}")]
+    assert problems(response) == [
+        (["padding"], f"{37 * POSITIONS} tokens with padding exceed the maximum of {maximum}")
+    ]
 
 
 # === Detokenising ===
@@ -166,7 +168,7 @@ def test_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokenizer
 
 
 @pytest.mark.parametrize(
-    ("request_", "places"),
+    ("request_", "locations"),
     [
         ({}, [["token_ids"]]),
         ({"token_ids": []}, [["token_ids"]]),
@@ -179,9 +181,11 @@ def test_bare_list_of_ids_is_one_text(service: Service, tokenizer: FNetTokenizer
         ({"token_ids": [[-1] * 30]}, [["token_ids", 0, loc] for loc in range(20)]),
     ],
 )
-def test_invalid_ids_have_a_location(service: Service, request_: dict[str, Any], places: list[list[str | int]]) -> None:
+def test_invalid_ids_have_a_location(
+    service: Service, request_: dict[str, Any], locations: list[list[str | int]]
+) -> None:
     """Invalid ids have a location."""
-    assert [loc for loc, _ in problems(service.post("/v1/detokenize", json=request_))] == places
+    assert [loc for loc, _ in problems(service.post("/v1/detokenize", json=request_))] == locations
 
 
 # === Both ===
@@ -203,13 +207,13 @@ def test_tokenization_does_not_enter_the_queue(
     make_blocked_service: Callable[..., tuple[Service, BlockingRunner]],
 ) -> None:
     """Requests are answered while the network is busy."""
-    held, gate = make_blocked_service()
-    assert held.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
-    assert held.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
+    blocked, gate = make_blocked_service()
+    assert blocked.post("/v1/tokenize", json={"texts": "a dog"}).status_code == 200
+    assert blocked.post("/v1/detokenize", json={"token_ids": [5]}).status_code == 200
     assert not gate.entered.is_set()
-    held.engine.drain()
+    blocked.engine.drain()
     for path in ("/v1/tokenize", "/v1/detokenize"):
-        response = held.post(path, json={})
+        response = blocked.post(path, json={})
         assert problems(response, 503, "draining") == []
         assert response.headers["retry-after"]
 

@@ -1,4 +1,4 @@
-"""What a client would rather have, as its Accept header says (RFC 9110, section 12.5.1)."""
+"""Content negotiation by the Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 

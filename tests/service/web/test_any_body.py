@@ -1,6 +1,6 @@
-"""Any body at any route that takes one: an answer, or an error that is the client's fault, in the protocol's own words.
+"""Generated bodies for each POST route: a result, or a client error in the protocol's format.
 
-What `make fuzz` does to the parsers alone, done to the whole application with fewer inputs.
+`make fuzz` does the same for the parsers with more inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.web.statuses import STATUSES
 if TYPE_CHECKING:
     from tests.service.conftest import Service
 
-# Each with what an error's body holds there.
+# POST routes with the field that an error body has.
 ROUTES = {
     "/v1/encode": {"type", "title", "status", "detail", "code", "errors"},
     "/v1/tokenize": {"type", "title", "status", "detail", "code", "errors"},
@@ -37,7 +37,7 @@ FIELDS = [
     *("add_special_tokens", "skip_special_tokens", "with_pieces", "unknown"),
 ]
 WORDS = ["float", "base64", "pooled_output", "sequence_output", "INT32", "INT64", "BYTES", "Left", "tiny_en", "text"]
-# No error is the service's fault, and a request of a few values is never too late.
+# Small requests cause neither server errors nor timeouts.
 CLIENTS_FAULT = {status for status in STATUSES.values() if 400 <= status < 500} - {429}
 
 scalars = (
@@ -56,7 +56,7 @@ likely = st.dictionaries(st.sampled_from(FIELDS), values, max_size=5)
 
 
 def body(value: Any) -> bytes:
-    """Write JSON as a careless client would: with NaN, and with surrogates that have no partner."""
+    """Serialize JSON with NaN and unpaired surrogates."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
@@ -70,7 +70,7 @@ bodies = st.one_of(
         st.integers(0, 500),
         st.binary(max_size=3),
     ),
-    # A key twice, a byte order mark, another encoding, a value within values.
+    # Duplicate key, byte order mark, other encoding, deep nesting.
     st.builds(lambda a, b: b'{"texts": ' + body(a) + b', "texts": ' + body(b) + b"}", values, values),
     st.builds(lambda value: b"\xef\xbb\xbf" + body(value), likely),
     st.builds(lambda value: json.dumps(value).encode("utf-16"), likely),
@@ -84,7 +84,7 @@ def test_any_body_is_answered_or_rejected(service: Service, route: str) -> None:
 
     @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(content=bodies)
-    def each(content: bytes) -> None:
+    def item(content: bytes) -> None:
         response = service.post(route, content=content)
         if response.status_code == 200:
             json.loads(response.content, parse_constant=pytest.fail)
@@ -94,7 +94,7 @@ def test_any_body_is_answered_or_rejected(service: Service, route: str) -> None:
         for inner in ("Traceback", "service.", "pydantic", "orjson", "/home", "site-packages"):
             assert inner not in response.text
 
-    each()
+    item()
 
 
 @given(

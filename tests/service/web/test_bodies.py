@@ -1,4 +1,4 @@
-"""What all JSON protocols have in common when they read a body."""
+"""Parsing of JSON bodies in all protocols."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.timeouts import TIMEOUT
 if TYPE_CHECKING:
     from tests.service.conftest import Service
 
-MOST = 8
+MAX_SEQUENCES = 8
 LARGE = json.dumps({"texts": "a" * 70_000, "token_ids": [5] * 5_000, "inputs": []}).encode()
 HUGE = [1 << 64, 10**30, -(1 << 64)]
 
@@ -29,20 +29,20 @@ Parse = Callable[[bytes], Any]
 @pytest.mark.parametrize(
     "parse",
     [
-        lambda body: native.parse(body, "", MOST),
-        lambda body: openai.parse(body, MOST),
-        lambda body: oip.parse(body, None, MOST),
-        lambda body: tei.parse_embed(body, MOST),
-        lambda body: tei.parse_embed_all(body, MOST),
+        lambda body: native.parse(body, "", MAX_SEQUENCES),
+        lambda body: openai.parse(body, MAX_SEQUENCES),
+        lambda body: oip.parse(body, None, MAX_SEQUENCES),
+        lambda body: tei.parse_embed(body, MAX_SEQUENCES),
+        lambda body: tei.parse_embed_all(body, MAX_SEQUENCES),
     ],
     ids=["native", "openai", "oip", "tei embed", "tei embed_all"],
 )
 def test_large_bodies_are_parsed_one_at_a_time(parse: Parse) -> None:
     """Two large bodies do not run in parallel; a small body waits for none."""
-    begun, done = threading.Event(), threading.Event()
+    started, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        begun.set()
+        started.set()
         with suppress(ServiceError):
             parse(LARGE)
         done.set()
@@ -50,7 +50,7 @@ def test_large_bodies_are_parsed_one_at_a_time(parse: Parse) -> None:
     thread = threading.Thread(target=other)
     with exclusive_if_large(LARGE):
         thread.start()
-        assert begun.wait(TIMEOUT)
+        assert started.wait(TIMEOUT)
         with suppress(ServiceError):
             parse(b"{}")
         assert not done.wait(0.2)
@@ -64,14 +64,14 @@ def test_garbage_collector_is_disabled_while_a_large_body_is_parsed() -> None:
         assert gc.isenabled()
     with suppress(ServiceError), exclusive_if_large(LARGE):
         assert not gc.isenabled()
-        native.parse(b"no JSON", "", MOST)
+        native.parse(b"no JSON", "", MAX_SEQUENCES)
     assert gc.isenabled()
 
 
 def test_flat_list_that_starts_with_a_huge_integer_is_one_sequence() -> None:
     """The error is about the integer and not about the number of sequences."""
     with pytest.raises(ServiceError, match="64 bits"):
-        openai.parse(json.dumps({"model": "m", "input": [1 << 64, *[5] * MOST]}).encode(), MOST)
+        openai.parse(json.dumps({"model": "m", "input": [1 << 64, *[5] * MAX_SEQUENCES]}).encode(), MAX_SEQUENCES)
 
 
 @pytest.mark.parametrize("value", HUGE)
@@ -97,8 +97,8 @@ def test_integer_beyond_64_bits_is_reported_as_too_large(
 ) -> None:
     """The error is about its size and not about its type."""
     written = json.dumps(body)
-    place = written.rindex("0]")
-    answer = service.post(path, content=written[:place] + str(value) + written[place + 1 :])
+    location = written.rindex("0]")
+    answer = service.post(path, content=written[:location] + str(value) + written[location + 1 :])
     assert answer.status_code in (400, 422)
     assert "does not fit" in answer.text
     assert "integer" not in answer.text

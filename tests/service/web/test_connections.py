@@ -1,4 +1,4 @@
-"""Slow, silent, swollen, ambiguous and too many connections, against a real server on a real socket."""
+"""Connection limits and malformed requests, tested against a server on a socket."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.timeouts import TIMEOUT
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
 
-# Of requests for `/wait`: those that have begun, and those whose client has left.
-begun, left = threading.Semaphore(0), threading.Semaphore(0)
+# Requests for `/wait` that have started, and those whose client disconnected.
+started, left = threading.Semaphore(0), threading.Semaphore(0)
 
 
 async def large(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with 64 MiB in parts."""
+    """Send 64 MiB in parts."""
 
     async def parts() -> AsyncIterator[bytes]:
-        # No connection buffers as much; and yet it ends, for nobody tells it that its reader was left.
+        # The size exceeds all buffers, but is finite, because an abort is not signaled here.
         for _ in range(1_000):
             yield bytes(1 << 16)
 
@@ -41,22 +41,22 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def one(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with 48 MiB at once."""
+    """Send 48 MiB at once."""
     await Response(bytes(48 << 20))(scope, receive, send)
 
 
 async def little(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with less than what makes a server wait before it writes on."""
+    """Send less than the high-water mark of the write buffer."""
     await Response(bytes(60_000))(scope, receive, send)
 
 
 async def two(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer in parts, whose length is not said before."""
+    """Send parts without a Content-Length."""
     await StreamingResponse(iter(["two ", "parts"]))(scope, receive, send)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with method, target and body."""
+    """Send method, target and body."""
     try:
         body = await Request(scope, receive).body()
     except BadRequestError as error:
@@ -67,36 +67,36 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer after a while, whatever becomes of the body."""
+    """Respond after a delay, without reading the body."""
     await asyncio.sleep(1.0)
     await here(scope, receive, send)
 
 
 async def late(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a while after the body has come."""
+    """Respond some time after the end of the body."""
     body = await Request(scope, receive).body()
     await asyncio.sleep(0.5)
     await Response(body)(scope, receive, send)
 
 
 async def wait(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer nothing, but note when the client has left."""
-    begun.release()
+    """Do not respond, and signal the disconnect of the client."""
+    started.release()
     while (await receive())["type"] != "http.disconnect":
         pass
     left.release()
 
 
 async def here(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer at once."""
+    """Respond at once."""
     await Response(f"here {scope['path']}")(scope, receive, send)
 
 
-ROUTES = {f"/{each.__name__}": each for each in (large, little, one, two, echo, slow, late, wait)}
+ROUTES = {f"/{item.__name__}": item for item in (large, little, one, two, echo, slow, late, wait)}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a path in its way, any other at once."""
+    """Dispatch by path; other paths respond at once."""
     await ROUTES.get(scope["path"], here)(scope, receive, send)
 
 
@@ -106,16 +106,16 @@ Start = Callable[..., Connect]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a server with limits; what comes back connects to it."""
+    """Start a server with limits and return a function that connects to it."""
     with contextlib.ExitStack() as running:
 
         def start(
-            told: Callable[[str], None] = lambda _code: None, *, idle: int = 5, kernel: int = 0, **limits: float
+            reported: Callable[[str], None] = lambda _code: None, *, idle: int = 5, kernel: int = 0, **limits: float
         ) -> Connect:
             listening = running.enter_context(socket.create_server(("127.0.0.1", 0)))
-            if kernel:  # what it holds of an answer, here and below
+            if kernel:  # size of the buffered response, here and below
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
-            http = bounded(ConnectionLimits(**limits), told)  # type: ignore[arg-type] # floats and an integer
+            http = bounded(ConnectionLimits(**limits), reported)  # type: ignore[arg-type] # floats and an integer
             config = uvicorn.Config(
                 app,
                 http=http,
@@ -165,19 +165,19 @@ def all_of(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def asked(connect: Connect, *segments: bytes) -> bytes:
-    """Send segments, and return everything that is answered until the server closes."""
+def exchange(connect: Connect, *segments: bytes) -> bytes:
+    """Send segments and return all bytes until the server closes the connection."""
     connection = connect()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for segment in segments:
         connection.sendall(segment)
-        time.sleep(0.02 if len(segments) < 10 else 0.001)  # so that each is taken by itself
+        time.sleep(0.02 if len(segments) < 10 else 0.001)  # so that each segment arrives separately
     return all_of(connection)
 
 
 def echoed(connect: Connect, *segments: bytes) -> list[bytes]:
-    """Send segments and one request more, the last of its connection; return what `/echo` says to those before it."""
-    answer = asked(connect, *segments, GET + b"Connection: close\r\n\r\n")
+    """Send segments and a final request, and return the responses of `/echo` to the segments."""
+    answer = exchange(connect, *segments, GET + b"Connection: close\r\n\r\n")
     assert answer.endswith(b"\r\n\r\nhere /")
     echoes = re.findall(rb"\r\n\r\n<(.*?)>", answer, re.DOTALL)
     assert answer.count(b"HTTP/1.1 200 ") == len(echoes) + 1
@@ -185,7 +185,7 @@ def echoed(connect: Connect, *segments: bytes) -> list[bytes]:
 
 
 def refused(answer: bytes, status: int) -> str:
-    """Check that an answer is a refusal in the form of all problem documents, and return its detail."""
+    """Check that a response is a problem document, and return its detail."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"connection: close" in head
@@ -220,7 +220,7 @@ def test_slow_head_is_rejected(start: Start) -> None:
     refused(all_of(connection), 408)
 
 
-@pytest.mark.parametrize("ended", [b"", b"\r\n\r\n"], ids=["without an end", "whole"])
+@pytest.mark.parametrize("ended", [b"", b"\r\n\r\n"], ids=["without an end", "complete"])
 @pytest.mark.parametrize("kind", [b"X-Many: %d\r\n", b"X-Long: %d", b"/?%d"])
 def test_large_head_is_rejected(start: Start, kind: bytes, ended: bytes) -> None:
     """Many headers, one long header and a long target are limited."""
@@ -347,7 +347,7 @@ def test_number_of_connections_is_limited(start: Start) -> None:
         with contextlib.suppress(ConnectionResetError):
             if again.recv(1 << 16).startswith(b"HTTP/1.1 200"):
                 return
-    pytest.fail("nobody is let in any more")
+    pytest.fail("no connection is accepted")
 
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -407,7 +407,7 @@ def test_body_after_upgrade_is_not_parsed_as_a_request(start: Start) -> None:
 
 def test_connection_close_is_respected_with_upgrade(start: Start) -> None:
     """The other headers of the head remain valid."""
-    answer = asked(start(), POST + b"Connection: close, upgrade\r\nUpgrade: h2c\r\n" + b"".join(SIZED) + SMUGGLED)
+    answer = exchange(start(), POST + b"Connection: close, upgrade\r\nUpgrade: h2c\r\n" + b"".join(SIZED) + SMUGGLED)
     assert answer.count(b"HTTP/1.1 200 ") == 1
     assert answer.endswith(b"<POST /echo? abc>")
 
@@ -425,28 +425,28 @@ def test_pipelined_requests_are_buffered_as_bytes(start: Start) -> None:
     connection.sendall(b"POST /late HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
     sender = threading.Thread(target=connection.sendall, args=(flood,))
     sender.start()
-    most = respond = 0
+    maximum = respond = 0
     came = b""
     while respond < count:
         came += connection.recv(1 << 20)
-        *whole, came = re.split(rb"here /\d+", came)
-        respond += len(whole)
-        most = max(most, sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects()))
+        *complete, came = re.split(rb"here /\d+", came)
+        respond += len(complete)
+        maximum = max(maximum, sum(isinstance(item, RequestResponseCycle) for item in gc.get_objects()))
     sender.join(TIMEOUT)
     assert respond == count
-    assert most < 200
+    assert maximum < 200
 
 
 def test_many_requests_with_bodies_can_be_pipelined(start: Start) -> None:
     """Earlier heads do not count as chunk framing of the last body."""
-    asked = b"POST /echo HTTP/1.1\r\nHost: here\r\nPadding: %s\r\nContent-Length: 30\r\n\r\n%s" % (
+    exchange = b"POST /echo HTTP/1.1\r\nHost: here\r\nPadding: %s\r\nContent-Length: 30\r\n\r\n%s" % (
         b"p" * 200,
         b"x" * 30,
     )
     connection = start()()
-    connection.sendall((asked * 1_500)[:-20])
+    connection.sendall((exchange * 1_500)[:-20])
     time.sleep(0.2)
-    connection.sendall(asked[-20:])
+    connection.sendall(exchange[-20:])
     came = b""
     while came.count(b"<POST /echo") < 1_500:
         part = connection.recv(1 << 20)
@@ -458,13 +458,13 @@ def test_head_with_upgrade_is_limited(start: Start) -> None:
     """The limit of a head applies."""
     connect = start(head_bytes=1_000)
     for end in (b"", b"\r\n\r\n"):
-        assert "1000 bytes" in refused(asked(connect, POST + OFFER + b"X: " + b"x" * 1_000 + end), 431)
+        assert "1000 bytes" in refused(exchange(connect, POST + OFFER + b"X: " + b"x" * 1_000 + end), 431)
 
 
 def test_connect_method_is_rejected(start: Start) -> None:
     """Bytes after the head are not parsed as requests."""
-    told = "method CONNECT is not supported: this server is not a proxy"
-    assert refused(asked(start(), b"CONNECT here:80 HTTP/1.1\r\nHost: here:80\r\n\r\n" + SMUGGLED), 400) == told
+    reported = "method CONNECT is not supported: this server is not a proxy"
+    assert refused(exchange(start(), b"CONNECT here:80 HTTP/1.1\r\nHost: here:80\r\n\r\n" + SMUGGLED), 400) == reported
 
 
 def test_slow_client_is_not_disconnected(start: Start) -> None:
@@ -486,7 +486,7 @@ def test_disconnect_is_detected_with_pipelined_input(start: Start, behind: bytes
     connection = start()()
     wait = b"POST /wait HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
     connection.sendall(wait + behind if at_once else wait)
-    assert begun.acquire(timeout=TIMEOUT)
+    assert started.acquire(timeout=TIMEOUT)
     if not at_once:
         connection.sendall(behind)
         time.sleep(0.1)
@@ -510,7 +510,7 @@ def test_open_body_of_a_pipelined_request_is_awaited(start: Start) -> None:
 @pytest.mark.parametrize("asks", [b"", b"Connection: keep-alive\r\n"])
 def test_http_1_0_gets_no_chunked_encoding(start: Start, asks: bytes) -> None:
     """The end of the connection delimits a response of unknown length (RFC 9112, section 6.1)."""
-    head, _, body = asked(start(), b"GET /two HTTP/1.0\r\n" + asks + b"\r\n").partition(b"\r\n\r\n")
+    head, _, body = exchange(start(), b"GET /two HTTP/1.0\r\n" + asks + b"\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"transfer-encoding" not in head
     assert b"connection: close" in head
@@ -520,7 +520,9 @@ def test_http_1_0_gets_no_chunked_encoding(start: Start, asks: bytes) -> None:
 def test_http_1_0_gets_a_response_of_known_length_unchanged(start: Start) -> None:
     """HEAD gets the head only."""
     connect = start()
-    answers = [asked(connect, method + b" / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n") for method in (b"GET", b"HEAD")]
+    answers = [
+        exchange(connect, method + b" / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n") for method in (b"GET", b"HEAD")
+    ]
     assert answers[0][2] == b"here /"
     assert answers[1][2] == b""
     assert all(b"content-length: 6" in head for head, _, _ in answers)
@@ -530,12 +532,12 @@ def test_http_1_0_gets_no_interim_response(start: Start) -> None:
     """`100 Continue` is for HTTP/1.1 (RFC 9110, section 10.1.1)."""
     head = b"POST /echo HTTP/%b\r\nHost: here\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
     connect = start()
-    assert asked(connect, head % b"1.0", b"abc").startswith(b"HTTP/1.1 200 ")
-    assert asked(connect, head % b"1.1", b"abc").startswith(b"HTTP/1.1 100 ")
+    assert exchange(connect, head % b"1.0", b"abc").startswith(b"HTTP/1.1 200 ")
+    assert exchange(connect, head % b"1.1", b"abc").startswith(b"HTTP/1.1 100 ")
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "expected_message"),
     [
         (b"this is not HTTP\r\n\r\n", "the request is not valid HTTP/1.1"),
         (b"GET / HTTP/1.1\r\nHost: here\r\nno colon\r\n\r\n", "invalid header line"),
@@ -548,11 +550,11 @@ def test_http_1_0_gets_no_interim_response(start: Start) -> None:
         (b"GET http://here:99999/ HTTP/1.1\r\nHost: here\r\n\r\n", "not a valid URL"),
     ],
 )
-def test_malformed_request_gets_a_problem_document(start: Start, message: bytes, said: str) -> None:
+def test_malformed_request_gets_a_problem_document(start: Start, message: bytes, expected_message: str) -> None:
     """The document has a request ID, and the rejection is counted by code."""
-    told: list[str] = []
-    assert said in refused(asked(start(told.append), message + SMUGGLED), 400)
-    assert told == ["bad_request"]
+    reported: list[str] = []
+    assert expected_message in refused(exchange(start(reported.append), message + SMUGGLED), 400)
+    assert reported == ["bad_request"]
 
 
 def test_empty_host_header_is_valid(start: Start) -> None:
@@ -566,13 +568,15 @@ def test_empty_host_header_is_valid(start: Start) -> None:
 )
 def test_absolute_target_is_accepted(start: Start, target: bytes, path: bytes) -> None:
     """A target without a path is `/` (RFC 9112, section 3.2.2)."""
-    answer = asked(start(), b"GET %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n" % target)
+    answer = exchange(start(), b"GET %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n" % target)
     assert answer.endswith(b"\r\n\r\nhere " + path)
 
 
 def test_rejected_head_does_not_affect_the_previous_request(start: Start) -> None:
     """The previous response is complete and the last one of the connection."""
-    answer = asked(start(), b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED) + b"too much\r\n\r\n" + SMUGGLED)
+    answer = exchange(
+        start(), b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED) + b"too much\r\n\r\n" + SMUGGLED
+    )
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1 ") == 1
     assert answer.endswith(b"\r\n\r\nabc")
@@ -581,20 +585,20 @@ def test_rejected_head_does_not_affect_the_previous_request(start: Start) -> Non
 @pytest.mark.parametrize("at_once", [True, False])
 def test_invalid_chunked_body_is_an_error_of_its_request(start: Start, *, at_once: bool) -> None:
     """The error response is the last one of the connection."""
-    told: list[str] = []
+    reported: list[str] = []
     segments = [POST + CHUNKED[0] + b"1\r\na\r\n", b"no size\r\n" + SMUGGLED]
-    answer = asked(start(told.append), *([b"".join(segments)] if at_once else segments))
+    answer = exchange(start(reported.append), *([b"".join(segments)] if at_once else segments))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"\r\nconnection: close\r\n" in answer
     assert re.search(rb"\r\n\r\n<wrong: the body is not valid chunked encoding, .*declares>$", answer)
     assert answer.count(b"HTTP/1.1 ") == 1
-    assert told == []  # the application counts it
+    assert reported == []  # the application counts it
 
 
 def test_invalid_chunked_body_does_not_affect_the_previous_request(start: Start) -> None:
     """Each request gets its own response."""
     late = b"POST /late HTTP/1.1\r\nHost: here\r\n" + b"".join(SIZED)
-    answer = asked(start(), late + POST + CHUNKED[0] + b"no size\r\n" + SMUGGLED)
+    answer = exchange(start(), late + POST + CHUNKED[0] + b"no size\r\n" + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1 ") == 2
     assert b"\r\n\r\nabcHTTP/1.1 400 " in answer
@@ -603,7 +607,7 @@ def test_invalid_chunked_body_does_not_affect_the_previous_request(start: Start)
 
 def test_invalid_chunked_body_after_its_response_closes_the_connection(start: Start) -> None:
     """A request gets no second response."""
-    answer = asked(start(), b"POST / HTTP/1.1\r\nHost: here\r\n" + CHUNKED[0], b"no size\r\n" + SMUGGLED)
+    answer = exchange(start(), b"POST / HTTP/1.1\r\nHost: here\r\n" + CHUNKED[0], b"no size\r\n" + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nhere /")
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -615,6 +619,6 @@ def test_invalid_chunked_body_after_its_response_closes_the_connection(start: St
 )
 def test_rejected_connections_are_counted_by_code(start: Start, message: bytes, status: int, code: str) -> None:
     """The codes are those of the metrics."""
-    told: list[str] = []
-    refused(asked(start(told.append, head_seconds=0.3, head_bytes=1_000), message), status)
-    assert told == [code]
+    reported: list[str] = []
+    refused(exchange(start(reported.append, head_seconds=0.3, head_bytes=1_000), message), status)
+    assert reported == [code]

@@ -1,4 +1,4 @@
-"""The application over HTTP: every field, every error, and what is told of it all."""
+"""The application over HTTP: fields, errors, metrics and descriptions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OUTPUTS = ["sequence_output", "pooled_output", "mean_output"]
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Return the problem document that an answer has to be."""
+    """Check that a response is a problem document, and return it."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     document: dict[str, Any] = response.json()
     assert set(document) == {"type", "title", "status", "detail", "code", "errors"}
@@ -65,7 +65,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def reference(tiny_preset: Path) -> FNetBackbone:
-    """The plain backbone of the tiny preset."""
+    """The reference backbone of the tiny preset."""
     return FNetBackbone.from_preset(tiny_preset)
 
 
@@ -78,15 +78,15 @@ def tokenizer(service: Service) -> FNetTokenizer:
 
 
 def truth(reference: FNetBackbone, ids: list[int], segments: list[int] | None = None) -> tuple[Array, Array]:
-    """Return what the backbone gives for one sequence alone."""
+    """Return the backbone's outputs for one sequence."""
     return reference.encode_one(
         np.array(ids, np.int32), np.array([0] * len(ids) if segments is None else segments, np.int32)
     )
 
 
-def close_to(found: Any, expected: Array) -> None:
-    """Hold an output to the backbone's."""
-    np.testing.assert_allclose(np.array(found, np.float32), expected, atol=1e-4)
+def close_to(actual: Any, expected: Array) -> None:
+    """Compare an output with that of the backbone."""
+    np.testing.assert_allclose(np.array(actual, np.float32), expected, atol=1e-4)
 
 
 # === Encoding ===
@@ -121,10 +121,10 @@ def test_texts_are_encoded_as_their_tokens(service: Service, tokenizer: FNetToke
     tokens = [tokenizer.encode("a small dog"), tokenizer.encode("who?", "a dog")]
     by_text = service.encode(texts=texts).json()
     by_ids = service.encode(
-        token_ids=[each.token_ids for each in tokens], segment_ids=[each.segment_ids for each in tokens]
+        token_ids=[item.token_ids for item in tokens], segment_ids=[item.segment_ids for item in tokens]
     ).json()
     assert by_text == by_ids
-    assert by_text["usage"]["tokens"] == sum(len(each.token_ids) for each in tokens)
+    assert by_text["usage"]["tokens"] == sum(len(item.token_ids) for item in tokens)
 
 
 @pytest.mark.parametrize("request_", [{"token_ids": [5, 6, 7]}, {"texts": "a dog"}])
@@ -182,7 +182,7 @@ def test_archive_contains_equal_numbers(service: Service) -> None:
     assert arrays["lengths"].dtype == np.int32
     for name in ("pooled_output", "mean_output"):
         assert np.array_equal(arrays[name], np.array(numbers[name], np.float32))
-    expected = np.concatenate([np.array(each, np.float32) for each in numbers["sequence_output"]])
+    expected = np.concatenate([np.array(item, np.float32) for item in numbers["sequence_output"]])
     assert np.array_equal(arrays["sequence_output"], expected)
     assert all(arrays[name].dtype == np.float32 for name in OUTPUTS)
 
@@ -194,7 +194,7 @@ def test_accept_header_selects_the_archive(service: Service) -> None:
         (["APPLICATION/X-NPZ"], True),
         (["text/html", "application/x-npz"], True),
     ):
-        headers = [("Accept", each) for each in accept]
+        headers = [("Accept", item) for item in accept]
         response = service.post("/v1/encode", json={"texts": "a"}, headers=headers)
         assert (response.status_code, response.headers["vary"]) == (200, "Accept")
         assert response.headers["content-type"] == ("application/x-npz" if archive else "application/json")
@@ -217,7 +217,7 @@ def test_large_archive_is_streamed_with_content_length(service: Service) -> None
 
 
 def pieces(service: Service, path: str, request: dict[str, Any], accept: str) -> list[int]:
-    """Return how many bytes of an answer are handed to the connection at a time."""
+    """Return the sizes of the chunks of a response."""
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -290,10 +290,10 @@ def test_chunks_of_a_large_response_are_small(
 )
 def test_many_rows_are_streamed(make_blocked_service: MakeBlockedService, path: str, request_: dict[str, Any]) -> None:
     """Many rows are streamed."""
-    held, gate = make_blocked_service(max_sequences=2100)
+    blocked, gate = make_blocked_service(max_sequences=2100)
     gate.opened.set()
     assert 2100 * HIDDEN > 65_536
-    response = held.post(path, json=request_)
+    response = blocked.post(path, json=request_)
     assert response.status_code == 200
     assert "content-length" not in response.headers
     answer = response.json()
@@ -309,8 +309,8 @@ def test_long_inputs_are_truncated_on_request(service: Service, tokenizer: FNetT
     assert cut == service.encode(token_ids=ids[:POSITIONS]).json()
     text = service.encode(texts=LONG, truncate=True).json()
     assert text["usage"]["tokens"] == POSITIONS
-    kept = tokenizer.encode_truncated(LONG, None, POSITIONS)
-    assert text == service.encode(token_ids=kept.token_ids).json()
+    remaining = tokenizer.encode_truncated(LONG, None, POSITIONS)
+    assert text == service.encode(token_ids=remaining.token_ids).json()
 
 
 @pytest.mark.parametrize(("padding", "length"), [("none", 3), ("max_length", POSITIONS), (10, 10), (2, 3), (None, 3)])
@@ -364,7 +364,7 @@ def test_concurrent_requests_equal_separate_requests(
     before = service.app.state.metrics.registry.get_sample_value("fnet_batch_sequences_count")
     at_once = service.run(together())
     runs = service.app.state.metrics.registry.get_sample_value("fnet_batch_sequences_count") - before
-    assert runs < sum(len(request["token_ids"]) for request in requests)  # they did share rows
+    assert runs < sum(len(request["token_ids"]) for request in requests)  # the sequences shared rows
     for request, response in zip(requests, at_once, strict=True):
         assert response.status_code == 200
         assert response.json() == service.encode(**request).json()
@@ -427,23 +427,23 @@ def test_invalid_header_is_a_bad_request(service: Service, headers: dict[str, st
 
 def test_configured_api_keys_are_required(make_blocked_service: MakeBlockedService) -> None:
     """A request without a key gets 401 and with a key 200."""
-    held, gate = make_blocked_service(api_keys=["first"])
+    blocked, gate = make_blocked_service(api_keys=["first"])
     gate.opened.set()
-    refused = held.encode(texts="a")
+    refused = blocked.encode(texts="a")
     problem(refused, 401, "unauthorized")
     assert refused.headers["www-authenticate"] == "Bearer"
-    problem(held.get("/v1/info"), 401, "unauthorized")
-    held_key = {"Authorization": "Bearer first"}
-    assert held.post("/v1/encode", json={"texts": "a"}, headers=held_key).status_code == 200
-    assert held.get("/health").status_code == held.get("/metrics").status_code == 200
+    problem(blocked.get("/v1/info"), 401, "unauthorized")
+    key_header = {"Authorization": "Bearer first"}
+    assert blocked.post("/v1/encode", json={"texts": "a"}, headers=key_header).status_code == 200
+    assert blocked.get("/health").status_code == blocked.get("/metrics").status_code == 200
 
 
 def test_requests_rejected_by_middleware_have_their_route_label(make_blocked_service: MakeBlockedService) -> None:
     """Requests without a key and with a large body are counted under their route."""
-    held, _ = make_blocked_service(api_keys=["first"], max_body_bytes=100)
-    held.encode(texts="a")
-    held.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
-    exposition = held.get("/metrics").text
+    blocked, _ = make_blocked_service(api_keys=["first"], max_body_bytes=100)
+    blocked.encode(texts="a")
+    blocked.post("/v1/encode", content=b"x" * 101, headers={"X-API-Key": "first"})
+    exposition = blocked.get("/metrics").text
     for status in ("401", "413"):
         assert f'fnet_requests_total{{route="/v1/encode",status="{status}"}} 1.0' in exposition
 
@@ -451,7 +451,8 @@ def test_requests_rejected_by_middleware_have_their_route_label(make_blocked_ser
 def test_unknown_route_is_not_found(service: Service) -> None:
     """Any method gets 404."""
     problem(service.get("/nothing"), 404, "not_found")
-    problem(service.post("/v1/encode/x", json={}), 404, "not_found")
+    document = problem(service.post("/v1/encode/x", json={}), 404, "not_found")
+    assert document["detail"] == "unknown route POST /v1/encode/x; see /docs"
 
 
 @pytest.mark.parametrize("path", ["/v1/encode/", "/v1/encode%2f", "/v1/encode//", "/v1/tokenize/"])
@@ -476,8 +477,8 @@ def test_wrong_method_returns_allowed_methods(service: Service) -> None:
 
 def test_disabled_page_returns_method_not_allowed(make_blocked_service: MakeBlockedService) -> None:
     """`/` is then a protocol route only."""
-    held, _ = make_blocked_service(ui=False)
-    assert held.get("/").headers["allow"] == "POST"
+    blocked, _ = make_blocked_service(ui=False)
+    assert blocked.get("/").headers["allow"] == "POST"
 
 
 def test_head_equals_get_without_body(service: Service) -> None:
@@ -491,12 +492,12 @@ def test_head_equals_get_without_body(service: Service) -> None:
 
 def test_rejected_requests_are_counted_by_code(make_blocked_service: MakeBlockedService) -> None:
     """Errors of the framework are included."""
-    held, _ = make_blocked_service()
-    held.get("/nothing")
-    held.get("/v1/encode")
-    held.post("/v1/encode", content=b"{")
-    held.encode(texts=[])
-    exposition = held.get("/metrics").text
+    blocked, _ = make_blocked_service()
+    blocked.get("/nothing")
+    blocked.get("/v1/encode")
+    blocked.post("/v1/encode", content=b"{")
+    blocked.encode(texts=[])
+    exposition = blocked.get("/metrics").text
     for code in ("not_found", "method_not_allowed", "bad_request", "invalid_input"):
         assert f'fnet_rejected_total{{reason="{code}"}} 1.0' in exposition
 
@@ -532,7 +533,7 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
     service: Service, make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
     """Requests for different outputs of one text share a run."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/v1/encode", {"texts": "two outputs", "outputs": ["mean_output", "pooled_output"]}),
         ("/embed_all", {"inputs": "two outputs"}),
@@ -540,15 +541,15 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
     ]
 
     async def meet() -> list[httpx.Response]:
-        running = asyncio.ensure_future(held.http.post("/embed", json={"inputs": "another"}))
+        running = asyncio.ensure_future(blocked.http.post("/embed", json={"inputs": "another"}))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
-        waiting = [asyncio.ensure_future(held.http.post(path, json=body)) for path, body in requests]
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_requests == len(requests))
+        waiting = [asyncio.ensure_future(blocked.http.post(path, json=body)) for path, body in requests]
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_requests == len(requests))
         gate.opened.set()
         await running
         return await asyncio.gather(*waiting)
 
-    answers = held.run(meet())
+    answers = blocked.run(meet())
     assert gate.outputs == [
         [frozenset({"pooled_output"})],
         [frozenset({"mean_output", "pooled_output", "sequence_output"})],
@@ -560,28 +561,28 @@ def test_requests_for_different_outputs_of_one_text_share_a_run(
 
 def test_full_queue_rejects_complete_requests(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """The response is 429 with Retry-After; a smaller request still fits."""
-    held, gate = make_blocked_service(max_queue_tokens=128)
+    blocked, gate = make_blocked_service(max_queue_tokens=128)
 
-    async def crowd() -> None:
+    async def send_all() -> None:
         def send(*lengths: int) -> asyncio.Task[httpx.Response]:
             body = {"token_ids": [[1] * length for length in lengths], "outputs": ["pooled_output"]}
-            return asyncio.ensure_future(held.http.post("/v1/encode", json=body))
+            return asyncio.ensure_future(blocked.http.post("/v1/encode", json=body))
 
         running = send(5)
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         waiting = send(64, 36)
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 100)
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 100)
         refused = await send(20, 9)
         problem(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        assert held.engine.queue_tokens == 100
+        assert blocked.engine.queue_tokens == 100
         fits = send(20, 8)
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 128)
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 128)
         gate.opened.set()
         assert [(await task).status_code for task in (running, waiting, fits)] == [200, 200, 200]
 
-    held.run(crowd())
-    assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "overloaded"}) == 1
+    blocked.run(send_all())
+    assert blocked.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "overloaded"}) == 1
 
 
 def test_non_finite_output_is_an_error(service: Service) -> None:
@@ -592,23 +593,23 @@ def test_non_finite_output_is_an_error(service: Service) -> None:
 
 def test_unexpected_error_is_an_internal_error(make_blocked_service: MakeBlockedService) -> None:
     """The response is 500 without internal details, and the service continues."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.death = KeyError("internal_name")
     gate.opened.set()
     with structlog.testing.capture_logs() as logs:
-        response = held.encode(texts="a")
+        response = blocked.encode(texts="a")
     assert "unexpected error" in [entry["event"] for entry in logs]
     problem(response, 500, "internal_error")
     assert "internal_name" not in response.text
     assert "KeyError" not in response.text
     gate.death = None
-    assert held.encode(texts="a").status_code == 200
+    assert blocked.encode(texts="a").status_code == 200
 
 
 def test_request_timeout_is_reported(service: Service) -> None:
     """The response is 504 with the timeout."""
     response = service.post("/v1/encode", json={"texts": "a"}, headers={"X-Request-Timeout": "0.000001"})
-    problem(response, 504, "deadline_exceeded")
+    assert problem(response, 504, "deadline_exceeded")["detail"] == "request timed out after 1e-06 s"
 
 
 def test_loading_service_is_not_ready(tiny_settings: Settings, service: Service) -> None:
@@ -643,48 +644,48 @@ def test_draining_service_rejects_new_requests(
     make_blocked_service: MakeBlockedService, path: str, body: dict[str, Any]
 ) -> None:
     """Draining service rejects new requests."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
 
     async def drain() -> None:
-        accepted = asyncio.ensure_future(held.http.post(path, json=body))
+        accepted = asyncio.ensure_future(blocked.http.post(path, json=body))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
-        held.engine.drain()
-        refused = await held.http.post("/v1/encode", json={"texts": "a"})
+        blocked.engine.drain()
+        refused = await blocked.http.post("/v1/encode", json={"texts": "a"})
         problem(refused, 503, "draining")
         assert refused.headers["connection"] == "close"
         assert int(refused.headers["retry-after"]) >= 1
-        ready, live = await held.http.get("/health/ready"), await held.http.get("/health/live")
+        ready, live = await blocked.http.get("/health/ready"), await blocked.http.get("/health/live")
         assert (ready.status_code, ready.json()["state"]) == (503, "draining")
         assert live.status_code == 200
         gate.opened.set()
         assert (await accepted).status_code == 200
 
-    held.run(drain())
+    blocked.run(drain())
 
 
 def test_failed_worker_is_reported_by_all_routes(
     make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
     """Running and new requests get 503, and liveness fails."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.death = SystemExit("the thread ends")
     gate.opened.set()
-    waited = held.encode(texts="a")
+    waited = blocked.encode(texts="a")
     problem(waited, 503, "worker_failed")
     assert int(waited.headers["retry-after"]) >= 1
 
-    wait_until(lambda: bool(held.app.state.failures))
-    came = held.encode(texts="a")
+    wait_until(lambda: bool(blocked.app.state.failures))
+    came = blocked.encode(texts="a")
     problem(came, 503, "worker_failed")
     assert int(came.headers["retry-after"]) >= 1
-    assert held.get("/health/ready").json()["state"] == "failed"
+    assert blocked.get("/health/ready").json()["state"] == "failed"
     for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
-        told = held.get(path)
-        assert (told.status_code, told.headers["retry-after"]) == (503, came.headers["retry-after"])
+        reported = blocked.get(path)
+        assert (reported.status_code, reported.headers["retry-after"]) == (503, came.headers["retry-after"])
 
 
 def scope_of(path: str) -> dict[str, Any]:
-    """Return what a server tells of a POST."""
+    """Return the ASGI scope of a POST."""
     return {
         "type": "http",
         "http_version": "1.1",
@@ -702,21 +703,21 @@ def scope_of(path: str) -> dict[str, Any]:
 
 def test_shutdown_delay_reports_not_ready_and_accepts_requests(make_blocked_service: MakeBlockedService) -> None:
     """Readiness fails with Retry-After, so that load balancers deregister the replica."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     gate.opened.set()
-    held.engine.mark_unready()
+    blocked.engine.mark_unready()
     for path in ("/health", "/health/ready", "/v2/health/ready"):
-        told = held.get(path)
-        assert (told.status_code, told.headers["retry-after"]) == (503, "1")
-    assert held.get("/health/live").status_code == 200
-    assert held.encode(texts="a").status_code == 200
+        reported = blocked.get(path)
+        assert (reported.status_code, reported.headers["retry-after"]) == (503, "1")
+    assert blocked.get("/health/live").status_code == 200
+    assert blocked.encode(texts="a").status_code == 200
 
 
 def test_disconnect_during_rejection_is_counted_once(
     make_blocked_service: MakeBlockedService, wait_until: WaitUntil
 ) -> None:
     """Disconnect during rejection is counted once."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
     left = asyncio.Event()
     messages = [{"type": "http.request", "body": json.dumps({"token_ids": [[POISON]]}).encode(), "more_body": False}]
 
@@ -730,25 +731,25 @@ def test_disconnect_during_rejection_is_counted_once(
         pytest.fail(f"{message} was sent to nobody")
 
     async def leave() -> None:
-        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
+        request = asyncio.ensure_future(blocked.app(scope_of("/v1/encode"), receive, send))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         gate.opened.set()
-        wait_until(lambda: held.engine.idle)  # the event loop stands still, so that it hears of both at once
+        wait_until(lambda: blocked.engine.idle)  # blocks the event loop, so that both events arrive together
         left.set()
         await request
 
-    held.run(leave())
-    samples = held.app.state.metrics.registry.get_sample_value
+    blocked.run(leave())
+    samples = blocked.app.state.metrics.registry.get_sample_value
     assert samples("fnet_cancelled_total") == 1
     assert samples("fnet_rejected_total", {"reason": "non_finite_output"}) == 0
 
 
 def test_disconnect_frees_queue_capacity(make_blocked_service: MakeBlockedService, wait_until: WaitUntil) -> None:
     """Its tokens leave the queue at once, and its sequences never run."""
-    held, gate = make_blocked_service()
+    blocked, gate = make_blocked_service()
 
     async def leave() -> None:
-        running = asyncio.ensure_future(held.http.post("/v1/encode", json={"texts": "a"}))
+        running = asyncio.ensure_future(blocked.http.post("/v1/encode", json={"texts": "a"}))
         assert await asyncio.to_thread(gate.entered.wait, TIMEOUT)
         left = asyncio.Event()
         messages = [{"type": "http.request", "body": b'{"token_ids": [[1, 2, 3]]}', "more_body": False}]
@@ -762,16 +763,16 @@ def test_disconnect_frees_queue_capacity(make_blocked_service: MakeBlockedServic
         async def send(message: Any) -> None:
             pytest.fail(f"{message} was sent to nobody")
 
-        request = asyncio.ensure_future(held.app(scope_of("/v1/encode"), receive, send))
-        await asyncio.to_thread(wait_until, lambda: held.engine.queue_tokens == 3)
+        request = asyncio.ensure_future(blocked.app(scope_of("/v1/encode"), receive, send))
+        await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 3)
         left.set()
         await request
-        assert held.engine.queue_tokens == 0
+        assert blocked.engine.queue_tokens == 0
         gate.opened.set()
         assert (await running).status_code == 200
 
-    held.run(leave())
-    samples = held.app.state.metrics.registry.get_sample_value
+    blocked.run(leave())
+    samples = blocked.app.state.metrics.registry.get_sample_value
     assert samples("fnet_cancelled_total") == 1
     assert samples("fnet_sequence_length_tokens_count") == 1
 
@@ -804,8 +805,8 @@ def test_info_describes_the_served_model(service: Service) -> None:
         "batch_invariant": True,
     }
     assert {name: info[name] for name in expected} == expected
-    # Which lengths pass the self-test is the machine's business; the longest has to.
-    dropped = [each["shape"] for each in info["shapes_dropped"]]
+    # The machine determines which row lengths pass the self-test; the longest must.
+    dropped = [item["shape"] for item in info["shapes_dropped"]]
     assert sorted([*info["shapes"], *dropped]) == [8, 16, 24, 32, 48, 64]
     assert info["shapes"][-1] == 64
     assert info["digest"].startswith("sha256:")
@@ -870,7 +871,7 @@ METRICS = {
 
 @pytest.fixture
 def scrape(service: Service) -> Scrape:
-    """Read all samples of `/metrics`, by name and labels."""
+    """Return all samples of `/metrics` by name and labels."""
 
     def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         families = parse_text(service.get("/metrics").text)
@@ -987,11 +988,11 @@ def test_openapi_describes_requests_without_dangling_references(service: Service
                 yield from references(inner)
 
     def resolve(reference: str) -> Any:
-        found: Any = description
+        actual: Any = description
         assert reference.startswith("#/")
         for key in reference.removeprefix("#/").split("/"):
-            found = found[key]
-        return found
+            actual = actual[key]
+        return actual
 
     for reference in references(description):
         assert isinstance(resolve(reference), dict)
@@ -1032,45 +1033,45 @@ def test_openapi_examples_are_accepted(service: Service) -> None:
 
 def test_cors_allows_configured_origins(make_blocked_service: MakeBlockedService) -> None:
     """A preflight requires no key, and responses allow the origin."""
-    held, gate = make_blocked_service(cors_origins=["http://page"], api_keys=["first"])
+    blocked, gate = make_blocked_service(cors_origins=["http://page"], api_keys=["first"])
     gate.opened.set()
-    asked = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
-    preflight = held.run(held.http.options("/v1/encode", headers=asked))
+    requested = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+    preflight = blocked.run(blocked.http.options("/v1/encode", headers=requested))
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == "http://page"
     headers = {"Origin": "http://page", "X-API-Key": "first"}
-    answer = held.post("/v1/encode", json={"texts": "a"}, headers=headers)
+    answer = blocked.post("/v1/encode", json={"texts": "a"}, headers=headers)
     assert answer.headers["access-control-allow-origin"] == "http://page"
-    refused = held.post("/v1/encode", json={"texts": "a"}, headers={"Origin": "http://page"})
+    refused = blocked.post("/v1/encode", json={"texts": "a"}, headers={"Origin": "http://page"})
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "http://page")
-    stranger = held.post("/v1/encode", json={"texts": "a"}, headers={**headers, "Origin": "http://other"})
+    stranger = blocked.post("/v1/encode", json={"texts": "a"}, headers={**headers, "Origin": "http://other"})
     assert "access-control-allow-origin" not in stranger.headers
 
 
 @pytest.mark.parametrize(
-    ("headers", "said"),
+    ("headers", "expected_message"),
     [
         ({"Origin": "http://other", "Access-Control-Request-Method": "POST"}, "Disallowed CORS origin"),
         ({"Origin": "http://page", "Access-Control-Request-Method": "PUT"}, "Disallowed CORS method"),
     ],
 )
 def test_rejected_preflight_has_the_format_of_the_protocol(
-    make_blocked_service: MakeBlockedService, headers: dict[str, str], said: str
+    make_blocked_service: MakeBlockedService, headers: dict[str, str], expected_message: str
 ) -> None:
     """Rejected preflight has the format of the protocol."""
-    held, _ = make_blocked_service(cors_origins=["http://page"])
+    blocked, _ = make_blocked_service(cors_origins=["http://page"])
 
     def preflight(path: str) -> httpx.Response:
-        return held.run(held.http.options(path, headers=headers))
+        return blocked.run(blocked.http.options(path, headers=headers))
 
-    assert said in problem(preflight("/v1/encode"), 400, "bad_request")["detail"]
-    assert said in preflight("/embed").json()["error"]
-    assert said in preflight("/v1/embeddings").json()["error"]["message"]
-    assert held.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
+    assert expected_message in problem(preflight("/v1/encode"), 400, "bad_request")["detail"]
+    assert expected_message in preflight("/embed").json()["error"]
+    assert expected_message in preflight("/v1/embeddings").json()["error"]["message"]
+    assert blocked.app.state.metrics.registry.get_sample_value("fnet_rejected_total", {"reason": "bad_request"}) == 3
 
 
 def test_preflight_allows_head(make_blocked_service: MakeBlockedService) -> None:
     """Preflight allows head."""
-    held, _ = make_blocked_service(cors_origins=["http://page"])
+    blocked, _ = make_blocked_service(cors_origins=["http://page"])
     headers = {"Origin": "http://page", "Access-Control-Request-Method": "HEAD"}
-    assert held.run(held.http.options("/v1/info", headers=headers)).status_code == 200
+    assert blocked.run(blocked.http.options("/v1/info", headers=headers)).status_code == 200

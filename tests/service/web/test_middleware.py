@@ -1,4 +1,4 @@
-"""What every request passes, each layer around an application of a few lines."""
+"""Each middleware around a minimal application."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from service.web.middleware import (
     HEALTH_ROUTES,
     METRICS_ROUTE,
     ApiKeyMiddleware,
+    DeadlineMiddleware,
     DisconnectMiddleware,
     ErrorMiddleware,
     RequestBodyMiddleware,
@@ -53,7 +54,7 @@ def ask(runner: asyncio.Runner) -> Ask:
 
 
 async def read(receive: Receive) -> bytes:
-    """Return a request's whole body."""
+    """Return the complete body of a request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -63,18 +64,18 @@ async def read(receive: Receive) -> bytes:
 
 
 async def answer(send: Send, body: bytes = b"", status: int = 200) -> None:
-    """Send an answer."""
+    """Send a response."""
     await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": body})
 
 
 async def echo(_scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the request's body."""
+    """Respond with the body of the request."""
     await answer(send, await read(receive))
 
 
 def failing(error: BaseException) -> ASGIApp:
-    """Return an application that fails."""
+    """Return an application that raises an error."""
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise error
@@ -83,7 +84,7 @@ def failing(error: BaseException) -> ASGIApp:
 
 
 def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] | None = None) -> ASGIApp:
-    """Return an application in its outermost layer; `seen` gets each answer's route and status."""
+    """Wrap an application in the context middleware; `seen` collects route and status of responses."""
 
     def respond(route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -93,11 +94,11 @@ def in_context(app: ASGIApp, longest: float = 60.0, seen: list[tuple[str, int]] 
     def render(_path: str, error: ServiceError) -> Any:
         return render_error(error)
 
-    return RequestContextMiddleware(ErrorMiddleware(app, render, longest), respond)
+    return RequestContextMiddleware(ErrorMiddleware(DeadlineMiddleware(app, longest), render), respond)
 
 
 def code(response: httpx.Response) -> str:
-    """Return the code of a problem document, which the answer has to be."""
+    """Check that a response is a problem document, and return its code."""
     assert response.headers["content-type"] == PROBLEM
     document = response.json()
     assert document["status"] == response.status_code
@@ -160,23 +161,25 @@ def test_error_responses_have_request_id_and_timing(ask: Ask) -> None:
     assert response.headers["server-timing"].startswith("queue;dur=0.000, compute;dur=0.000, total;dur=")
 
 
-@pytest.mark.parametrize(("asked", "least", "most"), [(None, 59, 60), ("5", 4, 5), ("1e9", 59, 60), ("0.5", 0, 0.5)])
+@pytest.mark.parametrize(
+    ("requested", "minimum", "maximum"), [(None, 59, 60), ("5", 4, 5), ("1e9", 59, 60), ("0.5", 0, 0.5)]
+)
 def test_request_timeout_header_can_only_lower_the_timeout(
-    ask: Ask, asked: str | None, least: float, most: float
+    ask: Ask, requested: str | None, minimum: float, maximum: float
 ) -> None:
     """The setting is the maximum."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await answer(send, str(scope["state"]["time_left"]()).encode())
 
-    headers = {} if asked is None else {"X-Request-Timeout": asked}
-    assert least <= float(ask(in_context(app), headers=headers).text) <= most
+    headers = {} if requested is None else {"X-Request-Timeout": requested}
+    assert minimum <= float(ask(in_context(app), headers=headers).text) <= maximum
 
 
-@pytest.mark.parametrize("asked", ["", "x", "0", "-1", "nan", "inf", "-inf", "1s", "1,5"])
-def test_invalid_timeout_header_is_rejected(ask: Ask, asked: str) -> None:
+@pytest.mark.parametrize("requested", ["", "x", "0", "-1", "nan", "inf", "-inf", "1s", "1,5"])
+def test_invalid_timeout_header_is_rejected(ask: Ask, requested: str) -> None:
     """Invalid timeout header is rejected."""
-    response = ask(in_context(echo), headers={"X-Request-Timeout": asked})
+    response = ask(in_context(echo), headers={"X-Request-Timeout": requested})
     assert (response.status_code, code(response)) == (400, "bad_request")
     assert "X-Request-Timeout" in response.json()["detail"]
 
@@ -285,7 +288,7 @@ KEYS = frozenset({"first", "second-é"})
         {"X-API-Key": "first"},
         {"X-API-Key": "second-é".encode()},
         {"Authorization": "Basic Zmlyc3Q=", "X-API-Key": "first"},
-        # Some clients send a bearer token of their own whatever one does.
+        # Some clients always send their own bearer token.
         {"Authorization": "Bearer -", "X-API-Key": "first"},
     ],
 )
@@ -314,6 +317,7 @@ def test_missing_or_invalid_key_is_rejected(ask: Ask, headers: dict[str, str]) -
     response = ask(in_context(ApiKeyMiddleware(echo, ApiKeys(KEYS))), headers=headers)
     assert (response.status_code, code(response)) == (401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["detail"] == 'missing or invalid API key (send "Authorization: Bearer KEY")'
     assert "wrong" not in response.text
 
 
@@ -338,13 +342,13 @@ def test_authentication_is_disabled_without_keys(ask: Ask) -> None:
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
-    """Yield a body in pieces, of which no header tells the length."""
+    """Yield a chunked body."""
     for part in parts:
         yield part
 
 
 def compressed(body: bytes, bits: int) -> bytes:
-    """Compress with zlib's code for the container."""
+    """Compress with zlib's window bits for the container."""
     compressor = zlib.compressobj(wbits=bits)
     return compressor.compress(body) + compressor.flush()
 
@@ -419,9 +423,9 @@ def test_limit_applies_to_compressed_bytes(ask: Ask) -> None:
 def test_compression_bomb_uses_bounded_memory(ask: Ask) -> None:
     """A hundred megabytes of zeros are rejected after inflating the limit."""
     bomb = gzip.compress(bytes(100 << 20), compresslevel=9)
-    most = 1 << 20
-    assert len(bomb) < most
-    app = in_context(RequestBodyMiddleware(echo, most))
+    maximum = 1 << 20
+    assert len(bomb) < maximum
+    app = in_context(RequestBodyMiddleware(echo, maximum))
     tracemalloc.start()
     try:
         response = ask(app, content=bomb, headers={"Content-Encoding": "gzip"})
@@ -429,7 +433,7 @@ def test_compression_bomb_uses_bounded_memory(ask: Ask) -> None:
     finally:
         tracemalloc.stop()
     assert (response.status_code, code(response)) == (413, "body_too_large")
-    assert peak < 8 * most
+    assert peak < 8 * maximum
 
 
 def test_gzip_members_are_inflated(ask: Ask) -> None:
@@ -463,8 +467,14 @@ def test_gzip_zero_padding_is_ignored(ask: Ask) -> None:
 @pytest.mark.parametrize("damage", ["cut", "noise", "plain", "empty", "more"])
 def test_damaged_compressed_body_is_a_bad_request(ask: Ask, coding: str, damage: str) -> None:
     """Damaged compressed body is a bad request."""
-    whole = compressed(b"a text that is compressed", 31 if coding == "gzip" else 15)
-    sent = {"cut": whole[:-5], "noise": whole[:12] + b"\xff" * 9, "plain": b"{}", "empty": b"", "more": whole + b"x"}
+    complete = compressed(b"a text that is compressed", 31 if coding == "gzip" else 15)
+    sent = {
+        "cut": complete[:-5],
+        "noise": complete[:12] + b"\xff" * 9,
+        "plain": b"{}",
+        "empty": b"",
+        "more": complete + b"x",
+    }
     response = ask(
         in_context(RequestBodyMiddleware(echo, LIMIT)), content=sent[damage], headers={"Content-Encoding": coding}
     )
@@ -494,11 +504,11 @@ def test_identity_encoding_is_accepted(ask: Ask) -> None:
 
 
 class Connection:
-    """A client's end of a connection, which it can leave.
+    """A client connection that can disconnect.
 
     Attributes:
-        left: Set when the client has left.
-        sent: What it was sent.
+        left: Set when the client disconnects.
+        sent: Messages sent to the client.
     """
 
     def __init__(self, body: bytes = b"{}") -> None:
@@ -507,19 +517,19 @@ class Connection:
         self._messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive(self) -> Message:
-        """Return the body, and later the end."""
+        """Return the body, then the disconnect."""
         if self._messages:
             return self._messages.pop()
         await self.left.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a part of the answer."""
+        """Record a message of the response."""
         self.sent.append(message)
 
 
-def nobody_left() -> None:
-    """Fail where somebody is said to have left who has not."""
+def unexpected_disconnect() -> None:
+    """Fail on a reported disconnect."""
     pytest.fail("nobody left")
 
 
@@ -528,7 +538,7 @@ def talk(
     app: ASGIApp,
     meanwhile: Callable[[Connection], Awaitable[None]],
 ) -> Connection:
-    """Run a POST against `app` while something happens at the client's end."""
+    """Run a POST against `app` with a client that acts concurrently."""
 
     async def run() -> Connection:
         connection = Connection()
@@ -542,11 +552,11 @@ def talk(
 
 def test_disconnect_cancels_the_request(runner: asyncio.Runner) -> None:
     """The application is cancelled, and nothing is sent."""
-    begun, ended = asyncio.Event(), asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await read(receive)
-        begun.set()
+        started.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -555,14 +565,14 @@ def test_disconnect_cancels_the_request(runner: asyncio.Runner) -> None:
         await answer(send)
 
     async def leave(connection: Connection) -> None:
-        await begun.wait()
+        await started.wait()
         connection.left.set()
 
     seen: list[tuple[str, int]] = []
-    told: list[bool] = []
-    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: told.append(True)), seen=seen), leave)
+    reported: list[bool] = []
+    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: reported.append(True)), seen=seen), leave)
     assert ended.is_set()
-    assert told == [True]
+    assert reported == [True]
     assert not connection.sent
     assert not seen
 
@@ -573,35 +583,35 @@ def test_connected_client_gets_its_response(runner: asyncio.Runner) -> None:
     async def stay(_connection: Connection) -> None:
         pass
 
-    connection = talk(runner, DisconnectMiddleware(echo, nobody_left), stay)
+    connection = talk(runner, DisconnectMiddleware(echo, unexpected_disconnect), stay)
     assert connection.sent[1]["body"] == b"{}"
 
 
 def test_started_response_is_not_cancelled(runner: asyncio.Runner) -> None:
     """The server handles a later disconnect."""
-    begun, left = asyncio.Event(), asyncio.Event()
+    started, left = asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await read(receive)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        begun.set()
+        started.set()
         await left.wait()
         assert (await receive())["type"] == "http.disconnect"
         await send({"type": "http.response.body", "body": b"whole"})
 
     async def leave(connection: Connection) -> None:
-        await begun.wait()
+        await started.wait()
         connection.left.set()
         left.set()
 
-    connection = talk(runner, DisconnectMiddleware(app, nobody_left), leave)
+    connection = talk(runner, DisconnectMiddleware(app, unexpected_disconnect), leave)
     assert connection.sent[-1]["body"] == b"whole"
 
 
 def test_body_limit_error_reaches_the_application(runner: asyncio.Runner, ask: Ask) -> None:
     """The error is raised where the body is read, and rendered once."""
     response = ask(
-        in_context(RequestBodyMiddleware(DisconnectMiddleware(echo, nobody_left), LIMIT)),
+        in_context(RequestBodyMiddleware(DisconnectMiddleware(echo, unexpected_disconnect), LIMIT)),
         content=chunks(*[b"x" * 600] * 3),
     )
     assert (response.status_code, code(response)) == (413, "body_too_large")
@@ -625,30 +635,30 @@ def test_unexpected_error_of_a_body_reader_reaches_the_application(runner: async
 
     connection = Broken()
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-    runner.run(_run(in_context(DisconnectMiddleware(app, nobody_left), longest=TIMEOUT), scope, connection))
+    runner.run(_run(in_context(DisconnectMiddleware(app, unexpected_disconnect), longest=TIMEOUT), scope, connection))
     assert [type(error) for error in heard] == [MemoryError]
     assert connection.sent[0]["status"] == 500
 
 
 def test_disconnect_at_the_start_of_a_response_is_counted(runner: asyncio.Runner) -> None:
     """Disconnect at the start of a response is counted."""
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await read(receive)
-        begun.set()
+        started.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         await answer(send)
 
     async def leave(connection: Connection) -> None:
-        await begun.wait()
+        await started.wait()
         connection.left.set()
 
     seen: list[tuple[str, int]] = []
-    told: list[bool] = []
-    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: told.append(True)), seen=seen), leave)
-    assert told == [True]
+    reported: list[bool] = []
+    connection = talk(runner, in_context(DisconnectMiddleware(app, lambda: reported.append(True)), seen=seen), leave)
+    assert reported == [True]
     assert not connection.sent
     assert not seen
 
@@ -657,10 +667,10 @@ def test_cancellation_by_the_server_is_propagated(runner: asyncio.Runner) -> Non
     """Cancellation by the server is propagated."""
 
     async def run() -> None:
-        begun, ended = asyncio.Event(), asyncio.Event()
+        started, ended = asyncio.Event(), asyncio.Event()
 
         async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-            begun.set()
+            started.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -668,8 +678,8 @@ def test_cancellation_by_the_server_is_propagated(runner: asyncio.Runner) -> Non
 
         connection = Connection()
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-        task = asyncio.ensure_future(_run(DisconnectMiddleware(app, nobody_left), scope, connection))
-        await begun.wait()
+        task = asyncio.ensure_future(_run(DisconnectMiddleware(app, unexpected_disconnect), scope, connection))
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -691,7 +701,7 @@ def test_non_http_scopes_pass_through(runner: asyncio.Runner) -> None:
         seen.append(scope["type"])
 
     stack = in_context(
-        ApiKeyMiddleware(RequestBodyMiddleware(DisconnectMiddleware(app, nobody_left), LIMIT), ApiKeys(KEYS))
+        ApiKeyMiddleware(RequestBodyMiddleware(DisconnectMiddleware(app, unexpected_disconnect), LIMIT), ApiKeys(KEYS))
     )
     connection = Connection()
     runner.run(_run(stack, {"type": "lifespan"}, connection))

@@ -1,4 +1,4 @@
-"""Answers are sent whole or in pieces, and pieces are made when somebody takes them."""
+"""Small and streamed responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGE = 65_536
 
 
 class Pieces(Iterator[bytes]):
-    """Pieces of one size; `made` is how many have been made."""
+    """Pieces of equal size; `made` counts the serialized pieces."""
 
     def __init__(self, count: int, size: int) -> None:
         self.made, self._count, self._size = 0, count, size
@@ -29,18 +29,18 @@ class Pieces(Iterator[bytes]):
         return bytes([self.made % 256]) * self._size
 
 
-def taken(service: Service, pieces: Pieces, most: int | None = None) -> list[bytes]:
-    """Return what a client has got that reads so many pieces of a large answer, and then no more."""
+def read_chunks(service: Service, pieces: Pieces, maximum: int | None = None) -> list[bytes]:
+    """Read at most `maximum` chunks of a response and return them."""
 
     async def read() -> list[bytes]:
         response = await respond(service.engine, pieces, LARGE + 1, "text/plain", {"X-Told": "1"})
         assert isinstance(response, StreamingResponse)
         assert (response.media_type, response.headers["x-told"]) == ("text/plain", "1")
-        found: list[bytes] = []
-        parts: AsyncIterator[bytes] = response.body_iterator  # type: ignore[assignment] # given as one
-        while len(found) != most and (part := await anext(parts, None)) is not None:
-            found.append(part)
-        return found
+        actual: list[bytes] = []
+        parts: AsyncIterator[bytes] = response.body_iterator  # type: ignore[assignment] # it is an async iterator
+        while len(actual) != maximum and (part := await anext(parts, None)) is not None:
+            actual.append(part)
+        return actual
 
     return service.run(read())
 
@@ -68,20 +68,20 @@ def test_large_response_is_serialized_off_the_event_loop(service: Service) -> No
 def test_large_response_is_streamed_in_order(service: Service) -> None:
     """The chunks are in order and none is empty."""
     for pieces in (Pieces(0, 1), Pieces(7, 1), Pieces(3, 1 << 18), Pieces(5, (1 << 18) + 1), Pieces(1000, 1000)):
-        found = taken(service, pieces)
-        assert all(found)
-        assert b"".join(found) == b"".join(Pieces(pieces.made, pieces._size))
+        actual = read_chunks(service, pieces)
+        assert all(actual)
+        assert b"".join(actual) == b"".join(Pieces(pieces.made, pieces._size))
 
 
 def test_small_pieces_are_joined(service: Service) -> None:
     """Each chunk costs a switch to a worker thread."""
-    assert len(taken(service, Pieces(1000, 1000))) == 4
+    assert len(read_chunks(service, Pieces(1000, 1000))) == 4
 
 
 def test_stalled_client_buffers_at_most_one_chunk(service: Service) -> None:
     """Chunks are serialized on demand."""
     large, small = Pieces(100, 1 << 20), Pieces(100_000, 1000)
-    taken(service, large, 2)
-    taken(service, small, 2)
+    read_chunks(service, large, 2)
+    read_chunks(service, small, 2)
     assert large.made == 2
     assert small.made == 2 * 263

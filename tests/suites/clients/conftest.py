@@ -1,4 +1,4 @@
-"""A real `fnet-service` process for the protocols' own clients to talk to."""
+"""A `fnet-service` process for the client libraries of the protocols."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Server:
     """A running `fnet-service serve`.
 
     Attributes:
-        preset: The preset's directory.
-        model: The name that it is served by.
+        preset: Preset directory.
+        model: Served model name.
         process: The process.
-        lines: What it wrote to standard error so far, as JSON log lines.
+        lines: JSON log lines of standard error so far.
     """
 
     def __init__(self, preset: Path, settings: dict[str, str]) -> None:
@@ -69,13 +69,13 @@ class Server:
 
     @cached_property
     def url(self) -> str:
-        """Where it listens, once it does, as `http://127.0.0.1:1234`."""
+        """Base URL of the server, such as `http://127.0.0.1:1234`."""
         self.wait_until(lambda: any('"listening"' in line for line in self.lines))
         listening = next(line for line in self.lines if '"listening"' in line)
         return str(json.loads(listening)["url"])
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; the process must not end before, nor the wait last for ever."""
+        """Wait until `condition` is true; fail if the process ends or the wait times out."""
         end = time.monotonic() + TIMEOUT
         while not condition():
             assert self.process.poll() is None, self.lines
@@ -83,19 +83,19 @@ class Server:
             time.sleep(0.02)
 
     def wait_until_ready(self) -> None:
-        """Return once it serves."""
+        """Wait until the server is ready."""
         self.wait_until(lambda: httpx.get(f"{self.url}/health/ready", timeout=TIMEOUT).status_code == httpx.codes.OK)
 
     def terminate(self) -> None:
-        """Ask it to drain and end."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait for the process and return its exit code."""
         return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(TIMEOUT)
@@ -173,6 +173,6 @@ def start_server(tiny_preset: Path) -> StartServer:
 
 @pytest.fixture(scope="session")
 def server(start_server: StartServer) -> Iterator[Server]:
-    """A server of the tiny preset, ready, for all tests."""
+    """A ready server of the tiny preset, shared by all tests."""
     with start_server() as server:
         yield server

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, proved with tritonclient and kserve."""
+"""The Open Inference Protocol with tritonclient and kserve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def client(server: Server) -> Iterator[Any]:
 
 
 def tensor(name: str, values: Any, *, binary: bool = True, client: Any = triton) -> Any:
-    """Return an input as either client makes it."""
+    """Return a Triton input."""
     array = np.array(values, np.object_) if isinstance(values, list) else values
     made = client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     made.set_data_from_numpy(array, binary_data=binary)
@@ -52,26 +52,26 @@ def tensor(name: str, values: Any, *, binary: bool = True, client: Any = triton)
 
 
 def encoded(server: Server, **request: Any) -> dict[str, Array]:
-    """Return what `/v1/encode` gives for the same; sequence outputs where they have one length."""
+    """Return the outputs of `/v1/encode`; sequence outputs only for equal lengths."""
     answer = httpx.post(f"{server.url}/v1/encode", json={**request, "outputs": OUTPUTS}, timeout=TIMEOUT)
     assert answer.status_code == 200
-    found = answer.json()
-    names = OUTPUTS if len({len(each) for each in found["sequence_output"]}) == 1 else OUTPUTS[1:]
-    return {name: np.array(found[name], np.float32) for name in names}
+    actual = answer.json()
+    names = OUTPUTS if len({len(item) for item in actual["sequence_output"]}) == 1 else OUTPUTS[1:]
+    return {name: np.array(actual[name], np.float32) for name in names}
 
 
 def outputs(result: Any) -> dict[str, Array]:
-    """Return all outputs of Triton's answer."""
-    return {each["name"]: result.as_numpy(each["name"]) for each in result.get_response()["outputs"]}
+    """Return all outputs of a Triton response."""
+    return {item["name"]: result.as_numpy(item["name"]) for item in result.get_response()["outputs"]}
 
 
-def assert_same(found: dict[str, Array], wanted: dict[str, Array], names: list[str]) -> None:
-    """Hold what was found to what is wanted, bit for bit."""
-    assert list(found) == names
+def assert_same(actual: dict[str, Array], expected: dict[str, Array], names: list[str]) -> None:
+    """Check that outputs are bit-identical."""
+    assert list(actual) == names
     for name in names:
-        assert found[name].dtype == np.float32
-        assert found[name].shape == wanted[name].shape
-        assert np.array_equal(found[name], wanted[name])
+        assert actual[name].dtype == np.float32
+        assert actual[name].shape == expected[name].shape
+        assert np.array_equal(actual[name], expected[name])
 
 
 # === tritonclient ===
@@ -89,55 +89,55 @@ def test_server_and_model_metadata(server: Server, client: Any) -> None:
     described = client.get_model_metadata(server.model)
     assert described == client.get_model_metadata(server.model, "7")
     assert (described["name"], described["versions"]) == (server.model, ["7"])
-    assert {each["name"] for each in described["inputs"]} == {"token_ids", "segment_ids", "texts"}
-    shapes = {each["name"]: each["shape"] for each in described["outputs"]}
+    assert {item["name"] for item in described["inputs"]} == {"token_ids", "segment_ids", "texts"}
+    shapes = {item["name"]: item["shape"] for item in described["outputs"]}
     result = outputs(client.infer(server.model, [tensor("token_ids", np.array(IDS, np.int64))]))
     assert set(shapes) == set(result)
     for name, array in result.items():
-        assert all(told in (-1, is_) for told, is_ in zip(shapes[name], array.shape, strict=True))
+        assert all(reported in (-1, is_) for reported, is_ in zip(shapes[name], array.shape, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("binary", [True, False])
 def test_ids_in_all_formats(server: Server, client: Any, dtype: type[np.signedinteger[Any]], binary: bool) -> None:  # noqa: FBT001 - a parameter of the table
     """All outputs are bit-identical to those of the native protocol."""
-    wanted = encoded(server, token_ids=IDS, segment_ids=SEGMENTS)
+    expected = encoded(server, token_ids=IDS, segment_ids=SEGMENTS)
     inputs = [
         tensor("token_ids", np.array(IDS, dtype), binary=binary),
         tensor("segment_ids", np.array(SEGMENTS, np.int32), binary=not binary),
     ]
-    assert_same(outputs(client.infer(server.model, inputs)), wanted, OUTPUTS)
-    for each in (True, False):
-        asked = [triton.InferRequestedOutput(name, binary_data=each) for name in reversed(OUTPUTS)]
-        result = client.infer(server.model, inputs, model_version="7", outputs=asked)
-        assert_same(outputs(result), wanted, OUTPUTS[::-1])
-        assert all(("data" in output) is not each for output in result.get_response()["outputs"])
+    assert_same(outputs(client.infer(server.model, inputs)), expected, OUTPUTS)
+    for item in (True, False):
+        requested = [triton.InferRequestedOutput(name, binary_data=item) for name in reversed(OUTPUTS)]
+        result = client.infer(server.model, inputs, model_version="7", outputs=requested)
+        assert_same(outputs(result), expected, OUTPUTS[::-1])
+        assert all(("data" in output) is not item for output in result.get_response()["outputs"])
 
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("column", [True, False])
 def test_texts_in_all_formats(server: Server, client: Any, binary: bool, column: bool) -> None:  # noqa: FBT001 - parameters of the table
     """Object arrays of strings and bytes, with one or two dimensions."""
-    wanted = encoded(server, texts=TEXTS)
+    expected = encoded(server, texts=TEXTS)
     for values in (TEXTS, [text.encode() for text in TEXTS]):
         array = np.array(values, np.object_)
         made = tensor("texts", array.reshape(-1, 1) if column else array, binary=binary)
-        assert_same(outputs(client.infer(server.model, [made])), wanted, OUTPUTS[1:])
+        assert_same(outputs(client.infer(server.model, [made])), expected, OUTPUTS[1:])
 
 
 def test_mixed_outputs_and_parameters(server: Server, client: Any) -> None:
     """The response has the request id, model and version, and the parameters are respected."""
-    asked = [
+    requested = [
         triton.InferRequestedOutput("mean_output", binary_data=False),
         triton.InferRequestedOutput("sequence_output", binary_data=True),
         triton.InferRequestedOutput("pooled_output", binary_data=True),
     ]
     parameters = {"normalize": True, "padding": 12, "truncate": True}
     made = tensor("texts", [*TEXTS, LONG])
-    result = client.infer(server.model, [made], outputs=asked, request_id="mine-1", parameters=parameters)
-    wanted = encoded(server, texts=[*TEXTS, LONG], **parameters)
-    assert wanted["sequence_output"].shape == (5, 12, HIDDEN)
-    assert_same(outputs(result), wanted, ["mean_output", "sequence_output", "pooled_output"])
+    result = client.infer(server.model, [made], outputs=requested, request_id="mine-1", parameters=parameters)
+    expected = encoded(server, texts=[*TEXTS, LONG], **parameters)
+    assert expected["sequence_output"].shape == (5, 12, HIDDEN)
+    assert_same(outputs(result), expected, ["mean_output", "sequence_output", "pooled_output"])
     answer = result.get_response()
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine-1", server.model, "7")
 
@@ -158,10 +158,12 @@ def test_compression(server: Server, client: Any, request_: str | None, response
 def test_large_response(server: Server, client: Any) -> None:
     """The client joins a streamed response."""
     ids = np.random.default_rng(0).integers(0, 11_000, (200, 64))
-    wanted = encoded(server, token_ids=ids.tolist())
+    expected = encoded(server, token_ids=ids.tolist())
     for binary in (True, False):
-        asked = [triton.InferRequestedOutput(name, binary_data=binary) for name in OUTPUTS]
-        assert_same(outputs(client.infer(server.model, [tensor("token_ids", ids)], outputs=asked)), wanted, OUTPUTS)
+        requested = [triton.InferRequestedOutput(name, binary_data=binary) for name in OUTPUTS]
+        assert_same(
+            outputs(client.infer(server.model, [tensor("token_ids", ids)], outputs=requested)), expected, OUTPUTS
+        )
 
 
 def test_timeout_is_in_microseconds(server: Server, client: Any) -> None:
@@ -201,7 +203,7 @@ def test_errors_are_readable(
 ) -> None:
     """The client's own exception carries status and message."""
     with pytest.raises(InferenceServerException) as caught:
-        client.infer(server.model, [tensor(*each) for each in inputs], **options)
+        client.infer(server.model, [tensor(*item) for item in inputs], **options)
     assert caught.value.status() == status
     assert caught.value.message().startswith(message)
 
@@ -210,14 +212,14 @@ def test_errors_of_outputs_are_readable(server: Server, client: Any) -> None:
     """Classes, shared memory, and a shape that is none."""
     shared = triton.InferRequestedOutput("pooled_output")
     shared.set_shared_memory("region", 128)
-    for asked, message in (
+    for requested, message in (
         (triton.InferRequestedOutput("pooled_output", class_count=3), "outputs[0].parameters.classification: unknown"),
         (triton.InferRequestedOutput("logits"), "outputs[0].name: "),
         (triton.InferRequestedOutput("sequence_output"), "outputs[0] sequence_output: the texts have 2 to "),
         (shared, "outputs[0].parameters.shared_memory_"),
     ):
         with pytest.raises(InferenceServerException) as caught:
-            client.infer(server.model, [tensor("texts", TEXTS)], outputs=[asked])
+            client.infer(server.model, [tensor("texts", TEXTS)], outputs=[requested])
         assert caught.value.status() == "422"
         assert caught.value.message().startswith(message)
     calls: tuple[Callable[[], Any], ...] = (
@@ -259,12 +261,12 @@ def test_concurrent_requests(server: Server) -> None:
         texts = [f"{text} {number}" for number in range(4) for text in TEXTS]
         sent = [client.async_infer(server.model, [tensor("texts", [text])]) for text in texts]
         for text, request in zip(texts, sent, strict=True):
-            wanted = encoded(server, texts=[text])
-            assert_same(outputs(request.get_result()), wanted, OUTPUTS[1:])
+            expected = encoded(server, texts=[text])
+            assert_same(outputs(request.get_result()), expected, OUTPUTS[1:])
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, and fail rather than hang."""
+    """Run a coroutine with a timeout."""
     return asyncio.run(asyncio.wait_for(work, TIMEOUT))
 
 
@@ -296,7 +298,7 @@ def test_asynchronous_client(server: Server) -> None:
 
 
 def use_kserve(server: Server, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Run something with KServe's client."""
+    """Run a function with KServe's client."""
 
     async def use() -> T:
         async with kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0, timeout=TIMEOUT)) as client:
@@ -312,8 +314,8 @@ def infer(server: Server, inputs: list[Any], **options: Any) -> Any:
 
 
 def arrays(answer: Any) -> dict[str, Array]:
-    """Return all outputs of KServe's answer."""
-    return {each.name: each.as_numpy() for each in answer.outputs}
+    """Return all outputs of a KServe response."""
+    return {item.name: item.as_numpy() for item in answer.outputs}
 
 
 def test_kserve_reads_metadata(server: Server) -> None:
@@ -338,9 +340,9 @@ def test_kserve_infers(server: Server, binary: bool, answered: bool) -> None:  #
     assert_same(arrays(answer), encoded(server, token_ids=IDS, segment_ids=SEGMENTS), OUTPUTS)
     answer = infer(server, [tensor("texts", TEXTS, binary=binary, client=kserve)], **options)
     assert_same(arrays(answer), encoded(server, texts=TEXTS), OUTPUTS[1:])
-    asked = [RequestedOutput("pooled_output", {"binary_data": not answered})]
+    requested = [RequestedOutput("pooled_output", {"binary_data": not answered})]
     inputs = [tensor("texts", TEXTS, binary=binary, client=kserve)]
-    answer = infer(server, inputs, request_outputs=asked, **options)
+    answer = infer(server, inputs, request_outputs=requested, **options)
     assert_same(arrays(answer), encoded(server, texts=TEXTS), ["pooled_output"])
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's protocol, proved with openai-python and langchain-openai."""
+"""The OpenAI protocol with openai-python and langchain-openai."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONG = " ".join(["word"] * 100)
 
 
 def connect(server: Server, **options: Any) -> openai.OpenAI:
-    """Return a client as the documentation would have it, which does not try again unless it is told to."""
+    """Return a documented client, by default without retries."""
     return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
 
 
@@ -48,7 +48,7 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 
 def encoded(server: Server, **request: Any) -> Array:
-    """Return what `/v1/encode` gives for the same."""
+    """Return the outputs of `/v1/encode`."""
     body = {**request, "outputs": ["pooled_output"], "normalize": True}
     answer = httpx.post(f"{server.url}/v1/encode", json=body, timeout=TIMEOUT)
     assert answer.status_code == 200
@@ -56,13 +56,13 @@ def encoded(server: Server, **request: Any) -> Array:
 
 
 def rows(answer: openai.types.CreateEmbeddingResponse) -> Array:
-    """Return an answer's embeddings, which have to be in order."""
+    """Check the order of embeddings and return them."""
     assert [item.index for item in answer.data] == list(range(len(answer.data)))
     return np.array([item.embedding for item in answer.data], np.float64).astype(np.float32)
 
 
 def code_of(error: openai.APIStatusError) -> str:
-    """Return an error's code, having held the rest of it to what the client reads."""
+    """Check the fields of an error and return its code."""
     assert isinstance(error.body, dict)
     assert set(error.body) == {"message", "type", "param", "code"}
     assert error.type == error.body["type"]
@@ -108,7 +108,7 @@ def test_ids_are_encoded_unchanged(server: Server, client: openai.OpenAI) -> Non
     by_text = client.embeddings.create(model=server.model, input=TEXTS)
     by_ids = client.embeddings.create(model=server.model, input=ids)
     assert np.array_equal(rows(by_ids), rows(by_text))
-    count = sum(len(each) for each in ids)
+    count = sum(len(entry) for entry in ids)
     for answer in (by_text, by_ids):
         assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (count, count)
     bare = client.embeddings.create(model=server.model, input=[5, 6, 7])
@@ -135,18 +135,18 @@ def test_fewer_dimensions_require_a_matryoshka_preset(
     server: Server, client: openai.OpenAI, start_server: StartServer, make_preset: Callable[..., Path]
 ) -> None:
     """Fewer dimensions require a matryoshka preset."""
-    whole = client.embeddings.create(model=server.model, input=TEXTS, dimensions=HIDDEN)
-    assert np.array_equal(rows(whole), encoded(server, texts=TEXTS))
+    complete = client.embeddings.create(model=server.model, input=TEXTS, dimensions=HIDDEN)
+    assert np.array_equal(rows(complete), encoded(server, texts=TEXTS))
     for dimensions in (8, HIDDEN + 1):
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             client.embeddings.create(model=server.model, input="a", dimensions=dimensions)
         assert (code_of(caught.value), caught.value.param) == ("invalid_input", "dimensions")
     with start_server(make_preset("nested_en", matryoshka=True)) as nested, connect(nested) as other:
-        found = rows(other.embeddings.create(model="nested_en", input=TEXTS, dimensions=8))
+        actual = rows(other.embeddings.create(model="nested_en", input=TEXTS, dimensions=8))
         expected = encoded(nested, texts=TEXTS)[:, :8]
-        assert found.shape == (len(TEXTS), 8)
-        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
-        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+        assert actual.shape == (len(TEXTS), 8)
+        np.testing.assert_allclose(actual, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(actual, axis=1), 1, rtol=1e-6)
 
 
 # === Models ===
@@ -243,7 +243,7 @@ def test_client_retries_with_a_full_queue_and_during_shutdown(
 ) -> None:
     """Client retries with a full queue and during shutdown."""
     slow = make_preset("slow_en", layers=6, hidden_dim=128, positions=512)
-    most = 96 * 512
+    maximum = 96 * 512
     seen: list[tuple[float, int, float]] = []
 
     def note(response: httpx.Response) -> None:
@@ -259,7 +259,7 @@ def test_client_retries_with_a_full_queue_and_during_shutdown(
     half: Any = [[200 + number] * 512 for number in range(48)]
     with (
         ThreadPoolExecutor() as threads,
-        start_server(slow, FNET_MAX_QUEUE_TOKENS=str(most), FNET_MAX_BATCH_TOKENS="512") as server,
+        start_server(slow, FNET_MAX_QUEUE_TOKENS=str(maximum), FNET_MAX_BATCH_TOKENS="512") as server,
     ):
         # === Full ===
         filling = threads.submit(fill, server)

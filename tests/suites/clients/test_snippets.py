@@ -1,4 +1,4 @@
-"""Every program of `docs/clients.md`, run as its reader would, with the real client."""
+"""All programs of `docs/clients.md`, run with the client libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_snippet_prints_the_documented_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Snippet prints the documented output."""
-    # huggingface_hub takes it for every address.
+    # huggingface_hub uses it for all URLs.
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert client
     run_program(program, served, tmp_path)

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's routes, asked by huggingface_hub and by llama-index."""
+"""The protocol of Text Embeddings Inference with huggingface_hub and llama-index."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TEXTS = ["a small dog", "Caf\xe9 \U0001f600"]
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let huggingface_hub, which tests keep from its hub, reach this machine."""
+    """Disable the offline mode of huggingface_hub, which tests set."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
 def client(server: Server) -> InferenceClient:
-    """huggingface_hub's client, at the service's root."""
+    """A huggingface_hub client for the root of the service."""
     return InferenceClient(model=server.url)
 
 
@@ -41,7 +41,7 @@ def native(server: Server, **request: Any) -> npt.NDArray[np.float32]:
 
 
 def ids(server: Server, text: str) -> list[int]:
-    """Return a text's ids, without special tokens."""
+    """Return the token ids of a text, without special tokens."""
     request = {"inputs": text, "add_special_tokens": False}
     response = httpx.post(f"{server.url}/tokenize", json=request, timeout=60).raise_for_status()
     return [token["id"] for token in response.json()[0]]
@@ -53,41 +53,41 @@ def ids(server: Server, text: str) -> list[int]:
 @pytest.mark.parametrize("path", ["", "/", "/embed"])
 def test_hub_embeds_a_text(server: Server, path: str) -> None:
     """The vector is bit-identical to that of the native protocol, on both routes."""
-    found = InferenceClient(model=server.url + path).feature_extraction(TEXTS[0])
-    assert found.shape == (1, HIDDEN)
-    assert found.dtype == np.float32
-    assert np.array_equal(found, native(server, texts=TEXTS[:1], normalize=True))
+    actual = InferenceClient(model=server.url + path).feature_extraction(TEXTS[0])
+    assert actual.shape == (1, HIDDEN)
+    assert actual.dtype == np.float32
+    assert np.array_equal(actual, native(server, texts=TEXTS[:1], normalize=True))
 
 
 def test_hub_embeds_texts(server: Server, client: InferenceClient) -> None:
     """Many texts at once, normalized or not."""
     assert np.array_equal(client.feature_extraction(TEXTS, normalize=False), native(server, texts=TEXTS))
-    found = client.feature_extraction(TEXTS, normalize=True)
-    assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
+    actual = client.feature_extraction(TEXTS, normalize=True)
+    assert np.array_equal(actual, native(server, texts=TEXTS, normalize=True))
 
 
 def test_hub_truncates_on_either_side(server: Server, client: InferenceClient) -> None:
     """Special tokens are kept."""
     words = ids(server, LONG)
-    kept = POSITIONS - 2
+    remaining = POSITIONS - 2
     cut: list[tuple[Literal["left", "right"] | None, list[int]]] = [
-        ("right", words[:kept]),
-        ("left", words[-kept:]),
-        (None, words[:kept]),
+        ("right", words[:remaining]),
+        ("left", words[-remaining:]),
+        (None, words[:remaining]),
     ]
     for direction, expected in cut:
-        found = client.feature_extraction(LONG, truncate=True, truncation_direction=direction, normalize=False)
-        assert np.array_equal(found, native(server, token_ids=[4, *expected, 5]))
+        actual = client.feature_extraction(LONG, truncate=True, truncation_direction=direction, normalize=False)
+        assert np.array_equal(actual, native(server, token_ids=[4, *expected, 5]))
 
 
 def test_hub_can_send_default_values(server: Server, client: InferenceClient) -> None:
     """All dimensions, as numbers."""
-    found = client.feature_extraction(TEXTS, dimensions=HIDDEN, encoding_format="float")
-    assert np.array_equal(found, native(server, texts=TEXTS, normalize=True))
+    actual = client.feature_extraction(TEXTS, dimensions=HIDDEN, encoding_format="float")
+    assert np.array_equal(actual, native(server, texts=TEXTS, normalize=True))
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "location"),
     [
         ({}, "inputs"),
         ({"truncate": True, "prompt_name": "query"}, "prompt_name"),
@@ -95,15 +95,15 @@ def test_hub_can_send_default_values(server: Server, client: InferenceClient) ->
         ({"truncate": True, "encoding_format": "base64"}, "encoding_format"),
     ],
 )
-def test_hub_raises_readable_errors(client: InferenceClient, options: dict[str, Any], place: str) -> None:
+def test_hub_raises_readable_errors(client: InferenceClient, options: dict[str, Any], location: str) -> None:
     """The error has the status and the location in the request."""
     with pytest.raises(HfHubHTTPError) as caught:
         client.feature_extraction(LONG, **options)
     assert caught.value.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
     document = caught.value.response.json()
     assert document["error_type"] == "Validation"
-    assert document["error"].startswith(f"{place}: ")
-    assert place in str(caught.value)
+    assert document["error"].startswith(f"{location}: ")
+    assert location in str(caught.value)
 
 
 def test_asynchronous_hub_client(server: Server) -> None:
@@ -111,8 +111,8 @@ def test_asynchronous_hub_client(server: Server) -> None:
 
     async def call() -> npt.NDArray[np.float32]:
         async with AsyncInferenceClient(model=server.url) as client:
-            found: npt.NDArray[np.float32] = await client.feature_extraction(TEXTS)
-            return found
+            actual: npt.NDArray[np.float32] = await client.feature_extraction(TEXTS)
+            return actual
 
     assert np.array_equal(asyncio.run(call()), native(server, texts=TEXTS, normalize=True))
 
@@ -144,8 +144,8 @@ def test_llama_index_truncates_by_default(server: Server) -> None:
     model = TextEmbeddingsInference(
         model_name=server.model, base_url=server.url, query_instruction="", text_instruction=""
     )
-    found = np.array(model.get_text_embedding(LONG), np.float32)
-    assert np.array_equal(found[None], native(server, texts=[LONG], truncate=True, normalize=True))
+    actual = np.array(model.get_text_embedding(LONG), np.float32)
+    assert np.array_equal(actual[None], native(server, texts=[LONG], truncate=True, normalize=True))
 
 
 # === Both, with a key ===

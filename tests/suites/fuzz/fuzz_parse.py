@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of what every protocol makes of a body: a call, or an error that is the client's fault.
+"""Coverage-guided fuzzing of the parsers of all protocols: a parsed request, or a client error.
 
     make fuzz [SECONDS=60]
 
-The first byte of an input chooses the protocol. Whatever else is raised, or takes longer than a second, is a finding;
+The first byte of an input selects the protocol. Any other exception, or a run of more than a second, is a finding;
 atheris then writes the input to a file and ends with an exit code other than 0.
 """
 
@@ -25,7 +25,7 @@ _SECONDS = 1.0
 
 
 def _oip(body: bytes) -> None:
-    """Take a byte for where the JSON ends and tensors begin."""
+    """Use one byte as the size of the JSON."""
     length = str(body[0] * 8) if body and body[0] else None
     oip.parse(body[1:], length, _MOST)
 
@@ -60,7 +60,7 @@ SEEDS = (
 
 
 def _structured(data: bytes) -> bytes:
-    """Make a body of the fields that protocols know, with values of any kind: bytes alone hardly ever become one."""
+    """Return a body with known fields and any values, because random bytes are rarely JSON."""
     choose = atheris.FuzzedDataProvider(data)
 
     def value(depth: int) -> object:
@@ -84,7 +84,7 @@ def _structured(data: bytes) -> bytes:
 
 
 def one(data: bytes) -> None:
-    """Try one input."""
+    """Run one input."""
     if not data:
         return
     body = _structured(data[1:]) if data[0] & 128 else data[1:]
@@ -96,7 +96,7 @@ def one(data: bytes) -> None:
 
 
 def main() -> None:
-    """Fuzz; the first argument that is a directory gets the seeds and keeps what is found."""
+    """Run the fuzzer; the first directory argument gets the seeds and the corpus."""
     for number, seed in enumerate(SEEDS):
         for directory in (Path(argument) for argument in sys.argv[1:] if Path(argument).is_dir()):
             (directory / f"seed-{number}").write_bytes(seed)
