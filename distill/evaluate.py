@@ -30,7 +30,8 @@ from distill.recipe import Recipe
 from distill.sources import SOURCES, fetch
 from distill.teacher import DIMENSIONS, Teacher, package_directory
 from model.encoder import PackedEncoder, Tokens
-from model.presets.preset import VOCABULARY_FILE, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import read_weights
 from model.tokenizer import FNetTokenizer
 from model.tokenizer import Tokens as TextTokens

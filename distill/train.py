@@ -30,7 +30,8 @@ from distill.student import Student, pack
 from distill.teacher import Teacher
 from distill.vocabulary import VOCABULARY, pieces_of
 from model.backbone import FNetBackbone
-from model.presets.preset import VOCABULARY_FILE, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import read_weights
 
 CHECKPOINT = "train/checkpoint.pt"

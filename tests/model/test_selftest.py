@@ -16,7 +16,7 @@ from model.backends.openvino_backend import OpenVinoBackend
 from model.dtypes import BackendName, Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.packing import chunks
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 from model.reference import encode_one
 from model.selftest import (

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import PresetError
-from model.presets.preset import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
+from model.presets.hub import DEFAULT_PRESET, load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset
 from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
 from tests.support.bundled import VOCABULARY
 

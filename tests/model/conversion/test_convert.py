@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from model import FNetBackbone, FNetTokenizer
 from model.conversion.convert import convert
 from model.errors import PresetError
-from model.presets.preset import VOCABULARY_FILE, Preset, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset
 from model.presets.weights import WEIGHTS_FILE, read_weights, weights_digest
 from model.reference import encode_one
 from model.verify import verify

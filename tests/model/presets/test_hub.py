@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from tests.support.hub import Hub, running
 
 # The client writes blocks of 10 MiB.
@@ -23,7 +23,7 @@ LOAD = """
 import sys
 from pathlib import Path
 from model.errors import PresetError
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 try:
     print(load_preset(sys.argv[1], Path(sys.argv[2])).directory)
 except PresetError as error:

@@ -15,20 +15,18 @@ import pytest
 
 from model.architecture import Architecture
 from model.errors import PresetError
-from model.presets import preset as presets
-from model.presets.preset import (
+from model.presets.hub import (
     BUILT_IN_PRESETS,
     BUNDLED_DIRECTORY,
     DEFAULT_PRESET,
-    Preset,
     bundled_presets,
     check_handle,
     default_cache_dir,
     load_preset,
     locate,
     preset_name,
-    read_preset,
 )
+from model.presets.preset import Preset, read_preset
 
 WriteJson = Callable[[Path, Any], None]
 
@@ -605,7 +603,7 @@ def test_downloaded_preset_is_validated(kaggle: Kaggle, tmp_path: Path) -> None:
 
 def test_built_in_presets_equal_those_of_keras_hub() -> None:
     """Both presets have description, size and Kaggle handle."""
-    assert set(presets.BUILT_IN_PRESETS) == {"f_net_base_en", "f_net_large_en"}
+    assert set(BUILT_IN_PRESETS) == {"f_net_base_en", "f_net_large_en"}
     for name, preset in BUILT_IN_PRESETS.items():
         assert preset["kaggle_handle"] == f"kaggle://keras/f_net/keras/{name}/3"
         assert set(preset["metadata"]) == {"description", "params", "path"}

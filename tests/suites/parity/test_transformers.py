@@ -22,7 +22,7 @@ from model.conversion.convert import convert
 from model.conversion.hugging_face import read_hugging_face
 from model.dtypes import Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 
 Float32s = npt.NDArray[np.float32]
