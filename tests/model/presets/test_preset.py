@@ -295,7 +295,7 @@ def test_cache_directory_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_damaged_json_is_named(preset_directory: Path, file: str, content: bytes) -> None:
+def test_damaged_json_is_reported(preset_directory: Path, file: str, content: bytes) -> None:
     """The error for a file that is not a JSON object of limited size starts with the file name."""
     (preset_directory / file).write_bytes(content)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"{file}: ")
@@ -310,7 +310,7 @@ def test_damaged_json_is_named(preset_directory: Path, file: str, content: bytes
     ],
 )
 @pytest.mark.parametrize("class_name", ["BertBackbone", "", None, 7, ["FNetBackbone"], {}])
-def test_another_class_is_refused(preset_directory: Path, file: str, expected: str, class_name: Any) -> None:
+def test_another_class_is_rejected(preset_directory: Path, file: str, expected: str, class_name: Any) -> None:
     """The error for another class contains the expected class."""
     edit(preset_directory / file, "class_name", class_name)
     message = refusal(lambda: read_preset(preset_directory))
@@ -328,7 +328,7 @@ def test_hugging_face_checkpoint_is_rejected_with_the_remedy(tmp_path: Path, wri
 
 
 @pytest.mark.parametrize("field", ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim"])
-def test_missing_size_is_named(preset_directory: Path, field: str) -> None:
+def test_missing_size_is_reported(preset_directory: Path, field: str) -> None:
     """Sizes without a default are required."""
     edit(preset_directory / "config.json", f"config.{field}", ...)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is missing")

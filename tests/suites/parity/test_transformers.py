@@ -133,7 +133,7 @@ def test_backbone_outputs_equal_transformers(checkpoint: Checkpoint) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
+def test_packed_encoder_outputs_equal_transformers(checkpoint: Checkpoint) -> None:
     """Several sequences in a row agree with each of them alone and unpadded."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "float32"), strict=True):
         hidden, pooled = expected(checkpoint.network, tokens)
@@ -181,7 +181,7 @@ def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
+def test_converted_checkpoint_outputs_equal_transformers(tmp_path: Path, kind: str) -> None:
     """A network with its heads, saved either way, becomes a preset that computes the same."""
     network = randomized(transformers.FNetForPreTraining(transformers.FNetConfig(**SMALL)))
     network.save_pretrained(tmp_path / "checkpoint")
