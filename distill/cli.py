@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from distill.recipe import FNET_MINI
-from model.presets.preset import BUNDLED_DIRECTORY, CARD_FILE
+from model.presets.hub import BUNDLED_DIRECTORY
+from model.presets.preset import CARD_FILE
 
 _WORK = click.option(
     "--work",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model.backbone import FNetBackbone
     from model.encoder import PackedEncoder
-    from model.presets.preset import load_preset
+    from model.presets.hub import load_preset
     from model.tokenizer import FNetTokenizer
 
 __all__ = ["FNetBackbone", "FNetTokenizer", "PackedEncoder", "load_preset"]
@@ -25,7 +25,7 @@ _MODULES = {
     "FNetBackbone": "model.backbone",
     "FNetTokenizer": "model.tokenizer",
     "PackedEncoder": "model.encoder",
-    "load_preset": "model.presets.preset",
+    "load_preset": "model.presets.hub",
 }
 
 

@@ -20,7 +20,7 @@ from model.layers import (
     normal_initializer,
 )
 from model.presets import keras_config
-from model.presets.preset import BUILT_IN_PRESETS, load_preset
+from model.presets.hub import BUILT_IN_PRESETS, load_preset
 from model.presets.weights import WEIGHTS_FILE, read_weights, write_weights
 
 __all__ = ["FNetBackbone", "gelu_approximate"]

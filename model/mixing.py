@@ -4,7 +4,7 @@ FNet's mixing sublayer is the real part of a two-dimensional DFT of one sequence
 (Lee-Thorp et al., arXiv 2105.03824, section 3.2). X is real, so `Y[k, l] = Y[n - k, h - l]`: along the hidden axis
 `h // 2 + 1` frequencies are computed, and the others are mirrored.
 
-The transform along the hidden axis is token-wise, and one call serves the whole row. The transform along the sequence
+The transform along the hidden axis is token-wise, and one call serves the row. The transform along the sequence
 is computed separately for each sequence, so it does not depend on the rest of the batch. Sequences of equal length
 share a call. This changes no bits: the library transforms each vector by the same operations in the same order.
 """

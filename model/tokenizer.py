@@ -15,7 +15,8 @@ from typing import Literal
 import sentencepiece
 
 from model.errors import PresetError
-from model.presets.preset import VOCABULARY_FILE, Preset, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset
 
 Truncation = Literal["round_robin", "waterfall"]
 Side = Literal["left", "right"]

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from model.dtypes import BackendName, Dtype
 from model.errors import PresetError
-from model.presets.preset import DEFAULT_PRESET, check_handle
+from model.presets.hub import DEFAULT_PRESET, check_handle
 from service.core.options import EngineOptions
 from service.web.api_keys import read_keys
 

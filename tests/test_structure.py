@@ -65,9 +65,9 @@ LIBRARIES = {
     "fastapi": {"service.app", "service.web", "service.protocols"},
     "h5py": {"model.presets.weights"},
     "httpx": {"service.client"},
-    "huggingface_hub": {"model.presets.preset"},
+    "huggingface_hub": {"model.presets.hub"},
     "jax": {"model.backends.jax_backend", "service.bench.roofline"},
-    "kagglehub": {"model.presets.preset"},
+    "kagglehub": {"model.presets.hub"},
     "keras": {"model.backbone", "model.layers"},
     "matplotlib": {"service.bench.plot"},
     "openvino": {"model.backends.openvino_backend", "service.bench.roofline"},
@@ -238,7 +238,7 @@ def test_backend_imports_its_own_library_only() -> None:
 
 def test_model_needs_keras_on_jax_and_no_other_framework() -> None:
     """No module imports TensorFlow, keras-hub, transformers, PyTorch or the Kaggle client."""
-    statement = "import model, model.backbone, model.encoder, model.presets.preset, model.selftest, model.tokenizer"
+    statement = "import model, model.backbone, model.encoder, model.presets.hub, model.selftest, model.tokenizer"
     loaded = loaded_by(statement + "; import keras; assert keras.backend.backend() == 'jax'")
     assert {"keras", "jax", "sentencepiece"} <= loaded
     assert not {"tensorflow", "keras_hub", "keras_nlp", "torch", "transformers"} & loaded

@@ -53,7 +53,7 @@ from benchmarks.peers.workloads import (
 )
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
-from model.presets.preset import DEFAULT_PRESET, load_preset
+from model.presets.hub import DEFAULT_PRESET, load_preset
 
 GROUPS = ("products", "base", "long", "bundled", "http")
 WEIGHTS = {"trained-like": trained_like_weights, "random": random_weights}

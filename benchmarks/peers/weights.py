@@ -46,7 +46,7 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.presets.preset import DEFAULT_PRESET, load_preset
+from model.presets.hub import DEFAULT_PRESET, load_preset
 from model.presets.weights import read_weights
 
 _Indices = npt.NDArray[np.intp]

@@ -31,7 +31,8 @@ from distill.evaluation import card
 from distill.recipe import Recipe
 from distill.training.teacher import DIMENSIONS, TEACHER_VECTORS, Teacher
 from model.encoder import PackedEncoder, Tokens
-from model.presets.preset import VOCABULARY_FILE, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import read_weights
 from model.tokenizer import FNetTokenizer
 from model.tokenizer import Tokens as TextTokens

@@ -30,7 +30,8 @@ from distill.training.student import Rows, Student, pack
 from distill.training.teacher import Teacher
 from distill.training.vocabulary import VOCABULARY, pieces_of
 from model.backbone import FNetBackbone
-from model.presets.preset import VOCABULARY_FILE, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import read_weights
 
 CHECKPOINT = "train/checkpoint.pt"

@@ -1,4 +1,4 @@
-"""Draw `packing.svg`: three sequences in one row, the transform of each, and the program that they share.
+"""Draw `packing.svg`: three sequences in one row, one transform per sequence, and the shared program.
 
 .venv/bin/python docs/images/packing.py
 """
@@ -64,11 +64,11 @@ def main() -> None:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d"'
     description = (
         f"Sequences of 21, 5 and 29 tokens are packed end to end in one row of {TOKENS} tokens. Each has its own "
-        "Fourier transform on the host; one compiled program runs the feed-forward part for the whole row."
+        "Fourier transform on the host; one compiled program runs the feed-forward part for the row."
     )
     lines = [
         f'{head} font-family="system-ui, sans-serif" font-size="15">',
-        '<title id="t">One row, three sequences, a transform for each</title>',
+        '<title id="t">One row with three sequences, and one transform per sequence</title>',
         f'<desc id="d">{description}</desc>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="12" fill="#fff"/>',
         text(LEFT, 36, "One row of tokens, sequences end to end, no padding", font_size=17, fill="#111"),

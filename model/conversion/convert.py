@@ -22,7 +22,8 @@ from model.conversion.hugging_face import (
 from model.conversion.sentencepiece_conversion import read_vocabulary
 from model.errors import PresetError
 from model.presets import keras_config
-from model.presets.preset import CARD_FILE, VOCABULARY_FILE, Padding, Pooling, download_files, read_preset
+from model.presets.hub import download_files
+from model.presets.preset import CARD_FILE, VOCABULARY_FILE, Padding, Pooling, read_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from model.tokenizer import FNetTokenizer
 from model.verify import fingerprint
@@ -38,7 +39,7 @@ def locate_checkpoint(source: str, cache_dir: Path | None = None) -> Path:
 
     Args:
         source: `hf://owner/name[@revision]` or a directory.
-        cache_dir: Directory of downloads; see `model.presets.preset.default_cache_dir`.
+        cache_dir: Directory of downloads; see `model.presets.hub.default_cache_dir`.
 
     Raises:
         PresetError: The directory does not exist, or the download failed.

@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise
         raise PresetError(f"{path.name}: not readable as JSON: {str(error).splitlines()[0]}") from error
     if not isinstance(document, dict):
-        raise PresetError(f"{path.name}: expected a JSON object, found {type(document).__name__}")
+        raise PresetError(f"{path.name}: expected a JSON object, not {type(document).__name__}")
     return document
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from model.architecture import Architecture
 from model.dtypes import Dtype
 from model.errors import PresetError
-from model.presets.preset import Preset, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import Preset
 from service.bench.accuracy import accuracy_sequences, compare, reference_outputs
 from service.bench.candidate import Candidate, load_candidate
 from service.bench.machine import this_machine

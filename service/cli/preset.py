@@ -11,11 +11,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from model.errors import PresetError
-from model.presets.preset import (
+from model.presets.hub import (
     BUILT_IN_ARCHITECTURES,
     BUILT_IN_PRESETS,
-    CARD_FILE,
-    Preset,
     bundled_presets,
     check_handle,
     downloaded_presets,
@@ -23,8 +21,8 @@ from model.presets.preset import (
     hub_handle,
     locate,
     preset_name,
-    read_preset,
 )
+from model.presets.preset import CARD_FILE, Preset, read_preset
 from service.cli.exits import fail
 from service.cli.progress import progress
 

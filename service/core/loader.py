@@ -11,7 +11,8 @@ import structlog
 
 from model.backends import backend_type, faster_choice
 from model.encoder import PackedEncoder
-from model.presets.preset import Preset, default_cache_dir, load_preset
+from model.presets.hub import default_cache_dir, load_preset
+from model.presets.preset import Preset
 from model.presets.weights import read_weights, weights_digest
 from model.reference import encode_one, random_weights
 from model.selftest import SelfTest, compile_and_verify

@@ -12,7 +12,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.encoder import Tokens
-from model.presets.preset import DEFAULT_PRESET, Preset
+from model.presets.hub import DEFAULT_PRESET
+from model.presets.preset import Preset
 from service.core.engine import Engine
 from service.core.errors import NotFoundError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids

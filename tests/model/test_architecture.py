@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from model.architecture import Architecture
-from model.presets.preset import BUILT_IN_PRESETS
+from model.presets.hub import BUILT_IN_PRESETS
 
 BASE = Architecture(vocabulary_size=32000, num_layers=12, hidden_dim=768, intermediate_dim=3072)
 LARGE = Architecture(vocabulary_size=32000, num_layers=24, hidden_dim=1024, intermediate_dim=4096)

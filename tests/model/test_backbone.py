@@ -179,7 +179,7 @@ def test_segments_and_order_matter(backbone: FNetBackbone) -> None:
     assert np.abs(pooled - other_order).max() > 0.001
 
 
-def test_sequence_longer_than_the_positions_is_refused(backbone: FNetBackbone, tiny: Architecture) -> None:
+def test_sequence_longer_than_the_positions_is_rejected(backbone: FNetBackbone, tiny: Architecture) -> None:
     """The message contains the length and the name of the limit."""
     with pytest.raises(ValueError, match="25 tokens exceed max_sequence_length of 24"):
         backbone(inputs_of(tiny, 1, 25))
@@ -286,7 +286,7 @@ def test_arguments_override_the_preset(preset_directory: Path) -> None:
     assert {weight.dtype for weight in network.weights} == {"bfloat16"}
 
 
-def test_preset_that_does_not_fit_is_refused(preset_directory: Path) -> None:
+def test_preset_that_does_not_fit_is_rejected(preset_directory: Path) -> None:
     """Weights of another network are rejected."""
     with pytest.raises(PresetError, match=r"^model\.weights\.h5: "):
         FNetBackbone.from_preset(preset_directory, num_segments=2)

@@ -426,7 +426,7 @@ def test_devices_are_named(encoder: PackedEncoder) -> None:
     assert encoder.devices[0].startswith("cpu:0 ")
 
 
-def test_dtype_that_the_backend_does_not_run_is_refused(weights: Weights) -> None:
+def test_dtype_that_the_backend_does_not_run_is_rejected(weights: Weights) -> None:
     """The error lists the supported dtypes."""
     with pytest.raises(BackendError, match="jax does not support int8; use one of float32, bfloat16"):
         PackedEncoder(MEDIUM, weights, dtype="int8", backend="jax")
@@ -479,8 +479,8 @@ def test_int8_is_accurate_with_features_of_different_magnitude(oracle: Oracle) -
     assert np.median(cosines(encoding.sequence_output, true[0])) >= COSINE_BOUNDS["int8"].tokens
 
 
-def test_int8_is_refused_where_products_are_not_quantized(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
-    """An encoder is refused if OpenVINO computes in floating point, as on CPUs without 8-bit units."""
+def test_int8_is_rejected_where_products_are_not_quantized(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
+    """An encoder is rejected if OpenVINO computes in floating point, as on CPUs without 8-bit units."""
     monkeypatch.setattr("model.backends.openvino_backend._group_size", lambda _architecture: 0)
     with pytest.raises(BackendError, match="int8 is not available on this processor"):
         PackedEncoder(MEDIUM, weights, dtype="int8", backend="openvino")
@@ -592,7 +592,7 @@ def test_encoder_recovers_from_output_that_is_not_finite(
 
 
 @pytest.mark.parametrize("length", [0, 301])
-def test_sequence_without_tokens_or_positions_is_refused(encoder: PackedEncoder, length: int) -> None:
+def test_sequence_without_tokens_or_positions_is_rejected(encoder: PackedEncoder, length: int) -> None:
     """A sequence is neither empty nor longer than the position table."""
     random = np.random.default_rng(10)
     with pytest.raises(ValueError, match=f"a sequence has {length} tokens, expected 1 to 300"):

@@ -17,7 +17,8 @@ import pytest
 from model import FNetBackbone, FNetTokenizer, PackedEncoder
 from model.dtypes import BackendName, Dtype
 from model.encoder import Encoding, Tokens
-from model.presets.preset import Preset, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import Preset
 from model.presets.weights import read_weights
 from model.reference import encode_one
 from model.selftest import compile_and_verify

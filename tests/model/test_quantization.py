@@ -104,7 +104,7 @@ def test_features_without_magnitude_have_finite_factors() -> None:
         assert (factors > 0).all()
 
 
-def test_smoothing_changes_no_product() -> None:
+def test_smoothing_preserves_products() -> None:
     """Inputs divided by the factors, times kernels whose rows are multiplied by them, equal the original product."""
     gamma, beta, kernel, bias = layer_inputs()
     second = random_array(20, 12, seed=1)

@@ -16,7 +16,7 @@ from model.backends.openvino_backend import OpenVinoBackend
 from model.dtypes import BackendName, Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
 from model.packing import chunks
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 from model.reference import encode_one
 from model.selftest import (
@@ -223,7 +223,7 @@ def test_bundled_preset_passes(backend_and_dtype: tuple[BackendName, Dtype]) -> 
     [lambda length: True, lambda length: length == 24, lambda length: length < 24],  # noqa: ARG005
     ids=["all", "longest", "short"],
 )
-def test_encoder_that_differs_from_the_reference_is_refused(
+def test_encoder_that_differs_from_the_reference_is_rejected(
     make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     wrong: Callable[[int], bool],
@@ -254,7 +254,7 @@ def test_every_value_is_compared(make_encoder: Callable[..., PackedEncoder], ref
 
 
 @pytest.mark.parametrize("program", ["embed", "feed_forward", "pool"])
-def test_wrong_longest_row_refuses_the_encoder(
+def test_wrong_longest_row_rejects_the_encoder(
     make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     program: str,
@@ -266,7 +266,7 @@ def test_wrong_longest_row_refuses_the_encoder(
         compile_and_verify(encoder, reference, batch_invariant=batch_invariant)
 
 
-def test_wrong_second_chunk_refuses_the_encoder(
+def test_wrong_second_chunk_rejects_the_encoder(
     make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     batch_invariant: bool,  # noqa: FBT001 - a parameter of the test
@@ -353,7 +353,7 @@ def test_every_device_is_compared(
 
 
 @pytest.mark.parametrize("max_batch_tokens", [8, 16])
-def test_wrong_second_device_refuses_the_encoder(
+def test_wrong_second_device_rejects_the_encoder(
     make_encoder: Callable[..., PackedEncoder],
     reference: Reference,
     max_batch_tokens: int,
@@ -369,7 +369,7 @@ def test_wrong_second_device_refuses_the_encoder(
 
 
 @pytest.mark.parametrize("name", ["pooled_dense/kernel", "layers/0/output_dense/kernel"])
-def test_weights_that_are_not_finite_are_refused(
+def test_weights_that_are_not_finite_are_rejected(
     tiny: Architecture, make_weights: MakeWeights, reference: Reference, name: str
 ) -> None:
     """A network with non-finite outputs is rejected."""

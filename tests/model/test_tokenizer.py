@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import PresetError
-from model.presets.preset import DEFAULT_PRESET, VOCABULARY_FILE, Preset, load_preset
+from model.presets.hub import DEFAULT_PRESET, load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset
 from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
 from tests.support.bundled import VOCABULARY
 
@@ -247,7 +248,7 @@ def test_tokenizer_is_thread_safe(tokenizer: FNetTokenizer) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.1, 0.3, 0.5, 0.999999])
-def test_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
+def test_truncated_vocabulary_is_rejected(proto: bytes, share: float) -> None:
     """A file that is truncated anywhere is reported as damaged."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: damaged") as caught:
         FNetTokenizer(proto[: int(len(proto) * share)])
@@ -255,14 +256,14 @@ def test_truncated_vocabulary_is_refused(proto: bytes, share: float) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\0" * 100, b"text\n", b"\xff" * 1000, bytes(range(256))], ids=ascii)
-def test_another_kind_of_file_is_refused(content: bytes) -> None:
+def test_another_kind_of_file_is_rejected(content: bytes) -> None:
     """A file that is not a SentencePiece model is rejected."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: damaged"):
         FNetTokenizer(content)
 
 
 @pytest.mark.parametrize("missing", ["[CLS]", "[SEP]", "<pad>", "[MASK]"])
-def test_vocabulary_without_fnets_tokens_is_refused(missing: str) -> None:
+def test_vocabulary_without_fnets_tokens_is_rejected(missing: str) -> None:
     """The error contains the missing special token."""
     proto = trained([token for token in ("[CLS]", "[SEP]", "<pad>", "[MASK]") if token != missing])
     with pytest.raises(PresetError) as caught:
@@ -277,7 +278,7 @@ def test_special_tokens_may_have_other_ids() -> None:
     assert tokenizer.encode("") == Tokens([6, 5], [0, 0])
 
 
-def test_vocabulary_larger_than_the_network_is_refused(preset: Preset) -> None:
+def test_vocabulary_larger_than_the_network_is_rejected(preset: Preset) -> None:
     """Ids outside the embedding table would give wrong outputs without an error."""
     small = dataclasses.replace(
         preset, architecture=dataclasses.replace(preset.architecture, vocabulary_size=VOCABULARY - 1)
@@ -308,7 +309,7 @@ def test_from_preset_accepts_handles(tokenizer: FNetTokenizer, preset: Preset) -
         assert FNetTokenizer.from_preset(handle).encode(TEXT, PAIR) == tokenizer.encode(TEXT, PAIR)
 
 
-def test_missing_vocabulary_is_named(preset: Preset, tmp_path: Path) -> None:
+def test_missing_vocabulary_is_reported(preset: Preset, tmp_path: Path) -> None:
     """The error for a preset without tokenizer contains the vocabulary file."""
     with pytest.raises(PresetError, match=r"^assets/tokenizer/vocabulary\.spm: not readable"):
         FNetTokenizer.from_preset(dataclasses.replace(preset, directory=tmp_path))
@@ -408,7 +409,7 @@ def test_spans_have_no_gap(tokenizer: FNetTokenizer, text: str) -> None:
     assert all(before.start <= after.start <= before.stop for before, after in pairwise(pieces))
 
 
-def test_leading_spaces_belong_to_no_piece(tokenizer: FNetTokenizer) -> None:
+def test_leading_spaces_are_outside_all_spans(tokenizer: FNetTokenizer) -> None:
     """Leading spaces are dropped, but spans count them."""
     pieces = tokenizer.pieces("  hello")
     assert (pieces[0].start, pieces[-1].stop) == (2, 7)

@@ -11,7 +11,8 @@ from typing import Any
 import h5py
 import pytest
 
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, VOCABULARY_FILE
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import WEIGHTS_FILE
 from model.verify import fingerprint, verify
 

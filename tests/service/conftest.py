@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from model.architecture import Architecture
 from model.encoder import EncoderInput, Encoding, Output
 from model.packing import BatchPlan
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from service.app import create_app
 from service.core.batcher import Batcher

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.dtypes import SUPPORTED_DTYPES, BackendName, Dtype
-from model.presets.preset import DEFAULT_PRESET
+from model.presets.hub import DEFAULT_PRESET
 from service.settings import Settings, SettingsError, option, variable
 
 # Names of the contract, without their prefix, and their defaults.

@@ -6,7 +6,7 @@ They are read at import, since parametrized tests use them.
 from __future__ import annotations
 
 from model import load_preset
-from model.presets.preset import DEFAULT_PRESET
+from model.presets.hub import DEFAULT_PRESET
 
 _ARCHITECTURE = load_preset(DEFAULT_PRESET).architecture
 PARAMETERS = _ARCHITECTURE.parameter_count

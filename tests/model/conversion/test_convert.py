@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from model import FNetBackbone, FNetTokenizer
 from model.conversion.convert import convert
 from model.errors import PresetError
-from model.presets.preset import VOCABULARY_FILE, Preset, load_preset
+from model.presets.hub import load_preset
+from model.presets.preset import VOCABULARY_FILE, Preset
 from model.presets.weights import WEIGHTS_FILE, read_weights, weights_digest
 from model.reference import encode_one
 from model.verify import verify
@@ -202,7 +203,7 @@ def test_unsupported_tokenizer_options_are_rejected(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_kind_of_tokenizer_is_refused(
+def test_another_kind_of_tokenizer_is_rejected(
     checkpoint: Path, destination: Path, fields: dict[str, Any], reason: str
 ) -> None:
     """The error is one line with the file name, and nothing is written."""
@@ -246,7 +247,7 @@ def test_other_files_are_never_replaced(checkpoint: Path, destination: Path, *, 
     convert(checkpoint, destination, force=force)
 
 
-def test_vocabulary_larger_than_the_network_is_refused(checkpoint: Path, destination: Path) -> None:
+def test_vocabulary_larger_than_the_network_is_rejected(checkpoint: Path, destination: Path) -> None:
     """Its last ids would have no embeddings."""
     document = json.loads((checkpoint / "tokenizer.json").read_text())
     document["model"]["vocab"].append(["one too many", -20.0])

@@ -109,7 +109,7 @@ def test_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
     [b"", b"no archive", pickle.dumps({"weight": 1}), b"PK\x03\x04" + bytes(100)],
     ids=["empty", "text", "pickle", "signature"],
 )
-def test_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_another_form_is_rejected(tmp_path: Path, content: bytes) -> None:
     """A bare pickle is the format before torch 1.6; the message contains the remedy."""
     (tmp_path / FILE).write_bytes(content)
     assert "safetensors" in refusal(tmp_path / FILE)
@@ -120,13 +120,13 @@ def test_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
     [[1, 2], 7, None, "text", (), {1, 2}, {"a": b"bytes"}, {"a": 1 << 5000}],
     ids=lambda value: repr(value)[:9],
 )
-def test_pickle_of_something_else_is_refused(tmp_path: Path, document: object) -> None:
+def test_pickle_of_something_else_is_rejected(tmp_path: Path, document: object) -> None:
     """A pickle has to be a dictionary of tensors."""
     assert "not a dictionary of tensors" in refusal(write(tmp_path / FILE, pickle.dumps(document, 4)))
 
 
 @pytest.mark.parametrize("pickled", [b"", b".", b"\x80\x02", b"a.", b"\x85.", b"h\x07.", b"(.", b"N" * 100 + b"."])
-def test_damaged_pickle_is_refused(tmp_path: Path, pickled: bytes) -> None:
+def test_damaged_pickle_is_rejected(tmp_path: Path, pickled: bytes) -> None:
     """Instructions may read an empty stack or memo."""
     assert "not a dictionary of tensors" in refusal(write(tmp_path / FILE, pickled))
 
@@ -153,7 +153,7 @@ def test_compressed_entry_is_not_inflated(stored: Path) -> None:
     assert "compressed" in refusal(stored)
 
 
-def test_another_byte_order_is_refused(stored: Path) -> None:
+def test_another_byte_order_is_rejected(stored: Path) -> None:
     """Other byte orders would give wrong numbers."""
     repack(stored, lambda name, data: b"big" if name == "byteorder" else data)
     assert "byte order" in refusal(stored)

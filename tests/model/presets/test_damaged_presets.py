@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.errors import PresetError
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 from model.tokenizer import FNetTokenizer
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from tests.support.hub import Hub, running
 
 # The client writes blocks of 10 MiB.
-KEPT = 10 << 20
-CUT_AFTER = KEPT + 1_000_000
+BLOCK_BYTES = 10 << 20
+INTERRUPT_AFTER_BYTES = BLOCK_BYTES + 1_000_000
 SOURCE = BUNDLED_DIRECTORY / DEFAULT_PRESET
 LOAD = """
 import sys
 from pathlib import Path
 from model.errors import PresetError
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 try:
     print(load_preset(sys.argv[1], Path(sys.argv[2])).directory)
 except PresetError as error:
@@ -35,7 +35,7 @@ except PresetError as error:
 def hub() -> Iterator[Hub]:
     """A hub with the bundled preset."""
     with running(SOURCE) as hub:
-        hub.interrupt_after_bytes = CUT_AFTER
+        hub.interrupt_after_bytes = INTERRUPT_AFTER_BYTES
         yield hub
 
 
@@ -73,7 +73,7 @@ def test_interrupted_transfer_resumes(hub: Hub, tmp_path: Path) -> None:
     loaded = load(hub, "hf://team/fnet", tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     ranges = [span for _, path, span in hub.requests if path.endswith("model.weights.h5") and span]
-    assert ranges == [f"bytes={KEPT}-"]
+    assert ranges == [f"bytes={BLOCK_BYTES}-"]
     stored = Path(loaded.stdout.strip()) / "model.weights.h5"
     assert stored.read_bytes() == (SOURCE / "model.weights.h5").read_bytes()
 

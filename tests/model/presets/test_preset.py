@@ -15,20 +15,18 @@ import pytest
 
 from model.architecture import Architecture
 from model.errors import PresetError
-from model.presets import preset as presets
-from model.presets.preset import (
+from model.presets.hub import (
     BUILT_IN_PRESETS,
     BUNDLED_DIRECTORY,
     DEFAULT_PRESET,
-    Preset,
     bundled_presets,
     check_handle,
     default_cache_dir,
     load_preset,
     locate,
     preset_name,
-    read_preset,
 )
+from model.presets.preset import Preset, read_preset
 
 WriteJson = Callable[[Path, Any], None]
 
@@ -297,7 +295,7 @@ def test_cache_directory_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_damaged_json_is_named(preset_directory: Path, file: str, content: bytes) -> None:
+def test_damaged_json_is_reported(preset_directory: Path, file: str, content: bytes) -> None:
     """The error for a file that is not a JSON object of limited size starts with the file name."""
     (preset_directory / file).write_bytes(content)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"{file}: ")
@@ -312,7 +310,7 @@ def test_damaged_json_is_named(preset_directory: Path, file: str, content: bytes
     ],
 )
 @pytest.mark.parametrize("class_name", ["BertBackbone", "", None, 7, ["FNetBackbone"], {}])
-def test_another_class_is_refused(preset_directory: Path, file: str, expected: str, class_name: Any) -> None:
+def test_another_class_is_rejected(preset_directory: Path, file: str, expected: str, class_name: Any) -> None:
     """The error for another class contains the expected class."""
     edit(preset_directory / file, "class_name", class_name)
     message = refusal(lambda: read_preset(preset_directory))
@@ -330,7 +328,7 @@ def test_hugging_face_checkpoint_is_rejected_with_the_remedy(tmp_path: Path, wri
 
 
 @pytest.mark.parametrize("field", ["vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim"])
-def test_missing_size_is_named(preset_directory: Path, field: str) -> None:
+def test_missing_size_is_reported(preset_directory: Path, field: str) -> None:
     """Sizes without a default are required."""
     edit(preset_directory / "config.json", f"config.{field}", ...)
     assert refusal(lambda: read_preset(preset_directory)).startswith(f"config.json: config.{field} is missing")
@@ -605,7 +603,7 @@ def test_downloaded_preset_is_validated(kaggle: Kaggle, tmp_path: Path) -> None:
 
 def test_built_in_presets_equal_those_of_keras_hub() -> None:
     """Both presets have description, size and Kaggle handle."""
-    assert set(presets.BUILT_IN_PRESETS) == {"f_net_base_en", "f_net_large_en"}
+    assert set(BUILT_IN_PRESETS) == {"f_net_base_en", "f_net_large_en"}
     for name, preset in BUILT_IN_PRESETS.items():
         assert preset["kaggle_handle"] == f"kaggle://keras/f_net/keras/{name}/3"
         assert set(preset["metadata"]) == {"description", "params", "path"}

@@ -203,7 +203,7 @@ def test_digest_covers_the_files(stored: Path, weights: Weights) -> None:
 # --- Damage ---
 
 
-def test_missing_weights_are_named(tmp_path: Path, tiny: Architecture) -> None:
+def test_missing_weights_are_reported(tmp_path: Path, tiny: Architecture) -> None:
     """The error contains the names of file and index."""
     message = refusal(lambda: read_weights(tmp_path, tiny), WEIGHTS_FILE)
     assert "missing" in message
@@ -212,7 +212,7 @@ def test_missing_weights_are_named(tmp_path: Path, tiny: Architecture) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
-def test_truncated_file_is_refused(stored: Path, tiny: Architecture, share: float) -> None:
+def test_truncated_file_is_rejected(stored: Path, tiny: Architecture, share: float) -> None:
     """A file that is truncated anywhere is reported as damaged."""
     data = (stored / WEIGHTS_FILE).read_bytes()
     (stored / WEIGHTS_FILE).write_bytes(data[: int(len(data) * share)])
@@ -224,7 +224,7 @@ def test_truncated_file_is_refused(stored: Path, tiny: Architecture, share: floa
     [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n", np.random.default_rng(0).bytes(5000), pickle.dumps({"weights": [1, 2]})],
     ids=["empty", "text", "signature", "random", "pickle"],
 )
-def test_another_kind_of_file_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
+def test_another_kind_of_file_is_rejected(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
     """A file that is not HDF5 is not opened as another format, such as pickle."""
     (tmp_path / WEIGHTS_FILE).write_bytes(content)
     assert "damaged" in refusal(lambda: read_weights(tmp_path, tiny), WEIGHTS_FILE)
@@ -271,7 +271,7 @@ def test_names_that_are_not_utf8_are_rejected(stored: Path, tiny: Architecture) 
 
 
 @pytest.mark.parametrize("name", KERAS_PATHS)
-def test_missing_variable_is_named(stored: Path, tiny: Architecture, name: str) -> None:
+def test_missing_variable_is_reported(stored: Path, tiny: Architecture, name: str) -> None:
     """Each variable is required; the error contains its path and its name."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         del file[f"layers/{KERAS_PATHS[name]}"]
@@ -286,7 +286,7 @@ def test_more_layers_than_configured_are_rejected(stored: Path, tiny: Architectu
     assert f"num_layers in config.json is {fewer.num_layers}" in message
 
 
-def test_file_for_another_network_is_refused(stored: Path, tiny: Architecture) -> None:
+def test_file_for_another_network_is_rejected(stored: Path, tiny: Architecture) -> None:
     """The error for another hidden size contains both shapes."""
     message = refusal(lambda: read_weights(stored, dataclasses.replace(tiny, hidden_dim=13)), WEIGHTS_FILE)
     assert "has shape (40, 12), expected (40, 13) by config.json" in message
@@ -319,7 +319,7 @@ def replace(directory: Path, make: Callable[[h5py.Group], object]) -> None:
     ],
     ids=repr,
 )
-def test_array_that_does_not_fit_is_refused(stored: Path, tiny: Architecture, data: Any, reason: str) -> None:
+def test_array_that_does_not_fit_is_rejected(stored: Path, tiny: Architecture, data: Any, reason: str) -> None:
     """Shape, dtype and values of each variable are checked."""
     replace(stored, lambda group: group.create_dataset("0", data=data))
     message = refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
@@ -381,14 +381,14 @@ def test_virtual_dataset_is_not_read(stored: Path, tiny: Architecture, weights: 
     assert "outside" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_group_within_itself_is_refused(stored: Path, tiny: Architecture) -> None:
+def test_group_within_itself_is_rejected(stored: Path, tiny: Architecture) -> None:
     """A loop of hard links is an error."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file["layers/dense/again"] = file["layers"]
     assert "linked twice" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_groups_that_multiply_are_refused(stored: Path, tiny: Architecture) -> None:
+def test_groups_that_multiply_are_rejected(stored: Path, tiny: Architecture) -> None:
     """Thirty links at each of seven levels would give 20 billion paths."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         group = file.create_group("many")
@@ -400,7 +400,7 @@ def test_groups_that_multiply_are_refused(stored: Path, tiny: Architecture) -> N
     assert "linked twice" in refusal(lambda: read_weights(stored, tiny), WEIGHTS_FILE)
 
 
-def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
+def test_deep_nesting_is_rejected(stored: Path, tiny: Architecture) -> None:
     """A thousand nested groups are an error."""
     with h5py.File(stored / WEIGHTS_FILE, "a") as file:
         file.create_group("/".join("x" * 1000))
@@ -423,7 +423,7 @@ def test_deep_nesting_is_refused(stored: Path, tiny: Architecture) -> None:
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_damaged_index_is_refused(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
+def test_damaged_index_is_rejected(tmp_path: Path, tiny: Architecture, content: bytes) -> None:
     """An index that is not JSON, or has no map of names, is rejected."""
     (tmp_path / SHARD_INDEX_FILE).write_bytes(content)
     refusal(lambda: read_weights(tmp_path, tiny), SHARD_INDEX_FILE)
@@ -459,7 +459,7 @@ def test_shard_is_a_plain_file_name(stored: Path, tiny: Architecture, weights: W
     refusal(lambda: read_weights(inner, tiny), SHARD_INDEX_FILE)
 
 
-def test_missing_shard_is_named(tmp_path: Path, tiny: Architecture) -> None:
+def test_missing_shard_is_reported(tmp_path: Path, tiny: Architecture) -> None:
     """Every shard of the index is required."""
     (tmp_path / SHARD_INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "model_00000.weights.h5"}}))
     assert "missing" in refusal(lambda: read_weights(tmp_path, tiny), "model_00000.weights.h5")
@@ -584,7 +584,7 @@ def test_configuration_of_another_model_is_rejected(
 
 
 @pytest.mark.parametrize("field", HUGGING_FACE_CONFIG)
-def test_missing_field_of_the_configuration_is_named(hugging_face: Path, write_json: WriteJson, field: str) -> None:
+def test_missing_field_of_the_configuration_is_reported(hugging_face: Path, write_json: WriteJson, field: str) -> None:
     """Missing fields have no default."""
     write_json(hugging_face / "config.json", {key: value for key, value in HUGGING_FACE_CONFIG.items() if key != field})
     assert field in refusal(lambda: read_hugging_face(hugging_face), "config.json")
@@ -593,7 +593,7 @@ def test_missing_field_of_the_configuration_is_named(hugging_face: Path, write_j
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"[]", b"7", b"[" * 100_000], ids=lambda content: repr(content)[:20]
 )
-def test_damaged_configuration_is_refused(hugging_face: Path, content: bytes | None) -> None:
+def test_damaged_configuration_is_rejected(hugging_face: Path, content: bytes | None) -> None:
     """The error for a missing or invalid configuration contains its name."""
     if content is None:
         (hugging_face / "config.json").unlink()
@@ -603,7 +603,7 @@ def test_damaged_configuration_is_refused(hugging_face: Path, content: bytes | N
 
 
 @pytest.mark.parametrize("name", HUGGING_FACE_NAMES.values())
-def test_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str) -> None:
+def test_missing_tensor_is_reported(hugging_face: Path, weights: Weights, name: str) -> None:
     """Each tensor is required."""
     tensors = tensors_of(weights)
     del tensors[name]
@@ -621,7 +621,7 @@ def test_missing_tensor_is_named(hugging_face: Path, weights: Weights, name: str
     ],
     ids=["wide", "flat", "nan", "inf"],
 )
-def test_tensor_that_does_not_fit_is_named(
+def test_tensor_that_does_not_fit_is_reported(
     hugging_face: Path, weights: Weights, tensor: npt.NDArray[Any], reason: str
 ) -> None:
     """Shape and values are checked against the configuration."""
@@ -631,7 +631,7 @@ def test_tensor_that_does_not_fit_is_named(
     assert reason in message
 
 
-def test_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -> None:
+def test_unknown_element_type_is_rejected(hugging_face: Path, weights: Weights) -> None:
     """A tensor of 8-bit floats, which NumPy does not support, is rejected."""
     save_file(tensors_of(weights), hugging_face / "model.safetensors")
     data = (hugging_face / "model.safetensors").read_bytes()
@@ -645,7 +645,7 @@ def test_unknown_element_type_is_refused(hugging_face: Path, weights: Weights) -
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
-def test_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> None:
+def test_truncated_checkpoint_is_rejected(hugging_face: Path, share: float) -> None:
     """A file that is truncated anywhere is reported as not readable."""
     path = hugging_face / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
@@ -653,7 +653,7 @@ def test_truncated_checkpoint_is_refused(hugging_face: Path, share: float) -> No
 
 
 @pytest.mark.parametrize("content", [b"\x80\x04}.", b"\xff" * 100, struct.pack("<Q", 2) + b"[]"], ids=repr)
-def test_another_kind_of_checkpoint_is_refused(hugging_face: Path, content: bytes) -> None:
+def test_another_kind_of_checkpoint_is_rejected(hugging_face: Path, content: bytes) -> None:
     """A file that is not safetensors is not opened as another format."""
     (hugging_face / "model.safetensors").write_bytes(content)
     refusal(lambda: read_hugging_face(hugging_face), "model.safetensors")

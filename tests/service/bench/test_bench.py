@@ -21,7 +21,7 @@ from model.architecture import Architecture
 from model.arrays import Float32s
 from model.dtypes import SUPPORTED_DTYPES, Dtype
 from model.encoder import Encoding
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from model.tokenizer import FNetTokenizer
 from service.bench import measure as measure_module

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.presets.preset import BUILT_IN_PRESETS, BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
+from model.presets.hub import BUILT_IN_PRESETS, BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
 from model.presets.weights import WEIGHTS_FILE, read_weights
 from model.reference import encode_one
 from tests.support.bundled import PARAMETERS

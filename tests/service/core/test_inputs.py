@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.encoder import Tokens
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, Padding, Preset, load_preset, read_preset
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
+from model.presets.preset import Padding, Preset, read_preset
 from model.tokenizer import FNetTokenizer
 from service.core.errors import InvalidInputError, TooManySequencesError
 from service.core.inputs import Text, check_count, from_ids, from_texts

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from model.architecture import Architecture
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from tests.support.bundled import VOCABULARY
 from tests.support.timeouts import TIMEOUT

@@ -24,7 +24,8 @@ import pytest
 
 from model.architecture import Architecture
 from model.backbone import FNetBackbone
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET, VOCABULARY_FILE
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.preset import VOCABULARY_FILE
 from model.tokenizer import FNetTokenizer, Tokens, Truncation
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -22,7 +22,7 @@ from model.conversion.convert import convert
 from model.conversion.hugging_face import read_hugging_face
 from model.dtypes import Dtype
 from model.encoder import Encoding, PackedEncoder, Tokens
-from model.presets.preset import load_preset
+from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 
 Float32s = npt.NDArray[np.float32]
@@ -133,8 +133,8 @@ def test_backbone_outputs_equal_transformers(checkpoint: Checkpoint) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoint) -> None:
-    """Several sequences in a row agree with each of them alone and unpadded."""
+def test_packed_encoder_outputs_equal_transformers(checkpoint: Checkpoint) -> None:
+    """Outputs of sequences that share a row equal those of each sequence alone."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "float32"), strict=True):
         hidden, pooled = expected(checkpoint.network, tokens)
         np.testing.assert_allclose(encoding.sequence_output, hidden, rtol=0, atol=TOLERANCE)
@@ -142,7 +142,7 @@ def test_packed_encoder_computes_what_transformers_computes(checkpoint: Checkpoi
 
 
 def test_bfloat16_keeps_every_direction(checkpoint: Checkpoint) -> None:
-    """In bfloat16, every token's vector and every pooled one points where transformers' float32 one does."""
+    """In bfloat16, all token and pooled vectors have the direction of the float32 vectors of transformers."""
     for tokens, encoding in zip(sequences(checkpoint.architecture), encoded(checkpoint, "bfloat16"), strict=True):
         hidden, pooled = expected(checkpoint.network, tokens)
         for ours, theirs in ((encoding.sequence_output, hidden), (encoding.pooled_output, pooled)):
@@ -154,7 +154,7 @@ def test_bfloat16_keeps_every_direction(checkpoint: Checkpoint) -> None:
     "head", ["FNetForPreTraining", "FNetForSequenceClassification", "FNetForNextSentencePrediction"]
 )
 def test_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -> None:
-    """What a model with a head saves is read without the head."""
+    """A checkpoint of a model with a head is read without the head."""
     network = randomized(getattr(transformers, head)(transformers.FNetConfig(**SMALL)))
     network.save_pretrained(tmp_path)
     architecture, weights = read_hugging_face(tmp_path)
@@ -167,7 +167,7 @@ def test_checkpoint_with_a_head_gives_its_encoder(head: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
-    """A checkpoint saved in half the bits gives its values, widened."""
+    """A half-precision checkpoint is converted to float32."""
     network = randomized(transformers.FNetModel(transformers.FNetConfig(**SMALL))).to(dtype)
     network.save_pretrained(tmp_path)
     _, weights = read_hugging_face(tmp_path)
@@ -181,8 +181,8 @@ def test_narrow_checkpoints_are_read(dtype: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_converted_checkpoint_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
-    """A network with its heads, saved either way, becomes a preset that computes the same."""
+def test_converted_checkpoint_outputs_equal_transformers(tmp_path: Path, kind: str) -> None:
+    """A preset converted from either weight format has equal outputs."""
     network = randomized(transformers.FNetForPreTraining(transformers.FNetConfig(**SMALL)))
     network.save_pretrained(tmp_path / "checkpoint")
     if kind == "pytorch_model.bin":

@@ -17,7 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from model.architecture import Architecture
-from model.presets.preset import BUNDLED_DIRECTORY, DEFAULT_PRESET
+from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.weights import WEIGHTS_FILE, write_weights
 from tests.support.bundled import VOCABULARY
 
