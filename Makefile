@@ -35,7 +35,7 @@ test-all:  ## run every suite that this machine can run, with a summary of what 
 	@scripts/test-all
 
 lint: $(VENV)/.dev  ## check format, style and the words of prose
-	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/python scripts/check_words.py
 
 types: $(VENV)/.dev  ## check types in strict mode
 	@$(VENV)/bin/mypy

@@ -55,7 +55,7 @@ def metrics_asked() -> Callable[[str], list[tuple[str, set[str]]]]:
 
 @pytest.fixture(scope="session")
 def metric_exists() -> Callable[[str, set[str]], bool]:
-    """Tell whether the service, its client library or a rule gives such series."""
+    """Whether the service, its client library or a rule has such a series."""
     return _exist
 
 

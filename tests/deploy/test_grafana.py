@@ -67,7 +67,7 @@ def test_panels_lie_beside_each_other() -> None:
 
 
 def test_padding_is_explained() -> None:
-    """It is constantly 0; what is drawn beside it is room, and the panel says so."""
+    """The metric is constantly 0, and the panel states that."""
     (panel,) = [panel for panel in PANELS if "adding" in panel["title"]]
     assert panel["targets"][0]["expr"] == "vector(0)"
     assert "constantly 0" in panel["description"]

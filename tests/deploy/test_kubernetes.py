@@ -87,7 +87,7 @@ def test_every_setting_is_one() -> None:
 
 @pytest.mark.parametrize("container", [CONTAINER, RUNTIME], ids=["deployment", "kserve"])
 def test_probes_ask_routes_that_are_there(container: dict[str, Any]) -> None:
-    """Readiness where the state is told, liveness where the worker is."""
+    """Readiness asks for the state, liveness for the worker."""
     paths = create_app(Settings.load({})).openapi()["paths"]
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
     for probe in probes.values():
@@ -282,7 +282,7 @@ def ways_out(file: str) -> list[tuple[set[int], list[str]]]:
 
 
 def test_nothing_goes_out_but_what_is_set() -> None:
-    """Serving the bundled preset asks nobody; each component that does opens what it needs, names among it."""
+    """Serving the bundled preset needs no egress; each component that does opens its ports, DNS among them."""
     names = ({53}, ["kube-system"])
     assert read("namespace/default-deny.yaml")["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert ways_out("base/networkpolicy.yaml") == ways_out("overlays/kserve/networkpolicy.yaml") == []
@@ -294,7 +294,7 @@ def test_nothing_goes_out_but_what_is_set() -> None:
 
 
 def test_kserve_s_pods_are_found_by_their_service() -> None:
-    """The label that KServe gives each pod chooses them, in everything beside the InferenceService."""
+    """All resources but the InferenceService select the pods by the label that KServe sets."""
     label = {"serving.kserve.io/inferenceservice": INFERENCE["metadata"]["name"]}
     for file, selector in (
         ("poddisruptionbudget.yaml", "selector"),

@@ -40,7 +40,7 @@ def test_every_metric_of_a_rule_exists(rule: dict[str, Any], metrics_asked: Aske
 
 
 def test_what_is_looked_for_would_be_missed(metrics_asked: Asked, metric_exists: Exists) -> None:
-    """Names and labels that do not exist are told from those that do."""
+    """Unknown names and labels are distinguished from known ones."""
     assert metrics_asked('sum by (job) (rate(fnet_requests_total{job="a", status=~"5.."}[5m])) > up') == [
         ("fnet_requests_total", {"job", "status"}),
         ("up", set()),

@@ -697,7 +697,7 @@ def test_texts_get_the_outputs_of_the_native_protocol(service: Service, binary: 
 
 
 def test_options_of_the_native_protocol_are_parameters(service: Service) -> None:
-    """Normalising, truncating and padding mean the same."""
+    """Normalizing, truncating and padding mean the same."""
     long = " ".join(["word"] * 100)
     options = {"normalize": True, "truncate": True, "padding": 10}
     expected_outputs = native(service, texts=[long, "a"], **options)

@@ -361,7 +361,7 @@ def test_embeddings_are_bit_identical_to_the_native_protocol(service: Service) -
 
 def test_response_has_usage_and_model(service: Service, tokenizer: FNetTokenizer) -> None:
     """The usage equals that of the native protocol."""
-    response = embed(service, input=TEXTS, user="somebody")
+    response = embed(service, input=TEXTS, user="user-1")
     answer = response.json()
     tokens = sum(len(tokenizer.encode(text).token_ids) for text in TEXTS)
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}

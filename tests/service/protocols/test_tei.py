@@ -113,7 +113,7 @@ def test_fields_can_be_in_parameters(service: Service) -> None:
     assert respond(service, "/embed", inputs="a", parameters={}) == plain
     assert respond(service, "/embed", inputs="a", parameters={"normalize": False}) == raw
     for body, loc in (
-        ({"parameters": {"colour": 1}}, "parameters.colour: unknown field"),
+        ({"parameters": {"color": 1}}, "parameters.color: unknown field"),
         ({"normalize": True, "parameters": {"normalize": False}}, "parameters.normalize: duplicates"),
         ({"parameters": []}, "parameters: expected a JSON object"),
         ({"parameters": {"normalize": 3}}, "normalize: "),

@@ -48,7 +48,7 @@ def problems(response: httpx.Response, status: int = 422, code: str = "invalid_i
     return [(item["loc"], item["msg"]) for item in document["errors"]]
 
 
-# === Tokenising ===
+# === Tokenize ===
 
 
 def test_tokenize_returns_the_encoded_tokens(service: Service) -> None:

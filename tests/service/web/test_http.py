@@ -728,7 +728,7 @@ def test_disconnect_during_rejection_is_counted_once(
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
-        pytest.fail(f"{message} was sent to nobody")
+        pytest.fail(f"{message} was sent after the client disconnected")
 
     async def leave() -> None:
         request = asyncio.ensure_future(blocked.app(scope_of("/v1/encode"), receive, send))
@@ -761,7 +761,7 @@ def test_disconnect_frees_queue_capacity(make_blocked_service: MakeBlockedServic
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
-            pytest.fail(f"{message} was sent to nobody")
+            pytest.fail(f"{message} was sent after the client disconnected")
 
         request = asyncio.ensure_future(blocked.app(scope_of("/v1/encode"), receive, send))
         await asyncio.to_thread(wait_until, lambda: blocked.engine.queue_tokens == 3)
@@ -777,7 +777,7 @@ def test_disconnect_frees_queue_capacity(make_blocked_service: MakeBlockedServic
     assert samples("fnet_sequence_length_tokens_count") == 1
 
 
-# === What is told ===
+# === Metrics and logs ===
 
 
 def test_ready_service_reports_ready(service: Service) -> None:

@@ -105,7 +105,7 @@ def code(response: httpx.Response) -> str:
     return str(document["code"])
 
 
-# === Context: ids, clocks, and what nobody caught ===
+# === Context: ids, clocks, and unexpected errors ===
 
 
 @pytest.mark.parametrize("given", ["a", "a-b_c.d:e/f+g=h", "0" * 128, "4bf92f3577b34da6a3ce929d0e0e4736"])
@@ -530,7 +530,7 @@ class Connection:
 
 def unexpected_disconnect() -> None:
     """Fail on a reported disconnect."""
-    pytest.fail("nobody left")
+    pytest.fail("no client disconnected")
 
 
 def talk(

@@ -94,7 +94,7 @@ def test_bare_text_is_a_list_of_one(server: Server, client: openai.OpenAI, text:
 def test_numbers_and_base64_are_equal(server: Server, client: openai.OpenAI) -> None:
     """Numbers and base64 are equal."""
     expected = encoded(server, texts=TEXTS)
-    numbers = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="float", user="somebody")
+    numbers = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="float", user="user-1")
     assert np.array_equal(rows(numbers), expected)
     strings: Any = client.embeddings.create(model=server.model, input=TEXTS, encoding_format="base64")
     read = [np.frombuffer(base64.b64decode(item.embedding), "<f4") for item in strings.data]
