@@ -19,6 +19,7 @@ from service.core.errors import NotFoundError, Problem, ServiceError
 from service.core.inputs import Text, check_count, check_dimensions, from_ids
 from service.protocols.base import Protocol
 from service.web.bodies import (
+    Flag,
     IdList,
     OneText,
     check_sequence_counts,
@@ -87,7 +88,12 @@ class EmbeddingsRequest(BaseModel):
         None,
         description="Dimensions of each embedding; fewer than all require a model that was trained for it.",
     )
+    truncate: Flag = Field(False, description="Truncate sequences that exceed the maximum; otherwise reject them.")
     user: OneText | None = Field(None, description="Ignored; accepted for compatibility.")
+    input_type: OneText | None = Field(None, description="Ignored; accepted for compatibility.")
+    priority: Annotated[int, Field(strict=True)] | None = Field(
+        None, description="Ignored; accepted for compatibility."
+    )
 
 
 class Embedding(BaseModel):
@@ -279,13 +285,13 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def tokens_of(call: ParsedRequest) -> list[Tokens]:
         if call.texts is not None:
-            return await engine.tokenize(call.texts, truncate=False, padding=None, locate=call.locate)
+            return await engine.tokenize(call.texts, truncate=call.wire.truncate, padding=None, locate=call.locate)
         return await engine.run_in_worker(
             from_ids,
             call.token_ids or [],
             None,
             engine.require_ready().preset,
-            truncate=False,
+            truncate=call.wire.truncate,
             locate=lambda _field, index: call.locate(index),
         )
 

@@ -152,7 +152,7 @@ def test_mixed_or_empty_input_is_rejected_with_its_location(value: Any, loc: lis
         ({"model": 5}, ["model"]),
         ({"model": ["tiny_en"]}, ["model"]),
         ({"inputs": "a"}, ["inputs"]),
-        ({"truncate": True}, ["truncate"]),
+        ({"shorten": True}, ["shorten"]),
         ({"text": "a"}, ["text"]),
     ],
 )
@@ -357,6 +357,22 @@ def test_embeddings_are_bit_identical_to_the_native_protocol(service: Service) -
     assert actual.shape == (len(TEXTS), HIDDEN)
     assert np.array_equal(actual, encoded(service, texts=TEXTS))
     np.testing.assert_allclose(np.linalg.norm(actual, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("input_", [" ".join(["word"] * 100), [7] * (POSITIONS + 9)])
+def test_truncate_keeps_the_first_tokens(service: Service, input_: Any) -> None:
+    """Without it, the message recommends it; with it, the embedding is that of the native protocol."""
+    message = reported(embed(service, input=input_), 422, "invalid_input", "input")
+    assert message.endswith(f'tokens exceed the maximum of {POSITIONS}; set "truncate": true')
+    ids = {"token_ids": input_} if isinstance(input_, list) else {"texts": input_}
+    expected = encoded(service, truncate=True, **ids)
+    assert np.array_equal(rows_of(embed(service, input=input_, truncate=True)), expected)
+
+
+def test_ignored_fields_change_nothing(service: Service) -> None:
+    """Clients of other servers send them."""
+    plain = rows_of(embed(service, input="a text"))
+    assert np.array_equal(rows_of(embed(service, input="a text", input_type="query", priority=1)), plain)
 
 
 def test_response_has_usage_and_model(service: Service, tokenizer: FNetTokenizer) -> None:
