@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 from service.core.engine import Engine
 from service.settings import Settings, engine_options
 
@@ -76,7 +76,7 @@ async def _compare(settings: Settings, port: int, rounds: int, seconds: float) -
     singles = [random.integers(8, size, 32).tolist() for _ in range(_TEXTS)]
 
     async def encode(ids: list[int]) -> None:
-        await engine.embed([Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.int32))], _TIMEOUT_SECONDS)
+        await engine.embed([TokenSequence(np.array(ids, np.int32), np.zeros(len(ids), np.int32))], _TIMEOUT_SECONDS)
 
     throughput: dict[str, list[float]] = {"engine": [], "http": []}
     latency: dict[str, list[float]] = {"engine": [], "http": []}

@@ -32,7 +32,7 @@ class NonFiniteOutputError(ArithmeticError):
     """An output holds NaN or infinity."""
 
 
-class Tokens(NamedTuple):
+class TokenSequence(NamedTuple):
     """One sequence.
 
     Attributes:
@@ -58,7 +58,7 @@ class EncoderInput(NamedTuple):
         outputs: The requested outputs, at least one.
     """
 
-    tokens: Tokens
+    tokens: TokenSequence
     outputs: frozenset[Output]
 
 
@@ -163,7 +163,7 @@ class PackedEncoder:
         """Return an empty builder for one batch."""
         return BatchBuilder(self.rows_per_run, self.row_lengths[-1])
 
-    def encode(self, sequences: Sequence[Tokens], outputs: frozenset[Output] = ALL_OUTPUTS) -> list[Encoding]:
+    def encode(self, sequences: Sequence[TokenSequence], outputs: frozenset[Output] = ALL_OUTPUTS) -> list[Encoding]:
         """Encode any number of sequences in one or several runs.
 
         Raises:

@@ -17,11 +17,11 @@ import numpy as np
 
 from model.arrays import Float32s
 from model.dtypes import Dtype
-from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, PackedEncoder, Tokens
+from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, PackedEncoder, TokenSequence
 from model.packing import BatchBuilder, BatchPlan, Row
 
 # Maps one unpadded sequence to its sequence output [n, h] and pooled output [h].
-Reference = Callable[[Tokens], tuple[Float32s, Float32s]]
+Reference = Callable[[TokenSequence], tuple[Float32s, Float32s]]
 
 # Maximum absolute error of unit-scale float32 outputs.
 FLOAT32_TOLERANCE = 1e-4
@@ -158,7 +158,7 @@ def cosines(a: Float32s, b: Float32s) -> Float32s:
     return values
 
 
-def _verify_longest(encoder: PackedEncoder, probes: Sequence[Tokens]) -> tuple[dict[int, Encoding], bool]:
+def _verify_longest(encoder: PackedEncoder, probes: Sequence[TokenSequence]) -> tuple[dict[int, Encoding], bool]:
     """Return the outputs of every probe in the longest row, and whether their bits are equal in every batch.
 
     Every probe runs once after shorter and once after longer sequences. The shortest also runs alone, and in a row of
@@ -183,7 +183,7 @@ def _verify_longest(encoder: PackedEncoder, probes: Sequence[Tokens]) -> tuple[d
 
 
 def _equal_in_batches(
-    encoder: PackedEncoder, probes: Sequence[Tokens], expected: Mapping[int, Encoding], length: int
+    encoder: PackedEncoder, probes: Sequence[TokenSequence], expected: Mapping[int, Encoding], length: int
 ) -> bool:
     """Whether all probes that fit a row length have the expected bits in it."""
     order = [index for index, probe in enumerate(probes) if len(probe.token_ids) <= length]
@@ -193,7 +193,7 @@ def _equal_in_batches(
 
 
 def _in_batch(
-    encoder: PackedEncoder, probes: Sequence[Tokens], members: Sequence[int], length: int
+    encoder: PackedEncoder, probes: Sequence[TokenSequence], members: Sequence[int], length: int
 ) -> list[tuple[int, Encoding]]:
     """Run one row of members on every device; return the indices and outputs of those that fit."""
     batch, indices = _mixed_batch(encoder, [probes[index] for index in members], length)
@@ -205,7 +205,9 @@ def _in_batch(
     ]
 
 
-def _accurate_in_batch(encoder: PackedEncoder, probes: Sequence[Tokens], reference: Reference, length: int) -> bool:
+def _accurate_in_batch(
+    encoder: PackedEncoder, probes: Sequence[TokenSequence], reference: Reference, length: int
+) -> bool:
     batch, indices = _mixed_batch(encoder, [probe for probe in probes if len(probe.token_ids) <= length][-2:], length)
     return all(
         is_accurate(encoding, reference(tokens), encoder.dtype)
@@ -216,15 +218,15 @@ def _accurate_in_batch(encoder: PackedEncoder, probes: Sequence[Tokens], referen
 
 
 def _mixed_batch(
-    encoder: PackedEncoder, probes: Sequence[Tokens], length: int
-) -> tuple[list[Tokens], list[int | None]]:
+    encoder: PackedEncoder, probes: Sequence[TokenSequence], length: int
+) -> tuple[list[TokenSequence], list[int | None]]:
     """Return a batch that alternates fillers and probes, with at least the first probe.
 
     Returns:
         The batch, and for each member the index of its probe, or None for a filler.
     """
     random = np.random.default_rng(length)
-    batch: list[Tokens] = []
+    batch: list[TokenSequence] = []
     indices: list[int | None] = []
     remaining = length
     for position, probe in enumerate(probes):
@@ -237,7 +239,7 @@ def _mixed_batch(
     return (batch, indices) if batch else ([probes[0]], [0])
 
 
-def _on_all_devices(encoder: PackedEncoder, batch: Sequence[Tokens], length: int) -> list[list[Encoding]]:
+def _on_all_devices(encoder: PackedEncoder, batch: Sequence[TokenSequence], length: int) -> list[list[Encoding]]:
     """Run a batch in one row of a length on every device at once, and return the results per device."""
     builder = BatchBuilder(1, length)
     for tokens in batch:
@@ -284,7 +286,7 @@ def _throughput(encoder: PackedEncoder) -> float:
     return plan.tokens / (time.perf_counter() - started)
 
 
-def _probes(encoder: PackedEncoder) -> list[Tokens]:
+def _probes(encoder: PackedEncoder) -> list[TokenSequence]:
     """Return a short probe, one per power-of-two row that fills most of it, a full row, and one of several chunks."""
     random = np.random.default_rng(_SEED)
     longest = encoder.architecture.max_sequence_length
@@ -298,8 +300,8 @@ def _probes(encoder: PackedEncoder) -> list[Tokens]:
     return [_sequence(encoder, random, size) for size in sorted({min(size, longest) for size in sizes})]
 
 
-def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) -> Tokens:
-    return Tokens(
+def _sequence(encoder: PackedEncoder, random: np.random.Generator, length: int) -> TokenSequence:
+    return TokenSequence(
         random.integers(0, encoder.architecture.vocabulary_size, length).astype(np.int32),
         random.integers(0, encoder.architecture.num_segments, length).astype(np.int32),
     )

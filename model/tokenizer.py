@@ -1,7 +1,8 @@
 """Tokenization of texts and pairs with SentencePiece and special tokens, and detokenization.
 
 Source: FNetTokenizer and MultiSegmentPacker of keras-hub, which return the same ids: SentencePiece pieces within
-`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, segment 0 up to the first `[SEP]` and 1 after it.
+`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, segment 0 up to the first `[SEP]` and 1 after it. SentencePiece normalizes
+texts by the rules (`normalizer_spec`) in the preset's vocabulary file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SPECIAL_TOKENS = ("[CLS]", "[SEP]", "<pad>", "[MASK]")
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenizedText:
     """One tokenized sequence.
 
     Attributes:
@@ -161,11 +162,11 @@ class FNetTokenizer:
             return str(self._pieces.DecodeIds([i for i in token_ids if not self.is_special(i)]))
         return "".join(self._texts_and_names(token_ids))
 
-    def encode(self, text: str, pair: str | None = None) -> Tokens:
+    def encode(self, text: str, pair: str | None = None) -> TokenizedText:
         """Tokenize a text or a pair with special tokens, without truncation."""
         return self._join(self.tokenize(text), None if pair is None else self.tokenize(pair))
 
-    def encode_truncated(self, text: str, pair: str | None, length: int, side: Side = "right") -> Tokens:
+    def encode_truncated(self, text: str, pair: str | None, length: int, side: Side = "right") -> TokenizedText:
         """Tokenize as `encode`, truncated to at most `length` tokens. Special tokens are always kept.
 
         Args:
@@ -188,10 +189,10 @@ class FNetTokenizer:
         size = self._first_size(budget, len(first), len(second))
         return self._join(_truncated(first, size, side), _truncated(second, budget - size, side))
 
-    def pad(self, tokens: Tokens, length: int) -> Tokens:
+    def pad(self, tokens: TokenizedText, length: int) -> TokenizedText:
         """Append `<pad>` tokens of segment 0 up to `length`; a longer sequence is returned unchanged."""
         missing = max(0, length - len(tokens.token_ids))
-        return Tokens(tokens.token_ids + [self.pad_token_id] * missing, tokens.segment_ids + [0] * missing)
+        return TokenizedText(tokens.token_ids + [self.pad_token_id] * missing, tokens.segment_ids + [0] * missing)
 
     def _texts_and_names(self, token_ids: Sequence[int]) -> Iterator[str]:
         """Yield the text of each run of ordinary tokens, and the names of special tokens between them."""
@@ -213,13 +214,13 @@ class FNetTokenizer:
         # Texts take tokens in turn, the first text first, until the budget or a text is exhausted.
         return min(first, max(budget - second, (budget + 1) // 2))
 
-    def _join(self, first: list[int], second: list[int] | None) -> Tokens:
+    def _join(self, first: list[int], second: list[int] | None) -> TokenizedText:
         token_ids = [self.cls_token_id, *first, self.sep_token_id]
         segment_ids = [0] * len(token_ids)
         if second is not None:
             token_ids += [*second, self.sep_token_id]
             segment_ids += [1] * (len(second) + 1)
-        return Tokens(token_ids, segment_ids)
+        return TokenizedText(token_ids, segment_ids)
 
 
 def _truncated(ids: list[int], size: int, side: Side) -> list[int]:

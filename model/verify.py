@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from model.architecture import Architecture
 from model.arrays import Float32s
-from model.encoder import NonFiniteOutputError, PackedEncoder, Tokens
+from model.encoder import NonFiniteOutputError, PackedEncoder, TokenSequence
 from model.errors import PresetError
 from model.presets.files import file_digest, preset_files
 from model.presets.preset import CARD_FILE, Preset, read_preset, service_block
@@ -144,7 +144,7 @@ def _check_network(architecture: Architecture, weights: Weights) -> tuple[None, 
     encoder.compile()
     lengths = [min(length, architecture.max_sequence_length) for length in (3, longest // 2 - 4)]
     sequences = [
-        Tokens(
+        TokenSequence(
             random.integers(0, architecture.vocabulary_size, length, np.int32),
             random.integers(0, architecture.num_segments, length, np.int32),
         )

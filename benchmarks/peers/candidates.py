@@ -32,7 +32,7 @@ from benchmarks.peers.workloads import equal_batches, input_order_batches, sorte
 from model.architecture import Architecture
 from model.arrays import Float32s, Int32s
 from model.dtypes import BackendName, Dtype
-from model.encoder import Output, PackedEncoder, Tokens
+from model.encoder import Output, PackedEncoder, TokenSequence
 from model.selftest import compile_and_verify
 
 Network = Literal["FNet", "BERT"]
@@ -199,7 +199,7 @@ def ours(preset: Path, backend: BackendName, dtype: Dtype) -> Encode:
     compile_and_verify(encoder, lambda tokens: backbone.encode_one(*tokens))
 
     def encode(texts: Sequence[Int32s]) -> Float32s:
-        encodings = encoder.encode([Tokens(ids, np.zeros_like(ids)) for ids in texts], _OUTPUTS)
+        encodings = encoder.encode([TokenSequence(ids, np.zeros_like(ids)) for ids in texts], _OUTPUTS)
         return np.stack([np.stack([one.mean_output, one.pooled_output]) for one in encodings])
 
     return timed(encode)

@@ -111,7 +111,9 @@ def _build(preset: str, engine: str, dtype: str) -> Callable[[Sequence[Any]], An
     test.prepare(encoder, lambda tokens: backbone.encode_one(*tokens))
 
     def encode(texts: Sequence[Any]) -> Any:
-        encodings = encoder.encode([encoders.Tokens(ids, np.zeros_like(ids)) for ids in texts])
+        # The other checkout may have the old name.
+        sequence = getattr(encoders, "Tokens" if hasattr(encoders, "Tokens") else "TokenSequence")
+        encodings = encoder.encode([sequence(ids, np.zeros_like(ids)) for ids in texts])
         return np.stack([np.stack([one.mean_output, one.pooled_output]) for one in encodings])
 
     return encode

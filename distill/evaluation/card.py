@@ -182,7 +182,7 @@ In Python:
 import numpy as np
 from model import FNetTokenizer, PackedEncoder, load_preset
 from model.presets.weights import read_weights
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 
 preset = load_preset("{recipe.name}")
 tokenizer = FNetTokenizer.from_preset(preset)
@@ -190,7 +190,7 @@ encoder = PackedEncoder(preset.architecture, read_weights(preset.directory, pres
 encoder.compile()
 texts = ["a cat sat down", "the cat took a seat", "interest rates rose again"]
 tokens = [tokenizer.encode_truncated(text, None, {recipe.architecture.max_sequence_length}) for text in texts]
-encodings = encoder.encode([Tokens(np.int32(t.token_ids), np.int32(t.segment_ids)) for t in tokens])
+encodings = encoder.encode([TokenSequence(np.int32(t.token_ids), np.int32(t.segment_ids)) for t in tokens])
 vectors = np.stack([encoding.pooled_output for encoding in encodings])
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(vectors @ vectors.T)

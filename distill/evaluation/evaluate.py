@@ -30,12 +30,11 @@ from distill.corpus.teacher_package import package_directory
 from distill.evaluation import card
 from distill.recipe import Recipe
 from distill.training.teacher import DIMENSIONS, TEACHER_VECTORS, Teacher
-from model.encoder import PackedEncoder, Tokens
+from model.encoder import PackedEncoder, TokenSequence
 from model.presets.hub import load_preset
 from model.presets.preset import VOCABULARY_FILE
 from model.presets.weights import read_weights
-from model.tokenizer import FNetTokenizer
-from model.tokenizer import Tokens as TextTokens
+from model.tokenizer import FNetTokenizer, TokenizedText
 
 EVALUATION = "evaluation.json"
 
@@ -179,20 +178,20 @@ class PresetSystem:
         pooled, mean = self.outputs([self.tokens(text) for text in texts])
         return {self.name: pooled, f"{self.name} mean": mean}
 
-    def tokens(self, text: str) -> TextTokens:
+    def tokens(self, text: str) -> TokenizedText:
         """Tokenize a text, truncated to the maximum of the network."""
         return self.tokenizer.encode_truncated(text, None, self.max_tokens)
 
-    def resegmented(self, texts: Sequence[str], seed: int) -> list[TextTokens]:
+    def resegmented(self, texts: Sequence[str], seed: int) -> list[TokenizedText]:
         """Tokenize texts with random segmentations, as in training (Kudo 2018, section 3)."""
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(self._preset.directory / VOCABULARY_FILE))
         sentencepiece.set_random_generator_seed(seed)
         cls_id, sep_id = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         segmentations = (pieces.encode(text, enable_sampling=True, alpha=0.2, nbest_size=-1) for text in texts)
         sequences = ([cls_id, *ids[: self.max_tokens - _SPECIAL_TOKENS], sep_id] for ids in segmentations)
-        return [TextTokens(ids, [0] * len(ids)) for ids in sequences]
+        return [TokenizedText(ids, [0] * len(ids)) for ids in sequences]
 
-    def outputs(self, sequences: Sequence[TextTokens]) -> tuple[Floats, Floats]:
+    def outputs(self, sequences: Sequence[TokenizedText]) -> tuple[Floats, Floats]:
         """Return the pooled and the mean outputs at length 1, each `[len(sequences), hidden]` float32."""
         hidden = self._preset.architecture.hidden_dim
         pooled, mean = np.empty((2, len(sequences), hidden), np.float32)
@@ -510,8 +509,8 @@ def _combine(embedders: Sequence[Embed]) -> Embed:
     return embed
 
 
-def _as_arrays(tokens: TextTokens) -> Tokens:
-    return Tokens(np.asarray(tokens.token_ids, np.int32), np.asarray(tokens.segment_ids, np.int32))
+def _as_arrays(tokens: TokenizedText) -> TokenSequence:
+    return TokenSequence(np.asarray(tokens.token_ids, np.int32), np.asarray(tokens.segment_ids, np.int32))
 
 
 def _sample(items: Sequence[_T], max_items: int, seed: int | str) -> list[_T]:

@@ -165,7 +165,7 @@ class Backend(ABC):
 
     @classmethod  # noqa: B027 - optional
     def on_compilation(cls, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever a program is compiled in this process from now on."""
+        """Install a compile hook: call `callback` whenever a program is compiled in this process from now on."""
 
 
 def _in_chunks(parts: Sequence[Chunk], hidden: int, call: Callable[[slice], Float32s]) -> Float32s:

@@ -217,10 +217,10 @@ class _RestrictedUnpickler:
 
 def _read_pickle(pickled: bytes) -> dict[Any, Any]:
     """Return the dictionary of a pickle, with recorded calls as values."""
-    machine = _RestrictedUnpickler()
+    unpickler = _RestrictedUnpickler()
     for instruction, argument, _ in pickletools.genops(pickled):
-        machine.step(instruction.name, argument)
-    (root,) = machine.stack
+        unpickler.step(instruction.name, argument)
+    (root,) = unpickler.stack
     if not isinstance(root, dict):
         raise TypeError("the pickle does not hold a dictionary")
     return root

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from model.architecture import Architecture
 from model.arrays import Float32s
 from model.dtypes import Dtype
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, TokenSequence
 from model.presets.preset import Preset
 from model.presets.weights import read_weights
 from model.reference import encode_one, random_weights
@@ -31,7 +31,7 @@ _SEED = 0
 Outputs = tuple[Float32s, Float32s]
 
 
-def accuracy_sequences(preset: Preset, tokenizer: FNetTokenizer | None) -> list[Tokens]:
+def accuracy_sequences(preset: Preset, tokenizer: FNetTokenizer | None) -> list[TokenSequence]:
     """Return the sequences on which accuracy is measured.
 
     Args:
@@ -47,7 +47,7 @@ def accuracy_sequences(preset: Preset, tokenizer: FNetTokenizer | None) -> list[
     return from_texts([Text(text) for text in TEXTS], tokenizer, preset, truncate=True, padding="none")
 
 
-def reference_outputs(preset: Preset, tokens: Sequence[Tokens], *, load_weights: bool) -> list[Outputs]:
+def reference_outputs(preset: Preset, tokens: Sequence[TokenSequence], *, load_weights: bool) -> list[Outputs]:
     """Return the reference's sequence output `[n, h]` and pooled output `[h]` of each sequence.
 
     Args:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from model.architecture import Architecture
 from model.backends.base import feed_forward_dtype
-from model.encoder import EncoderInput, Encoding, PackedEncoder, Tokens
+from model.encoder import EncoderInput, Encoding, PackedEncoder, TokenSequence
 from model.packing import BatchBuilder
 from service.bench.results import BenchError
 from service.bench.timing import timed
@@ -57,7 +57,7 @@ class Candidate:
         """Return a timer of one full row, on the calling thread; no request may be running."""
         return timed(full_row(self.loaded.encoder, length))
 
-    def time_requests(self, requests: Sequence[Sequence[Tokens]]) -> Callable[[], float]:
+    def time_requests(self, requests: Sequence[Sequence[TokenSequence]]) -> Callable[[], float]:
         """Return a timer of concurrent requests, from sending until the last result."""
 
         async def send() -> float:
@@ -70,7 +70,7 @@ class Candidate:
 
         return lambda: self._loop.run_until_complete(send())
 
-    def encode(self, tokens: Sequence[Tokens]) -> list[Encoding]:
+    def encode(self, tokens: Sequence[TokenSequence]) -> list[Encoding]:
         """Return all outputs of sequences."""
         encodings, _ = self._loop.run_until_complete(self.engine.encode(tokens, _TIMEOUT_SECONDS))
         return encodings

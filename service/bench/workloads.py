@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.architecture import Architecture
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 
 LENGTHS_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 
@@ -79,12 +79,12 @@ def filling_lengths(tokens: int, max_tokens: int) -> tuple[int, ...]:
     return (max_tokens,) * count + ((remainder,) if remainder else ())
 
 
-def sequences(lengths: Sequence[int], architecture: Architecture) -> list[Tokens]:
+def sequences(lengths: Sequence[int], architecture: Architecture) -> list[TokenSequence]:
     """Return a sequence of random ids for each length; equal in every call."""
     random = np.random.default_rng(_SEED)
     first = min(_FIRST_WORD_ID, architecture.vocabulary_size - 1)
     return [
-        Tokens(
+        TokenSequence(
             random.integers(first, architecture.vocabulary_size, length).astype(np.int32), np.zeros(length, np.int32)
         )
         for length in lengths

@@ -12,7 +12,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from model.encoder import Encoding, Output, Tokens
+from model.encoder import Encoding, Output, TokenSequence
 from model.presets.preset import VOCABULARY_FILE, Padding, Preset
 from service import __version__
 from service.bulk.rows import Row
@@ -267,7 +267,7 @@ class LocalEncoder:
             )
             return await self._encode(tokens, encode_options)
 
-    async def _encode(self, tokens: list[Tokens], encode_options: EncodeOptions) -> list[RowEmbeddings]:
+    async def _encode(self, tokens: list[TokenSequence], encode_options: EncodeOptions) -> list[RowEmbeddings]:
         encodings, _ = await self._engine.encode(tokens, _TIMEOUT_SECONDS, frozenset(encode_options.outputs))
         return [
             RowEmbeddings(

@@ -2,7 +2,8 @@
 
 There is no timer. While a batch runs, the next one accumulates; an idle worker runs the first item at once. A batch
 starts with the oldest item, so no job starves, and looks ahead for further items that fit. All items of a job enter
-the queue, or none does. Equal items in flight are computed once, because results do not depend on batch composition.
+the queue, or none does: a full queue is reported as backpressure. Equal items in flight are coalesced into one entry,
+because results do not depend on batch composition. A batch that fails is bisected down to the failing item.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class Batcher(Generic[T, R, P]):
         self._thread.start()
 
     def submit(self, items: Sequence[T], sizes: Sequence[int], timeout: float = math.inf) -> Job[T, R]:
-        """Queue all items, or none of them.
+        """Queue all items, or none of them: an error is the backpressure of a full queue.
 
         Args:
             items: One or more items.
@@ -354,14 +355,14 @@ class Batcher(Generic[T, R, P]):
             self.fail(error)
 
     def _shared(self, key: Hashable, item: T) -> Entry[T, R] | None:
-        """Return the entry of an equal item if its result serves this item as well."""
+        """Return the entry that an item coalesces with: an equal item whose result serves this one as well."""
         entry = self._shareable.get(key)
         if entry is None or entry in self._queue or self._merge(entry.item, item) is entry.item:
             return entry
         return None
 
     def _execute(self, batch: list[Entry[T, R]], plan: P) -> None:
-        """Run a batch. If it fails, split it down to the failing item."""
+        """Run a batch, and bisect it if it fails."""
         started = self._clock()
         self._runs += 1
         try:
@@ -385,7 +386,7 @@ class Batcher(Generic[T, R, P]):
                         _resolve(job, [job.results[index] for index in range(len(job.sizes))])
 
     def _isolate(self, batch: list[Entry[T, R]], error: Exception) -> None:
-        """Run the halves of a failed batch. An item that fails alone fails its jobs."""
+        """Bisect a failed batch: run its halves. An item that fails alone fails its jobs."""
         if len(batch) > 1:
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
@@ -412,11 +413,11 @@ class Batcher(Generic[T, R, P]):
 
     def _measure(self, tokens: int, seconds: float) -> None:
         speed = tokens / max(seconds, 1e-9)
-        known = self._tokens_per_second
-        self._tokens_per_second = speed if not known else known + _SMOOTHING * (speed - known)
+        previous = self._tokens_per_second
+        self._tokens_per_second = speed if not previous else previous + _SMOOTHING * (speed - previous)
 
     def _wait_for(self, tokens: int) -> int:
-        """Return the estimated time in whole seconds until `tokens` tokens have left the queue."""
+        """Return the Retry-After: estimated whole seconds until `tokens` tokens have left the queue."""
         if not self._tokens_per_second:
             return 1
         return max(1, min(_MAX_RETRY_AFTER_SECONDS, math.ceil(tokens / self._tokens_per_second)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from model.encoder import Encoding, Output, Tokens
+from model.encoder import Encoding, Output, TokenSequence
 
 
 class ResultCache:
@@ -31,7 +31,7 @@ class ResultCache:
         """Whether the cache stores results."""
         return self._max_bytes > 0
 
-    def get(self, tokens: Tokens, outputs: frozenset[Output]) -> Encoding | None:
+    def get(self, tokens: TokenSequence, outputs: frozenset[Output]) -> Encoding | None:
         """Return the cached result of a sequence if it has all of the outputs."""
         key = tokens.key
         with self._lock:
@@ -41,7 +41,7 @@ class ResultCache:
             self._encodings.move_to_end(key)
             return encoding
 
-    def put(self, tokens: Tokens, encoding: Encoding) -> None:
+    def put(self, tokens: TokenSequence, encoding: Encoding) -> None:
         """Store a result, merged with cached outputs of the same ids, and evict the least recently used results."""
         key = tokens.key
         with self._lock:

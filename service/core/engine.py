@@ -26,7 +26,7 @@ from model.encoder import (
     NonFiniteOutputError,
     Output,
     PackedEncoder,
-    Tokens,
+    TokenSequence,
 )
 from model.errors import PresetError
 from model.packing import BatchPlan
@@ -215,7 +215,7 @@ class Engine:
         truncate: bool,
         padding: Padding | None,
         locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
-    ) -> list[Tokens]:
+    ) -> list[TokenSequence]:
         """Tokenize texts off the event loop; see `service.core.inputs.from_texts`.
 
         Raises:
@@ -238,7 +238,7 @@ class Engine:
 
     async def encode(
         self,
-        sequences: Sequence[Tokens],
+        sequences: Sequence[TokenSequence],
         timeout: float,  # noqa: ASYNC109 - it also bounds the time in the queue
         outputs: frozenset[Output] = ALL_OUTPUTS,
     ) -> tuple[list[Encoding], Timings]:
@@ -296,7 +296,7 @@ class Engine:
 
     async def embed(
         self,
-        sequences: Sequence[Tokens],
+        sequences: Sequence[TokenSequence],
         timeout: float,  # noqa: ASYNC109 - as in `encode`
         *,
         normalize: bool = True,
@@ -367,7 +367,7 @@ class Engine:
             key=lambda encoder_input: encoder_input.tokens.key,
             merge=_merged,
             max_queue_tokens=self.options.max_queue_tokens,
-            canary=EncoderInput(Tokens(*np.zeros((2, 1), np.int32)), frozenset(("pooled_output",))),
+            canary=EncoderInput(TokenSequence(*np.zeros((2, 1), np.int32)), frozenset(("pooled_output",))),
             on_failure=self._fail,
             tokens_per_second=loaded.test.tokens_per_second,
         )

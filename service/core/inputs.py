@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 from model.presets.preset import Padding, Preset
 from model.tokenizer import FNetTokenizer
 from service.core.errors import MAX_PROBLEMS, InvalidInputError, Problem, TooManySequencesError
@@ -72,7 +72,7 @@ def from_ids(
     *,
     truncate: bool,
     locate: Callable[[str, int], tuple[str | int, ...]] = lambda field, index: (field, index),
-) -> list[Tokens]:
+) -> list[TokenSequence]:
     """Validate ids and convert them to arrays.
 
     Args:
@@ -91,7 +91,7 @@ def from_ids(
     """
     architecture = preset.architecture
     problems: list[Problem] = []
-    sequences: list[Tokens] = []
+    sequences: list[TokenSequence] = []
     if segment_ids is not None and len(segment_ids) != len(token_ids):
         message = f"has {len(segment_ids)} lists; expected {len(token_ids)}, as in token_ids"
         raise InvalidInputError.of([Problem(("segment_ids",), message)])
@@ -112,7 +112,9 @@ def from_ids(
         problems += _out_of_range(segments, architecture.num_segments, loc, "segment id")
         if not problems:
             max_tokens = architecture.max_sequence_length
-            sequences.append(Tokens(np.array(ids[:max_tokens], np.int32), np.array(segments[:max_tokens], np.int32)))
+            sequences.append(
+                TokenSequence(np.array(ids[:max_tokens], np.int32), np.array(segments[:max_tokens], np.int32))
+            )
     if problems:
         raise InvalidInputError.of(problems)
     return sequences
@@ -126,7 +128,7 @@ def from_texts(
     truncate: bool,
     padding: Padding | None,
     locate: Callable[[int], tuple[str | int, ...]] = lambda index: ("texts", index),
-) -> list[Tokens]:
+) -> list[TokenSequence]:
     """Tokenize texts, add special tokens and pad.
 
     Args:
@@ -152,7 +154,7 @@ def from_texts(
         raise InvalidInputError.of([Problem(("padding",), f"{padded} tokens exceed the maximum of {max_tokens}")])
     limit = padded or max_tokens
     problems: list[Problem] = []
-    sequences: list[Tokens] = []
+    sequences: list[TokenSequence] = []
     for index, text in enumerate(texts):
         if text.pair is not None and preset.architecture.num_segments < 2:  # noqa: PLR2004 - a pair has two
             problems.append(
@@ -174,7 +176,7 @@ def from_texts(
             problems.append(Problem(locate(index), too_long(len(tokens.token_ids), max_tokens)))
             continue
         tokens = tokenizer.pad(tokens, padded)
-        sequences.append(Tokens(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
+        sequences.append(TokenSequence(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
     if problems:
         raise InvalidInputError.of(problems)
     return sequences

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.encoder import Encoding, Output, Tokens
+from model.encoder import Encoding, Output, TokenSequence
 from model.presets.preset import Preset
 from service.core.engine import Engine, normalized
 from service.core.events import Timings
@@ -212,7 +212,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def run(
         call: ParsedRequest, size: int, time_left: Callable[[], float]
-    ) -> tuple[list[Tokens], list[Encoding], Timings]:
+    ) -> tuple[list[TokenSequence], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
             tokens = await engine.tokenize(

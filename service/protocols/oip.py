@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.encoder import Encoding, Output, Tokens
+from model.encoder import Encoding, Output, TokenSequence
 from model.presets.preset import Padding, Preset
 from service import __version__
 from service.core.engine import Engine, normalized
@@ -432,7 +432,7 @@ def _requested(wire: InferRequest, kind: str) -> tuple[RequestedOutput, ...]:
     return tuple(requested.values())
 
 
-def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[Tokens]:
+def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[TokenSequence]:
     """Check ids against the limits of a preset and return one sequence per row.
 
     Args:
@@ -458,7 +458,7 @@ def sequences(call: ParsedRequest, token_ids: Integers, preset: Preset) -> list[
     if problems:
         raise InvalidInputError.of(problems)
     rows = zip(token_ids[:, :max_tokens].astype(np.int32), segment_ids[:, :max_tokens].astype(np.int32), strict=True)
-    return [Tokens(*row) for row in rows]
+    return [TokenSequence(*row) for row in rows]
 
 
 def _out_of_range(ids: Integers, end: int, loc: str, what: str) -> list[Problem]:
@@ -712,7 +712,7 @@ def _add_model(routes: APIRouter, engine: Engine) -> None:
 
 
 def _add_infer(routes: APIRouter, engine: Engine, max_sequences: int) -> None:
-    async def tokens_of(call: ParsedRequest, preset: Preset) -> list[Tokens]:
+    async def tokens_of(call: ParsedRequest, preset: Preset) -> list[TokenSequence]:
         if call.token_ids is not None:
             return await engine.run_in_worker(sequences, call, call.token_ids, preset)
         padding: Padding | None = call.parameters.padding

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 from model.presets.hub import DEFAULT_PRESET
 from model.presets.preset import Preset
 from service.core.engine import Engine
@@ -283,7 +283,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     routes = APIRouter(route_class=DirectRoute, tags=["openai"])
     created = int(time.time())
 
-    async def tokens_of(call: ParsedRequest) -> list[Tokens]:
+    async def tokens_of(call: ParsedRequest) -> list[TokenSequence]:
         if call.texts is not None:
             return await engine.tokenize(call.texts, truncate=call.wire.truncate, padding=None, locate=call.locate)
         return await engine.run_in_worker(

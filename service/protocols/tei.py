@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 from model.tokenizer import FNetTokenizer, Piece
 from service import __version__
 from service.core.engine import Engine
@@ -275,12 +275,12 @@ def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokeni
 # === Sequences ===
 
 
-async def _sequences(engine: Engine, call: ParsedRequest) -> list[Tokens]:
+async def _sequences(engine: Engine, call: ParsedRequest) -> list[TokenSequence]:
     """Return the sequences of texts and token ids, in request order."""
     loaded = engine.require_ready()
     text_indices = [index for index, item in enumerate(call.inputs) if isinstance(item, str)]
     id_indices = [index for index, item in enumerate(call.inputs) if not isinstance(item, str)]
-    sequences: dict[int, Tokens] = {}
+    sequences: dict[int, TokenSequence] = {}
     if text_indices:
         texts = [str(call.inputs[index]) for index in text_indices]
         tokenizer = _tokenizer(loaded, call.locate(text_indices[0]))
@@ -305,7 +305,7 @@ async def _sequences(engine: Engine, call: ParsedRequest) -> list[Tokens]:
     return [sequences[index] for index in range(len(call.inputs))]
 
 
-def _from_ids(call: ParsedRequest, indices: Sequence[int], loaded: LoadedModel) -> list[Tokens]:
+def _from_ids(call: ParsedRequest, indices: Sequence[int], loaded: LoadedModel) -> list[TokenSequence]:
     max_tokens = loaded.preset.architecture.max_sequence_length
     ids: list[Any] = [call.inputs[index] for index in indices]
     if call.truncate and call.left:
@@ -315,7 +315,7 @@ def _from_ids(call: ParsedRequest, indices: Sequence[int], loaded: LoadedModel) 
 
 def _truncate_left(
     texts: Sequence[str], loaded: LoadedModel, tokenizer: FNetTokenizer, locate: Callable[[int], tuple[str | int, ...]]
-) -> list[Tokens]:
+) -> list[TokenSequence]:
     """Tokenize texts, truncate their beginning, and apply the padding of the preset."""
     max_tokens, padding = loaded.preset.architecture.max_sequence_length, loaded.preset.padding
     padded = max_tokens if padding == "max_length" else 0 if padding == "none" else padding
@@ -325,7 +325,7 @@ def _truncate_left(
             tokens = tokenizer.pad(tokenizer.encode_truncated(text, None, padded or max_tokens, "left"), padded)
         except ValueError as error:
             raise InvalidInputError.of([Problem(locate(index), str(error))]) from None
-        sequences.append(Tokens(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
+        sequences.append(TokenSequence(np.array(tokens.token_ids, np.int32), np.array(tokens.segment_ids, np.int32)))
     return sequences
 
 

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.presets.preset import Padding, Preset
-from model.tokenizer import Piece, Tokens
+from model.tokenizer import Piece, TokenizedText
 from service.core.engine import Engine
 from service.core.errors import InvalidInputError, Problem
 from service.core.inputs import check_count
@@ -128,7 +128,9 @@ def _padded(padding: Padding | None, preset: Preset) -> int:
     return length
 
 
-def _offsets(tokens: Tokens, first: Sequence[Piece], second: Sequence[Piece] | None) -> list[tuple[int, int] | None]:
+def _offsets(
+    tokens: TokenizedText, first: Sequence[Piece], second: Sequence[Piece] | None
+) -> list[tuple[int, int] | None]:
     """Return the offsets of each token before padding; a truncated text keeps its first pieces."""
     of_second = sum(tokens.segment_ids) - 1 if second is not None else 0
     of_first = len(tokens.token_ids) - of_second - (2 if second is None else 3)

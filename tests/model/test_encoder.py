@@ -15,7 +15,15 @@ from model.backbone import FNetBackbone
 from model.backends.base import BackendError
 from model.backends.jax_backend import JaxBackend
 from model.dtypes import BackendName, Dtype
-from model.encoder import ALL_OUTPUTS, EncoderInput, Encoding, NonFiniteOutputError, Output, PackedEncoder, Tokens
+from model.encoder import (
+    ALL_OUTPUTS,
+    EncoderInput,
+    Encoding,
+    NonFiniteOutputError,
+    Output,
+    PackedEncoder,
+    TokenSequence,
+)
 from model.packing import BatchPlan, Row
 from model.selftest import COSINE_BOUNDS, FLOAT32_TOLERANCE, SelfTest, compile_and_verify, cosines
 from tests.support.encoders import (
@@ -56,11 +64,11 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def reference(oracle: Oracle, weights: Weights) -> Callable[[Tokens], tuple[Array, Array]]:
+def reference(oracle: Oracle, weights: Weights) -> Callable[[TokenSequence], tuple[Array, Array]]:
     """The oracle, which computes each sequence once."""
     computed: dict[bytes, tuple[Array, Array]] = {}
 
-    def outputs(tokens: Tokens) -> tuple[Array, Array]:
+    def outputs(tokens: TokenSequence) -> tuple[Array, Array]:
         if tokens.key not in computed:
             sequence_output, pooled_output = oracle(weights, *tokens)
             computed[tokens.key] = sequence_output.astype(np.float32), pooled_output.astype(np.float32)
@@ -70,7 +78,7 @@ def reference(oracle: Oracle, weights: Weights) -> Callable[[Tokens], tuple[Arra
 
 
 @pytest.fixture(scope="module")
-def backbone_outputs(weights: Weights) -> list[tuple[Tokens, tuple[Array, Array]]]:
+def backbone_outputs(weights: Weights) -> list[tuple[TokenSequence, tuple[Array, Array]]]:
     """Sequences, and the outputs of the Keras backbone with the same weights for each alone."""
     backbone = FNetBackbone.from_architecture(MEDIUM)
     backbone.assign_weights(weights)
@@ -82,7 +90,7 @@ def backbone_outputs(weights: Weights) -> list[tuple[Tokens, tuple[Array, Array]
 def verified(
     request: pytest.FixtureRequest,
     weights: Weights,
-    reference: Callable[[Tokens], tuple[Array, Array]],
+    reference: Callable[[TokenSequence], tuple[Array, Array]],
     compilations: list[int],
 ) -> tuple[PackedEncoder, SelfTest]:
     """A verified encoder of each backend and dtype, and the result of its self-test."""
@@ -120,7 +128,7 @@ def plan_of(sizes: Iterable[int]) -> BatchPlan:
 
 def run(
     encoder: PackedEncoder,
-    sequences: list[Tokens],
+    sequences: list[TokenSequence],
     length: int | None = None,
     outputs: frozenset[Output] = ALL_OUTPUTS,
 ) -> list[Encoding]:
@@ -144,7 +152,7 @@ def assert_accurate(encoding: Encoding, true: tuple[Array, Array], dtype: Dtype)
 
 
 def test_outputs_equal_the_reference(
-    encoder: PackedEncoder, reference: Callable[[Tokens], tuple[Array, Array]]
+    encoder: PackedEncoder, reference: Callable[[TokenSequence], tuple[Array, Array]]
 ) -> None:
     """Sequences of many lengths in one call, the longest in several chunks, are within each dtype's bounds."""
     random = np.random.default_rng(1)
@@ -164,7 +172,7 @@ def test_outputs_equal_the_reference(
 
 
 def test_outputs_equal_those_of_the_backbone(
-    encoder: PackedEncoder, backbone_outputs: list[tuple[Tokens, tuple[Array, Array]]]
+    encoder: PackedEncoder, backbone_outputs: list[tuple[TokenSequence, tuple[Array, Array]]]
 ) -> None:
     """`FNetBackbone` called on each sequence alone, unpadded, gives the same within each dtype's bounds."""
     encodings = encoder.encode([tokens for tokens, _ in backbone_outputs])
@@ -396,9 +404,14 @@ def test_equal_sequences_share_a_key() -> None:
     """Sequences that differ in ids, segments or length have different keys."""
     ids = np.arange(4, dtype=np.int32)
     zeros = np.zeros(4, np.int32)
-    keys = [Tokens(ids, zeros).key, Tokens(ids, ids).key, Tokens(zeros, ids).key, Tokens(ids[:2], ids[2:]).key]
+    keys = [
+        TokenSequence(ids, zeros).key,
+        TokenSequence(ids, ids).key,
+        TokenSequence(zeros, ids).key,
+        TokenSequence(ids[:2], ids[2:]).key,
+    ]
     assert len(set(keys)) == len(keys)
-    assert Tokens(ids.copy(), zeros.copy()).key == keys[0]
+    assert TokenSequence(ids.copy(), zeros.copy()).key == keys[0]
 
 
 # --- Row lengths and devices ---
@@ -580,8 +593,8 @@ def test_encoder_recovers_from_output_that_is_not_finite(
     weights = make_weights(tiny)
     weights["token_embedding/embeddings"][7] = np.inf
     encoder = compiled(tiny, weights, backend=backend, max_batch_tokens=8)
-    failing = Tokens(np.array([4, 7, 5], np.int32), np.zeros(3, np.int32))
-    healthy = Tokens(np.array([4, 8, 5], np.int32), np.zeros(3, np.int32))
+    failing = TokenSequence(np.array([4, 7, 5], np.int32), np.zeros(3, np.int32))
+    healthy = TokenSequence(np.array([4, 8, 5], np.int32), np.zeros(3, np.int32))
     for _ in range(2):
         with pytest.raises(NonFiniteOutputError):
             encoder.encode([healthy, failing])

@@ -16,7 +16,7 @@ import pytest
 
 from model import FNetBackbone, FNetTokenizer, PackedEncoder
 from model.dtypes import BackendName, Dtype
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, TokenSequence
 from model.presets.hub import load_preset
 from model.presets.preset import Preset
 from model.presets.weights import read_weights
@@ -52,7 +52,7 @@ def computed(backbone: FNetBackbone, arrays: Arrays) -> Arrays:
 def packed(encoder: PackedEncoder, arrays: Arrays) -> Arrays:
     """Return the outputs of the packed encoder for a batch whose sequences share rows."""
     pairs = zip(arrays["token_ids"], arrays["segment_ids"], strict=True)
-    encodings: list[Encoding] = encoder.encode([Tokens(ids, segments) for ids, segments in pairs])
+    encodings: list[Encoding] = encoder.encode([TokenSequence(ids, segments) for ids, segments in pairs])
     return {name: np.stack([getattr(encoding, name) for encoding in encodings]) for name in OUTPUTS}
 
 

@@ -14,7 +14,7 @@ from model.architecture import Architecture
 from model.backends.base import Backend, RowInput
 from model.backends.openvino_backend import OpenVinoBackend
 from model.dtypes import BackendName, Dtype
-from model.encoder import Encoding, PackedEncoder, Tokens
+from model.encoder import Encoding, PackedEncoder, TokenSequence
 from model.packing import chunks
 from model.presets.hub import load_preset
 from model.presets.weights import read_weights
@@ -231,7 +231,7 @@ def test_encoder_that_differs_from_the_reference_is_rejected(
 ) -> None:
     """Short sequences and sequences of several chunks are compared."""
 
-    def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
+    def other(tokens: TokenSequence) -> tuple[Float32s, Float32s]:
         sequence_output, pooled_output = reference(tokens)
         length = len(tokens.token_ids)
         return (sequence_output[::-1], -pooled_output) if wrong(length) else (sequence_output, pooled_output)
@@ -244,7 +244,7 @@ def test_encoder_that_differs_from_the_reference_is_rejected(
 def test_every_value_is_compared(make_encoder: Callable[..., PackedEncoder], reference: Reference, output: int) -> None:
     """An error of 0.01 in one value of one output rejects the encoder."""
 
-    def other(tokens: Tokens) -> tuple[Float32s, Float32s]:
+    def other(tokens: TokenSequence) -> tuple[Float32s, Float32s]:
         outputs = reference(tokens)
         outputs[output].reshape(-1)[-1] += 0.01
         return outputs

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from model.errors import PresetError
 from model.presets.hub import DEFAULT_PRESET, load_preset
 from model.presets.preset import VOCABULARY_FILE, Preset
-from model.tokenizer import FNetTokenizer, Piece, Tokens, Truncation
+from model.tokenizer import FNetTokenizer, Piece, TokenizedText, Truncation
 from tests.support.bundled import VOCABULARY
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
@@ -90,22 +90,22 @@ def test_ids_and_pieces_are_inverse(tokenizer: FNetTokenizer) -> None:
 def test_text_has_cls_and_sep(tokenizer: FNetTokenizer) -> None:
     """One text is `[CLS] a [SEP]`, all of segment 0."""
     ids = tokenizer.tokenize(TEXT)
-    assert tokenizer.encode(TEXT) == Tokens([4, *ids, 5], [0] * (len(ids) + 2))
+    assert tokenizer.encode(TEXT) == TokenizedText([4, *ids, 5], [0] * (len(ids) + 2))
 
 
 def test_pair_has_two_segments(tokenizer: FNetTokenizer) -> None:
     """A pair is `[CLS] a [SEP] b [SEP]`, segment 1 after the first `[SEP]`."""
     first, second = tokenizer.tokenize(TEXT), tokenizer.tokenize(PAIR)
-    assert tokenizer.encode(TEXT, PAIR) == Tokens(
+    assert tokenizer.encode(TEXT, PAIR) == TokenizedText(
         [4, *first, 5, *second, 5], [0] * (len(first) + 2) + [1] * (len(second) + 1)
     )
 
 
 def test_empty_texts_are_valid(tokenizer: FNetTokenizer) -> None:
     """An empty text has only special tokens, and an empty second text differs from none."""
-    assert tokenizer.encode("") == Tokens([4, 5], [0, 0])
-    assert tokenizer.encode("", "") == Tokens([4, 5, 5], [0, 0, 1])
-    assert tokenizer.encode("   \n\t") == Tokens([4, 5], [0, 0])
+    assert tokenizer.encode("") == TokenizedText([4, 5], [0, 0])
+    assert tokenizer.encode("", "") == TokenizedText([4, 5, 5], [0, 0, 1])
+    assert tokenizer.encode("   \n\t") == TokenizedText([4, 5], [0, 0])
 
 
 def test_special_tokens_in_a_text_are_ordinary_text(tokenizer: FNetTokenizer) -> None:
@@ -163,7 +163,7 @@ def test_text_is_truncated_at_its_end(tokenizer: FNetTokenizer) -> None:
     ids = tokenizer.tokenize(TEXT)
     for length in range(2, len(ids) + 5):
         size = ids[: length - 2]
-        assert tokenizer.encode_truncated(TEXT, None, length) == Tokens([4, *size, 5], [0] * (len(size) + 2))
+        assert tokenizer.encode_truncated(TEXT, None, length) == TokenizedText([4, *size, 5], [0] * (len(size) + 2))
 
 
 @pytest.mark.parametrize("truncate", ["round_robin", "waterfall"])
@@ -227,7 +227,7 @@ def test_padding_is_pad_of_segment_0(tokenizer: FNetTokenizer) -> None:
     tokens = tokenizer.encode("a", "b")
     padded = tokenizer.pad(tokens, 12)
     missing = 12 - len(tokens.token_ids)
-    assert padded == Tokens(tokens.token_ids + [3] * missing, tokens.segment_ids + [0] * missing)
+    assert padded == TokenizedText(tokens.token_ids + [3] * missing, tokens.segment_ids + [0] * missing)
 
 
 def test_padding_never_truncates(tokenizer: FNetTokenizer) -> None:
@@ -275,7 +275,7 @@ def test_special_tokens_may_have_other_ids() -> None:
     """Special tokens are looked up by name."""
     tokenizer = FNetTokenizer(trained(["[MASK]", "<pad>", "[SEP]", "[CLS]"]))
     assert (tokenizer.mask_token_id, tokenizer.pad_token_id) == (3, 4)
-    assert tokenizer.encode("") == Tokens([6, 5], [0, 0])
+    assert tokenizer.encode("") == TokenizedText([6, 5], [0, 0])
 
 
 def test_vocabulary_larger_than_the_network_is_rejected(preset: Preset) -> None:
@@ -468,7 +468,9 @@ def test_text_may_be_truncated_at_its_start(tokenizer: FNetTokenizer) -> None:
     ids = tokenizer.tokenize(TEXT)
     for length in range(2, len(ids) + 5):
         size = ids[max(0, len(ids) - (length - 2)) :] if length > 2 else []
-        assert tokenizer.encode_truncated(TEXT, None, length, "left") == Tokens([4, *size, 5], [0] * (len(size) + 2))
+        assert tokenizer.encode_truncated(TEXT, None, length, "left") == TokenizedText(
+            [4, *size, 5], [0] * (len(size) + 2)
+        )
 
 
 def test_pair_may_be_truncated_at_its_starts(tokenizer: FNetTokenizer) -> None:

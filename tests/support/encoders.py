@@ -11,7 +11,7 @@ import pytest
 
 from model.architecture import Architecture
 from model.dtypes import SUPPORTED_DTYPES, BackendName
-from model.encoder import Encoding, Tokens
+from model.encoder import Encoding, TokenSequence
 
 Float32s = npt.NDArray[np.float32]
 
@@ -49,9 +49,9 @@ def medium_weights(architecture: Architecture = MEDIUM, seed: int = 0) -> dict[s
     return weights
 
 
-def sequence(random: np.random.Generator, length: int, architecture: Architecture = MEDIUM) -> Tokens:
+def sequence(random: np.random.Generator, length: int, architecture: Architecture = MEDIUM) -> TokenSequence:
     """Return a random sequence."""
-    return Tokens(
+    return TokenSequence(
         random.integers(0, architecture.vocabulary_size, length).astype(np.int32),
         random.integers(0, architecture.num_segments, length).astype(np.int32),
     )

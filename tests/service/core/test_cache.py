@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.encoder import ALL_OUTPUTS, Encoding, Output, Tokens
+from model.encoder import ALL_OUTPUTS, Encoding, Output, TokenSequence
 from service.core.cache import ResultCache
 
 HIDDEN = 8
 POOLED, MEAN, SEQUENCE = (frozenset[Output]((name,)) for name in ("pooled_output", "mean_output", "sequence_output"))
 
 
-def tokens(*ids: int, segment: int = 0) -> Tokens:
+def tokens(*ids: int, segment: int = 0) -> TokenSequence:
     """Return a sequence."""
-    return Tokens(np.array(ids, np.int32), np.full(len(ids), segment, np.int32))
+    return TokenSequence(np.array(ids, np.int32), np.full(len(ids), segment, np.int32))
 
 
 def encoding(length: int, seed: int = 0, outputs: frozenset[Output] = ALL_OUTPUTS) -> Encoding:
@@ -27,7 +27,7 @@ def encoding(length: int, seed: int = 0, outputs: frozenset[Output] = ALL_OUTPUT
     return Encoding({name: random.normal(size=shapes[name]).astype(np.float32) for name in shapes if name in outputs})
 
 
-def get(cache: ResultCache, tokens: Tokens, outputs: frozenset[Output] = ALL_OUTPUTS) -> Encoding | None:
+def get(cache: ResultCache, tokens: TokenSequence, outputs: frozenset[Output] = ALL_OUTPUTS) -> Encoding | None:
     """Return the cached result with all of the outputs."""
     return cache.get(tokens, outputs)
 
@@ -107,9 +107,9 @@ def test_lookup_distinguishes_ids_and_segments() -> None:
 def test_lookup_does_not_confuse_ids_with_segments() -> None:
     """Sequences whose concatenated ids and segments agree have different keys."""
     cache = ResultCache(1 << 20)
-    cache.put(Tokens(np.array([1, 0], np.int32), np.array([0, 0], np.int32)), encoding(2))
-    assert get(cache, Tokens(np.array([1], np.int32), np.array([0], np.int32))) is None
-    assert get(cache, Tokens(np.array([1, 0], np.int32), np.array([0, 1], np.int32))) is None
+    cache.put(TokenSequence(np.array([1, 0], np.int32), np.array([0, 0], np.int32)), encoding(2))
+    assert get(cache, TokenSequence(np.array([1], np.int32), np.array([0], np.int32))) is None
+    assert get(cache, TokenSequence(np.array([1, 0], np.int32), np.array([0, 1], np.int32))) is None
 
 
 def test_least_recently_used_result_is_evicted() -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from model.backbone import FNetBackbone
 from model.backends.base import BackendError
-from model.encoder import ALL_OUTPUTS, Encoding, Output, PackedEncoder, Tokens
+from model.encoder import ALL_OUTPUTS, Encoding, Output, PackedEncoder, TokenSequence
 from model.errors import PresetError
 from model.selftest import SelfTest, compile_and_verify
 from service.core import errors
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     WaitUntil = Callable[[Callable[[], bool]], None]
 
 
-def tokens(*lengths: int, seed: int = 0) -> list[Tokens]:
+def tokens(*lengths: int, seed: int = 0) -> list[TokenSequence]:
     """Return random sequences of the given lengths, with segments."""
     random = np.random.default_rng(seed)
     return [
-        Tokens(random.integers(0, POISON, n).astype(np.int32), random.integers(0, 3, n).astype(np.int32))
+        TokenSequence(random.integers(0, POISON, n).astype(np.int32), random.integers(0, 3, n).astype(np.int32))
         for n in lengths
     ]
 
@@ -294,7 +294,7 @@ def test_request_larger_than_the_queue_is_invalid(service: Service) -> None:
 def test_non_finite_output_fails_only_its_request(service: Service, events: list[Event]) -> None:
     """Other requests of the same batch get bit-identical results."""
     good = tokens(5, 6)
-    bad = Tokens(np.array([1, POISON, 2], np.int32), np.zeros(3, np.int32))
+    bad = TokenSequence(np.array([1, POISON, 2], np.int32), np.zeros(3, np.int32))
 
     async def encode_concurrently() -> list[tuple[list[Encoding], Timings] | BaseException]:
         work = [service.engine.encode([sequence], TIMEOUT) for sequence in (good[0], bad, good[1])]
@@ -547,7 +547,7 @@ def test_requests_for_different_outputs_of_a_sequence(
     (sequence, other) = tokens(9, 7)
     pooled, both = frozenset[Output](("pooled_output",)), frozenset[Output](("mean_output", "sequence_output"))
 
-    async def encode(sequence: Tokens, outputs: frozenset[Output]) -> Encoding:
+    async def encode(sequence: TokenSequence, outputs: frozenset[Output]) -> Encoding:
         (encoding,), _ = await blocked.engine.encode([sequence], TIMEOUT, outputs)
         return encoding
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.encoder import Tokens
+from model.encoder import TokenSequence
 from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET, load_preset
 from model.presets.preset import Padding, Preset, read_preset
 from model.tokenizer import FNetTokenizer
@@ -42,7 +42,7 @@ def problems_of(call: Callable[[], object]) -> list[tuple[tuple[str | int, ...],
     return [(problem.loc, problem.msg) for problem in caught.value.problems]
 
 
-def lists(sequences: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
+def lists(sequences: Sequence[TokenSequence]) -> list[tuple[list[int], list[int]]]:
     """Return int32 sequences as plain lists."""
     assert all(array.dtype == "int32" for tokens in sequences for array in tokens)
     return [(tokens.token_ids.tolist(), tokens.segment_ids.tolist()) for tokens in sequences]

@@ -26,7 +26,7 @@ from model.architecture import Architecture
 from model.backbone import FNetBackbone
 from model.presets.hub import BUNDLED_DIRECTORY, DEFAULT_PRESET
 from model.presets.preset import VOCABULARY_FILE
-from model.tokenizer import FNetTokenizer, Tokens, Truncation
+from model.tokenizer import FNetTokenizer, TokenizedText, Truncation
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -129,12 +129,12 @@ def largest_difference(own: Any, reference: Any, inputs: Arrays) -> float:
     return max(float(np.abs(actual[name] - expected[name]).max()) for name in actual)
 
 
-def packed(preprocessor: Any, text: str, pair: str | None) -> Tokens:
+def packed(preprocessor: Any, text: str, pair: str | None) -> TokenizedText:
     """Return the tokens of a text or pair from the keras-hub preprocessor."""
     # Without a label, keras-hub uses the second text as the label.
     arrays = preprocessor(text if pair is None else ([text], [pair]), y=None)
     ids, segments = (np.asarray(arrays[name]).ravel().tolist() for name in ("token_ids", "segment_ids"))
-    return Tokens(ids, segments)
+    return TokenizedText(ids, segments)
 
 
 # --- Interface ---

@@ -21,7 +21,7 @@ from model.backbone import FNetBackbone
 from model.conversion.convert import convert
 from model.conversion.hugging_face import read_hugging_face
 from model.dtypes import Dtype
-from model.encoder import Encoding, PackedEncoder, Tokens
+from model.encoder import Encoding, PackedEncoder, TokenSequence
 from model.presets.hub import load_preset
 from model.presets.weights import read_weights
 
@@ -77,12 +77,12 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     return Checkpoint(network, architecture, weights)
 
 
-def sequences(architecture: Architecture) -> list[Tokens]:
+def sequences(architecture: Architecture) -> list[TokenSequence]:
     """Return random sequences of several lengths, including one token and the maximum."""
     dice = np.random.default_rng(12)
     longest = architecture.max_sequence_length
     return [
-        Tokens(
+        TokenSequence(
             dice.integers(0, architecture.vocabulary_size, length).astype(np.int32),
             dice.integers(0, architecture.num_segments, length).astype(np.int32),
         )
@@ -90,7 +90,7 @@ def sequences(architecture: Architecture) -> list[Tokens]:
     ]
 
 
-def expected(network: Any, tokens: Tokens) -> tuple[Float32s, Float32s]:
+def expected(network: Any, tokens: TokenSequence) -> tuple[Float32s, Float32s]:
     """Return `last_hidden_state` and `pooler_output` of one sequence."""
     with torch.no_grad():
         outputs = network(
