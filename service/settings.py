@@ -32,6 +32,10 @@ RENAMED = {
     "keyed_metrics": "metrics_require_key",
     "keyed_health": "health_requires_key",
 }
+# The API key that the client commands send.
+CLIENT_KEY_VARIABLE = "FNET_API_KEY"
+# What Kubernetes injects into containers for a service named `fnet-...`, as Docker's links once did.
+_SERVICE_LINK = re.compile(r"FNET_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)")
 # Similarity (difflib) from which a known name is suggested for an unknown one.
 _MIN_NAME_SIMILARITY = 0.4
 # Expected values of the settings whose annotation does not describe them.
@@ -164,8 +168,10 @@ class Settings(BaseModel):
             name.removeprefix(PREFIX).lower(): value
             for name, value in environ.items()
             # Compose files and shells leave unset variables empty.
-            if name.startswith(PREFIX) and value
+            if name.startswith(PREFIX) and value and name != CLIENT_KEY_VARIABLE
         }
+        for name in service_links(environ):
+            del from_environ[name.removeprefix(PREFIX).lower()]
         for name in from_environ:
             cls._check_name(name, variable)
         for name in options:
@@ -294,6 +300,16 @@ def option(name: str) -> str:
 def _source(name: str, options: Mapping[str, Any]) -> str:
     """Return the option or the variable that set a setting."""
     return option(name) if name in options else variable(name)
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that are not settings but addresses of a Kubernetes service named `fnet-...`."""
+    return [
+        name
+        for name, value in environ.items()
+        # FNET_PORT is a setting, unless its value is an address.
+        if value and _SERVICE_LINK.fullmatch(name) and (name != variable("port") or "://" in value)
+    ]
 
 
 def engine_options(settings: Settings, **changes: Any) -> EngineOptions:

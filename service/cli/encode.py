@@ -18,7 +18,7 @@ import click
 from service.cli.exits import fail
 from service.cli.progress import progress
 from service.cli.urls import address
-from service.settings import Settings, SettingsError
+from service.settings import CLIENT_KEY_VARIABLE, Settings, SettingsError
 
 if TYPE_CHECKING:  # these imports take a second, and help must be fast
     from service.bulk.encoders import Encoder, EncoderFingerprint
@@ -112,7 +112,7 @@ class Share(click.ParamType[tuple[int, int]]):
 @click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 @click.option("--restart", is_flag=True, help="Discard the chunks of an earlier run.")
 @click.option("--url", help="Encode with the service at this URL instead of a local model.")
-@click.option("--api-key", envvar="SERVICE_API_KEY", show_envvar=True, help="API key of that service.")
+@click.option("--api-key", envvar=CLIENT_KEY_VARIABLE, show_envvar=True, help="API key of that service.")
 @click.option("--preset", help="As for `serve`; for a local model.")
 @click.option("--dtype", help="As for `serve`; for a local model.")
 @click.option("--backend", help="As for `serve`; for a local model.")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from service.cli.exits import fail
-from service.settings import RENAMED, Settings, SettingsError, option, variable
+from service.settings import RENAMED, Settings, SettingsError, option, service_links, variable
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,10 +39,14 @@ def serve(**options: Any) -> None:
         fail(error, 2)
     # The first process of a container ignores unhandled signals; before the server starts, SIGTERM ends the process.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    import structlog  # noqa: PLC0415 - these imports take a second
+
     from service.cli import cpu_limits  # noqa: PLC0415 - these imports take a second
     from service.telemetry import logs  # noqa: PLC0415 - these imports take a second
 
     logs.configure(settings.log_format, settings.log_level)
+    if ignored := service_links(os.environ):
+        structlog.get_logger("fnet.settings").warning("variables ignored", names=ignored, detail="set by Kubernetes")
     restore_affinity = cpu_limits.limit_affinity()
     from service import server  # noqa: PLC0415 - its libraries count processors when they load
 

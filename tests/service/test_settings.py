@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from model.dtypes import SUPPORTED_DTYPES, BackendName, Dtype
 from model.presets.hub import DEFAULT_PRESET
-from service.settings import Settings, SettingsError, option, variable
+from service.settings import Settings, SettingsError, option, service_links, variable
 
 # Names of the contract, without their prefix, and their defaults.
 DEFAULTS: dict[str, Any] = {
@@ -131,6 +131,30 @@ def test_unknown_name_is_rejected_with_the_nearest_known_one(name: str) -> None:
         == f"{variable(misspelled)}: unknown setting; did you mean {variable(name)}?"
     )
     assert error_of({}, {misspelled: "1"}) == f"{option(misspelled)}: unknown setting; did you mean {option(name)}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FNET_ENCODE_SERVICE_HOST", "10.0.0.1"),
+        ("FNET_ENCODE_SERVICE_PORT", "8000"),
+        ("FNET_ENCODE_SERVICE_PORT_HTTP", "8000"),
+        ("FNET_ENCODE_PORT", "tcp://10.0.0.1:8000"),
+        ("FNET_ENCODE_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("FNET_ENCODE_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("FNET_PORT", "tcp://10.0.0.1:8000"),
+        ("FNET_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_address_that_kubernetes_injects_is_ignored(name: str, value: str) -> None:
+    """A service named `fnet-...` in the same namespace does not prevent the start."""
+    assert service_links({name: value, "FNET_DTYPE": "float32"}) == [name]
+    assert Settings.load({name: value}) == Settings.load({})
+
+
+def test_client_key_is_not_a_setting() -> None:
+    """A shell may have it for the client commands."""
+    assert Settings.load({"FNET_API_KEY": "sesame"}).keys() == frozenset()
 
 
 def test_unknown_name_without_a_near_one_is_rejected() -> None:

@@ -646,7 +646,7 @@ def test_remote_service_encodes(
         with serving(str(COMMAND), "serve") as address:
             completed = encode("in.jsonl", "-o", "remote.npy", "--url", f"http://{address}", code=1)
             assert b"unauthorized" in completed.stderr
-            completed = encode(*skip, "remote.npy", "--url", f"http://{address}", SERVICE_API_KEY="sesame")
+            completed = encode(*skip, "remote.npy", "--url", f"http://{address}", FNET_API_KEY="sesame")
             assert b"sesame" not in completed.stderr
             remote = asyncio.run(described(f"http://{address}"))
     assert differing(remote, service.run(LocalEncoder(service.engine).describe())) == {"tokenizer"}
