@@ -186,7 +186,7 @@ def test_timeout_is_in_microseconds(server: Server, client: Any) -> None:
         ([("token_ids", np.array([[2**32]]))], {}, "422", "inputs[0] token_ids[0][0]: token id 4294967296"),
         ([("token_ids", np.zeros((0, 3), np.int64))], {}, "422", "inputs[0] token_ids: contains no sequence"),
         ([("token_ids", np.zeros((2049, 1), np.int64))], {}, "422", "2049 sequences exceed the maximum of"),
-        ([("token_ids", np.array(IDS)), ("texts", TEXTS)], {}, "422", "inputs: exactly one of"),
+        ([("token_ids", np.array(IDS)), ("texts", TEXTS)], {}, "422", "inputs: expected exactly one of"),
         ([("token_ids", np.array(IDS)), ("segment_ids", np.array([[0]]))], {}, "422", "inputs[1] segment_ids: shape"),
         ([("input_ids", np.array(IDS))], {}, "422", "inputs[0].name: "),
         ([("texts", [b"\xff"])], {}, "422", "inputs[0] texts[0]: is not UTF-8"),
