@@ -211,7 +211,7 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     routes = APIRouter(route_class=DirectRoute, tags=["native"])
 
     async def run(
-        call: ParsedRequest, size: int, time_left: Callable[[], float]
+        call: ParsedRequest, preset: Preset, size: int, time_left: Callable[[], float]
     ) -> tuple[list[TokenSequence], list[Encoding], Timings]:
         wire = call.wire
         if call.texts is not None:
@@ -222,7 +222,6 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
                 locate=lambda index: call.locate("texts", index),
             )
         else:
-            preset = engine.require_ready().preset
             tokens = await engine.run_sized(
                 size,
                 from_ids,
@@ -252,15 +251,13 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     )
     async def encode(request: Request) -> Response:
         """Encode sequences; each result equals that of the sequence alone, without padding unless requested."""
-        engine.require_ready()
+        preset = engine.require_ready().preset
         accept = ",".join(request.headers.getlist("accept"))
         body = await request.body()
         call = await engine.run_sized(len(body) + len(accept), parse, body, accept, max_sequences)
-        loaded = engine.require_ready()
-        tokens, encodings, request.state.timings = await run(call, len(body), request.state.time_left)
+        tokens, encodings, request.state.timings = await run(call, preset, len(body), request.state.time_left)
         lengths = [len(sequence.token_ids) for sequence in tokens]
         rows = (sum(lengths) if name == "sequence_output" else len(lengths) for name in set(call.wire.outputs))
-        preset = loaded.preset
         values = sum(rows) * preset.architecture.hidden_dim
         vary = {"Vary": "Accept"}
         if not call.npz:

@@ -283,14 +283,14 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     routes = APIRouter(route_class=DirectRoute, tags=["openai"])
     created = int(time.time())
 
-    async def tokens_of(call: ParsedRequest) -> list[TokenSequence]:
+    async def tokens_of(call: ParsedRequest, preset: Preset) -> list[TokenSequence]:
         if call.texts is not None:
             return await engine.tokenize(call.texts, truncate=call.wire.truncate, padding=None, locate=call.locate)
         return await engine.run_in_worker(
             from_ids,
             call.token_ids or [],
             None,
-            engine.require_ready().preset,
+            preset,
             truncate=call.wire.truncate,
             locate=lambda _field, index: call.locate(index),
         )
@@ -309,12 +309,11 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     )
     async def embeddings(request: Request) -> Response:
         """Embed inputs; each embedding is the L2-normalized output that the model's pooling selects."""
-        engine.require_ready()
+        preset = engine.require_ready().preset
         body = await request.body()
         call = await engine.run_sized(len(body), parse, body, max_sequences)
-        preset = engine.require_ready().preset
         check_supported(call, preset)
-        tokens = await tokens_of(call)
+        tokens = await tokens_of(call, preset)
         rows, request.state.timings = await engine.embed(
             tokens, request.state.time_left(), dimensions=call.wire.dimensions
         )

@@ -275,9 +275,8 @@ def _tokenizer(loaded: LoadedModel, locate: tuple[str | int, ...]) -> FNetTokeni
 # === Sequences ===
 
 
-async def _sequences(engine: Engine, call: ParsedRequest) -> list[TokenSequence]:
+async def _sequences(engine: Engine, loaded: LoadedModel, call: ParsedRequest) -> list[TokenSequence]:
     """Return the sequences of texts and token ids, in request order."""
-    loaded = engine.require_ready()
     text_indices = [index for index, item in enumerate(call.inputs) if isinstance(item, str)]
     id_indices = [index for index, item in enumerate(call.inputs) if not isinstance(item, str)]
     sequences: dict[int, TokenSequence] = {}
@@ -463,11 +462,11 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def embed(request: Request) -> Response:
         """Embed inputs; each result equals that of the input alone. `/` is an alias of `/embed`."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         body = await request.body()
         call = await engine.run_sized(len(body), parse_embed, body, max_sequences)
-        check_dimensions(call.dimensions, engine.require_ready().preset)
-        sequences = await _sequences(engine, call)
+        check_dimensions(call.dimensions, loaded.preset)
+        sequences = await _sequences(engine, loaded, call)
         embeddings, request.state.timings = await engine.embed(
             sequences, request.state.time_left(), normalize=call.normalize, dimensions=call.dimensions
         )
@@ -475,9 +474,9 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def embed_all(request: Request) -> Response:
         """Return one vector per token of each input, including special tokens."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         call = await engine.run_in_worker(parse_embed_all, await request.body(), max_sequences)
-        sequences = await _sequences(engine, call)
+        sequences = await _sequences(engine, loaded, call)
         encodings, request.state.timings = await engine.encode(
             sequences, request.state.time_left(), frozenset(("sequence_output",))
         )
@@ -487,17 +486,17 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
 
     async def tokenize(request: Request) -> Response:
         """Return the tokens of each text with their offsets."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         body = await request.body()
         max_tokens = engine.options.max_queue_tokens
-        content = await engine.run_in_worker(_tokenize, body, engine.require_ready(), max_sequences, max_tokens)
+        content = await engine.run_in_worker(_tokenize, body, loaded, max_sequences, max_tokens)
         return Response(content, media_type="application/json")
 
     async def decode(request: Request) -> Response:
         """Return the texts of token ids."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         body = await request.body()
-        content = await engine.run_in_worker(_decode, body, engine.require_ready(), max_sequences)
+        content = await engine.run_in_worker(_decode, body, loaded, max_sequences)
         return Response(content, media_type="application/json")
 
     async def info() -> Response:

@@ -183,11 +183,10 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     )
     async def tokenize(request: Request) -> Response:
         """Return the tokens that `/v1/encode` would encode, with their offsets."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         body = await request.body()
-        content = await engine.run_in_worker(
-            _tokenize, body, engine.require_ready(), max_sequences, engine.options.max_queue_tokens
-        )
+        max_tokens = engine.options.max_queue_tokens
+        content = await engine.run_in_worker(_tokenize, body, loaded, max_sequences, max_tokens)
         return Response(content, media_type="application/json")
 
     @routes.post(
@@ -199,9 +198,9 @@ def protocol(engine: Engine, max_sequences: int) -> Protocol:
     )
     async def detokenize(request: Request) -> Response:
         """Return the texts of token ids."""
-        engine.require_ready()
+        loaded = engine.require_ready()
         body = await request.body()
-        content = await engine.run_in_worker(_detokenize, body, engine.require_ready(), max_sequences)
+        content = await engine.run_in_worker(_detokenize, body, loaded, max_sequences)
         return Response(content, media_type="application/json")
 
     return Protocol(
