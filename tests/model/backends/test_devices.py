@@ -18,7 +18,7 @@ import numpy as np
 import model.encoder
 from model.architecture import Architecture
 from model.backends.jax_backend import JaxDeviceBackend
-from model.encoder import ALL_OUTPUTS, EncoderInput, NonFiniteOutputError, PackedEncoder, Tokens
+from model.encoder import ALL_OUTPUTS, EncoderInput, NonFiniteOutputError, PackedEncoder, TokenSequence
 from model.reference import encode_one, random_weights
 from model.selftest import compile_and_verify, is_accurate
 
@@ -32,7 +32,7 @@ weights = random_weights(architecture, 0)
 random = np.random.default_rng(1)
 
 def sequence(n):
-    return Tokens(random.integers(0, 100, n).astype(np.int32), random.integers(0, 4, n).astype(np.int32))
+    return TokenSequence(random.integers(0, 100, n).astype(np.int32), random.integers(0, 4, n).astype(np.int32))
 
 def reference(tokens):
     return encode_one(architecture, weights, *tokens)
@@ -75,7 +75,7 @@ weights["token_embedding/embeddings"][99] = np.nan
 encoder = PackedEncoder(architecture, weights, max_batch_tokens=8)
 encoder.compile()
 try:
-    encoder.encode([Tokens(np.full(8, id, np.int32), np.zeros(8, np.int32)) for id in (1, 2, 3, 99)])
+    encoder.encode([TokenSequence(np.full(8, id, np.int32), np.zeros(8, np.int32)) for id in (1, 2, 3, 99)])
     report["not_finite"] = False
 except NonFiniteOutputError:
     report["not_finite"] = True
