@@ -197,8 +197,8 @@ def test_invalid_input_is_unprocessable(
 def test_unknown_field_is_unprocessable(server: Server, client: openai.OpenAI) -> None:
     """The error names the field."""
     with pytest.raises(openai.UnprocessableEntityError) as caught:
-        client.embeddings.create(model=server.model, input="a", extra_body={"truncate": True})
-    assert (code_of(caught.value), caught.value.param) == ("invalid_input", "truncate")
+        client.embeddings.create(model=server.model, input="a", extra_body={"shorten": True})
+    assert (code_of(caught.value), caught.value.param) == ("invalid_input", "shorten")
 
 
 def test_client_reads_errors_for_invalid_json_and_wrong_method(client: openai.OpenAI) -> None:
