@@ -1,6 +1,6 @@
 # The image of the service. docs/docker.md describes how to build and run it.
 #   PYTHON  tag of the base image: 3.12, or 3.12.1-slim's digest in your own registry
-#   EXTRA   which lock file of requirements/ is installed: serve, openvino, otel or cuda
+#   EXTRA   which lock file of requirements/ is installed: serve, openvino, otel, parquet or cuda
 ARG PYTHON=3.12
 
 # === All packages of the lock file, each archive verified by hash ===

@@ -11,13 +11,13 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 105
 SECONDS ?= 60
-# The container image, and its lock file in requirements/: serve, openvino, otel or cuda.
+# The container image, and its lock file in requirements/: serve, openvino, otel, parquet or cuda.
 IMAGE ?= fnet-encode
 EXTRA ?= serve
 # The browser of `make test-page`.
 CHROMIUM ?= /usr/bin/chromium
 
-# Options of the suites outside `make test`: other libraries' warnings are not this project's.
+# Options of suites that import other libraries, whose warnings are not errors of this project.
 SUITE := -W ignore
 
 .PHONY: help serve test test-all lint types parity distill test-distill test-clients test-ray test-page bench-peers soak fuzz audit image test-image test-deploy lock clean
@@ -78,10 +78,10 @@ image:  ## build the container image, and write its bill of materials to dist/ (
 	@mkdir -p dist && docker run --rm --network none --entrypoint cat $(IMAGE):local /usr/share/fnet-encode/sbom.cdx.json >dist/sbom.cdx.json
 
 test-image: $(VENV)/.dev  ## build the image, and run it and the compose file in Docker (BUILD_ARGS, COMPOSE_OVERRIDE)
-	@$(VENV)/bin/python -m pytest $(SUITE) -s tests/suites/image $(TEST_ARGS)
+	@$(VENV)/bin/python -m pytest -s tests/suites/image $(TEST_ARGS)
 
 test-deploy: .venv-deploy/.done  ## test deploy/ with kubectl, promtool and Prometheus, which must be installed
-	@HF_HUB_OFFLINE=1 .venv-deploy/bin/python -m pytest $(SUITE) tests/suites/deploy_tools $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 .venv-deploy/bin/python -m pytest tests/suites/deploy_tools $(TEST_ARGS)
 
 lock: $(VENV)/.dev  ## resolve the dependencies again and write requirements/
 	@scripts/lock

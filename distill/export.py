@@ -40,7 +40,7 @@ def export(recipe: Recipe, work: Path) -> Path:
         The preset's directory.
 
     Raises:
-        FileNotFoundError: There is no checkpoint.
+        FileNotFoundError: The checkpoint does not exist.
         ValueError: A weight is not a finite float16.
     """
     state = torch.load(work / CHECKPOINT, weights_only=True)

@@ -97,7 +97,7 @@ def plot_loss(work: Path) -> None:
     """Draw `plots/loss.png` from `train/log.jsonl`: the parts of the loss and the held-out cosine over time.
 
     Args:
-        work: The recipe's working directory; without a log there is no plot.
+        work: The recipe's working directory; the plot is omitted if the log is missing.
     """
     lines = _read_log(work)
     # A batch of passages has no groups, and losses on another scale.

@@ -1,6 +1,6 @@
 """The student's forward pass for training: the variables of an `FNetBackbone` over packed rows.
 
-As in serving, there is no padding: texts of any lengths are concatenated in rows, and the mixing along a row is a
+Training does not pad: texts of any lengths are concatenated in rows, and the mixing along a row is a
 product with block-diagonal DFT matrices. A test compares it with the backbone's own forward pass. It needs Keras's
 torch backend, which trains fastest on CPUs.
 """

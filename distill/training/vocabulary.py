@@ -58,7 +58,7 @@ def train_vocabulary(recipe: Recipe, work: Path, start: Path | None = None) -> N
             recipe's vocabulary.
 
     Raises:
-        FileNotFoundError: There is no corpus.
+        FileNotFoundError: The corpus does not exist.
         ValueError: The preset has more pieces than the recipe's vocabulary.
     """
     file = work / VOCABULARY

@@ -175,7 +175,7 @@ def test_disabled_row_length_is_logged(
 def test_missing_batch_invariance_logs_a_warning_if_required(
     make_engine: MakeEngine, smallest_preset: Path, replace_self_test: Callable[..., None], *, required: bool
 ) -> None:
-    """There is no warning if the setting disables the guarantee."""
+    """No warning is logged if the setting disables the guarantee."""
     replace_self_test(batch_invariant=False)
     with structlog.testing.capture_logs() as logs:
         make_engine(smallest_preset, batch_invariant=required)
