@@ -1,9 +1,9 @@
 """Micro-batching: a bounded queue and one worker thread that runs batches. This module does not depend on a model.
 
-Batches do not wait for a timer. While a batch runs, the next one accumulates; an idle worker runs the first item at once. A batch
-starts with the oldest item, so no job starves, and looks ahead for further items that fit. All items of a job enter
-the queue, or none does: a full queue is reported as backpressure. Equal items in flight are coalesced into one entry,
-because results do not depend on batch composition. A batch that fails is bisected down to the failing item.
+Batches do not wait for a timer. While a batch runs, the next one accumulates; an idle worker runs the first item at
+once. A batch starts with the oldest item, so no job starves, and looks ahead for further items that fit. All items of a
+job enter the queue, or none does: a full queue is reported as backpressure. Equal items in flight are coalesced into
+one entry, because results do not depend on batch composition. A batch that fails is bisected down to the failing item.
 """
 
 from __future__ import annotations
